@@ -1,1 +1,5 @@
-//! See ARCHITECTURE.md.
+//! Sans-IO SIP (RFC 3261): scanning, editing, framing, transactions, dialogs. No clock, socket or randomness of its own.
+
+pub mod time;
+
+pub use time::Instant;

@@ -1,0 +1,192 @@
+//! What proxies and containers tell each other: protobuf frames, each behind a four-byte big-endian length.
+//!
+//! Tags are never reused, unknown ones are skipped: a part one version older or newer can be spoken with.
+
+/// The largest frame that is accepted, in bytes: a complete list of 65,536 partitions fits.
+pub const MAX_FRAME: usize = 2 << 20;
+
+/// One frame.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Frame {
+    /// What it says; a frame whose body is unknown is ignored.
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub body: Option<Body>,
+}
+
+/// The kinds of frames.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// First on every link, in both directions.
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    /// Proxy to container, every 100 ms.
+    #[prost(message, tag = "2")]
+    Heartbeat(Heartbeat),
+    /// Container to proxy, every 100 ms: load, and the answer to the heartbeat.
+    #[prost(message, tag = "3")]
+    Report(Report),
+    /// Container to proxy: what of the SIP connection needs no keeping any more.
+    #[prost(message, tag = "4")]
+    Confirm(Confirm),
+    /// Container to proxy and to container: what it owns.
+    #[prost(message, tag = "5")]
+    Ownership(Ownership),
+    /// Container to proxy: transactions of new dialogs that it has taken on.
+    #[prost(message, tag = "6")]
+    Transactions(Transactions),
+    /// Proxy to container: output was dropped, another owns the partition.
+    #[prost(message, tag = "7")]
+    Fenced(Fenced),
+    /// Container to container: may I act from memory; and claims of hand-over.
+    #[prost(message, tag = "8")]
+    Peer(Peer),
+}
+
+/// Who speaks.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    /// Version of this protocol; 1.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The cluster's name; a link to another cluster is closed.
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+    /// Name of the pod or process, such as `demo-0`.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Incarnation of the process.
+    #[prost(fixed64, tag = "4")]
+    pub incarnation: u64,
+    /// For a proxy: its worker, from 0.
+    #[prost(uint32, optional, tag = "5")]
+    pub worker: Option<u32>,
+    /// For a proxy: the local address of the worker's SIP connection to this container, which ties the two connections together.
+    #[prost(string, tag = "6")]
+    pub sip: String,
+}
+
+/// A proxy lives, and says which containers it reaches.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Heartbeat {
+    /// Running number of this link, from 1.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Its view of every container it knows.
+    #[prost(message, repeated, tag = "2")]
+    pub views: Vec<View>,
+}
+
+/// How one proxy worker sees one container.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct View {
+    /// The container's incarnation.
+    #[prost(fixed64, tag = "1")]
+    pub incarnation: u64,
+    /// Milliseconds since it was last heard.
+    #[prost(uint32, tag = "2")]
+    pub silent_ms: u32,
+    /// Its connections closed (reset, or end of stream); `silent_ms` counts from then.
+    #[prost(bool, tag = "3")]
+    pub closed: bool,
+}
+
+/// A container's life and load.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Report {
+    /// The last heartbeat heard on this link.
+    #[prost(uint64, tag = "1")]
+    pub heartbeat: u64,
+    /// Whether new dialogs are welcome.
+    #[prost(enumeration = "MemberState", tag = "2")]
+    pub state: i32,
+    /// Transactions in progress.
+    #[prost(uint32, tag = "3")]
+    pub open_transactions: u32,
+    /// How long the oldest waiting input has waited, in microseconds.
+    #[prost(uint32, tag = "4")]
+    pub queue_delay_us: u32,
+    /// Dialogs, early and confirmed.
+    #[prost(uint32, tag = "5")]
+    pub dialogs: u32,
+    /// CPU used since the last report, in thousandths of one core.
+    #[prost(uint32, tag = "6")]
+    pub cpu_permille: u32,
+}
+
+/// Where a container stands between start and end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum MemberState {
+    /// Started, not yet admitted or not yet handed its share.
+    Joining = 0,
+    /// Takes new dialogs.
+    Active = 1,
+    /// Hands everything over and leaves.
+    Quiescing = 2,
+}
+
+/// Counts of the SIP connection that `Hello::sip` names, from 1 in the order written by the proxy.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Confirm {
+    /// All up to and including this one are committed or finished, except those returned.
+    #[prost(uint64, tag = "1")]
+    pub upto: u64,
+    /// Above the last `upto`: not owned here, to be sent to the owner.
+    #[prost(uint64, repeated, tag = "2")]
+    pub returned: Vec<u64>,
+}
+
+/// What a container owns.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ownership {
+    /// The owner; the speaker itself, or in a gossip another member.
+    #[prost(fixed64, tag = "1")]
+    pub owner: u64,
+    /// Partitions, parallel to `epochs`.
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: Vec<u32>,
+    /// Epochs, parallel to `partitions`.
+    #[prost(uint64, repeated, tag = "3")]
+    pub epochs: Vec<u64>,
+    /// Partitions that are being handed over: hold their messages for whoever announces a higher epoch.
+    #[prost(uint32, repeated, tag = "4")]
+    pub leaving: Vec<u32>,
+    /// This is all that the owner owns, not a change.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
+}
+
+/// Server transactions of new dialogs, for proxies that did not carry the first request.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Transactions {
+    /// `ucf::transactions` key of the client's Via (RFC 3261 s17.2.3), parallel to `partitions`.
+    #[prost(fixed64, repeated, tag = "1")]
+    pub keys: Vec<u64>,
+    /// Key of Call-ID, From tag and CSeq (merged requests, RFC 3261 s8.2.2.2), parallel to `partitions`.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub merged: Vec<u64>,
+    /// Their partitions.
+    #[prost(uint32, repeated, tag = "3")]
+    pub partitions: Vec<u32>,
+    /// Keys whose final response has been sent: to be forgotten 32 s from now.
+    #[prost(fixed64, repeated, tag = "4")]
+    pub ended: Vec<u64>,
+}
+
+/// Output of the receiver was dropped because another owns the partition.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Fenced {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Its owner as the proxy knows it.
+    #[prost(fixed64, tag = "2")]
+    pub owner: u64,
+    /// The owner's epoch.
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+}
+
+/// Between containers; the meaning is `ucf::member`'s.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Peer {}
