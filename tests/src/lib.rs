@@ -1,1 +1,3 @@
-//! See ARCHITECTURE.md.
+//! Tests that span the parts: interoperation of real processes, and the benchmarks. See ARCHITECTURE.md.
+
+pub mod interop;

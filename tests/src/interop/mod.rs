@@ -1,0 +1,12 @@
+//! Real processes, a real redis-server, real sockets on 127.0.0.0/8.
+//!
+//! - [`cluster::Cluster`] starts proxies, containers and Redis through `sipcluster up`, finds and kills them by pid, and leaves nothing behind;
+//! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
+//! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
+//! - [`figures`] turns what was measured into one line.
+
+pub mod caller;
+pub mod figures;
+pub mod http;
+pub mod process;
+pub mod sipp;

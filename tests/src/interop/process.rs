@@ -1,0 +1,210 @@
+//! Processes that a test starts: found, built, logged, waited for and ended by pid.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+/// Where a condition is asked for again; short against every duration that is measured.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Asks `condition` until it yields a value; an error that names `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        if Instant::now() >= deadline {
+            bail!("not within {limit:?}: {what}");
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The root of the source tree.
+#[must_use]
+pub fn source_root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The directory of the product's binaries: `SIPCLUSTER_BIN_DIR`, else that of the running test, built once if cargo runs it.
+pub fn binaries() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build_binaries().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn build_binaries() -> anyhow::Result<PathBuf> {
+    if let Some(given) = std::env::var_os("SIPCLUSTER_BIN_DIR") {
+        return Ok(given.into());
+    }
+    let test = std::env::current_exe()?;
+    // target/PROFILE/deps/TEST-HASH or target/PROFILE/BIN
+    let mut profile = test.parent().context("test binary without a directory")?;
+    if profile.ends_with("deps") {
+        profile = profile.parent().context("deps without a parent")?;
+    }
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(source_root());
+    build.args([
+        "build",
+        "--quiet",
+        "-p",
+        "proxy",
+        "-p",
+        "container",
+        "-p",
+        "cli",
+        "--bins",
+    ]);
+    build
+        .arg("--target-dir")
+        .arg(profile.parent().context("profile without a parent")?);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.status().context("cargo build of the binaries under test")?;
+    ensure!(status.success(), "the binaries under test do not build");
+    Ok(profile.to_owned())
+}
+
+/// A child process with its output in a file; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, its output going to `log`.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let out = File::create(log).with_context(|| format!("log {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("{:?} does not start", command.get_program()))?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+        })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for its end; an error with the end of its log after `limit`.
+    pub fn wait(&mut self, limit: Duration) -> anyhow::Result<std::process::ExitStatus> {
+        let waited = wait_for("end of a process", limit, || self.child.try_wait().ok().flatten());
+        waited.with_context(|| self.log_tail())
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only for a child that has ended and been reaped, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The last 4,000 bytes of a log.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let mut from = text.len().saturating_sub(4_000);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    format!("{}:\n{}", log.display(), &text[from..])
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: i32) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).context("pid")?;
+    ensure!(pid > 1, "a pid above 1, not a group");
+    // SAFETY: kill(2) takes no pointers.
+    let result = unsafe { libc::kill(pid, signal) };
+    ensure!(
+        result == 0,
+        "signal {signal} to {pid}: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// Whether a process lives (a zombie does not).
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(!stat.rsplit_once(") ")?.1.starts_with(['Z', 'X'])))
+        .unwrap_or(false)
+}
+
+/// CPU time that the scheduler gave to all threads of a process, dead threads not counted.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Duration::ZERO;
+    };
+    let nanos = tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    Duration::from_nanos(nanos)
+}
+
+/// Resident memory of a process, in bytes.
+#[must_use]
+pub fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        })
+        .unwrap_or(0)
+        * 1024
+}
+
+/// A scratch directory of one test, emptied at the start; kept afterwards, so that its logs can be read.
+pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let base = test
+        .parent()
+        .and_then(Path::parent)
+        .context("test binary without a directory")?;
+    let path = base.join("interop").join(name);
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => std::fs::create_dir_all(&path)?,
+    }
+    Ok(path)
+}
