@@ -4,7 +4,11 @@
 //! per container and a transaction table. What they tell one another is in [`wire`]. No clock, socket or randomness of its own:
 //! time and entropy are arguments.
 
+pub mod base32;
+pub mod flow;
 pub mod id;
+pub mod token;
+pub mod transactions;
 pub mod wire;
 
 pub use id::{Epoch, Incarnation, PartitionId, ProxyId};

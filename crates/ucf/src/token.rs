@@ -1,0 +1,321 @@
+//! The affinity token: text that names a partition and proves that the cluster issued it.
+//!
+//! `1` (version), one digit of key id, four of partition, sixteen of keyed check (80 bits of SipHash-2-4-128): 22 characters
+//! of `[0-9a-v]`. It stands at the beginning of tags and branches (`<token>-<unique>`) and as value of the URI parameter `a`
+//! and the Via parameter `pt`. All tokens of a key are computed once: issuing is a copy and verifying a comparison.
+
+use std::fmt;
+use std::hash::Hasher as _;
+
+use siphasher::sip::SipHasher24;
+use siphasher::sip128::{Hasher128 as _, SipHasher24 as SipHasher24of128};
+
+use crate::{PartitionId, base32};
+
+/// Characters of a token.
+pub const TOKEN_LEN: usize = 22;
+
+/// What every branch of RFC 3261 begins with (s8.1.1.7).
+pub const BRANCH_COOKIE: &[u8] = b"z9hG4bK";
+
+const VERSION: u8 = b'1';
+const PARTITION: std::ops::Range<usize> = 2..6;
+
+/// A token as text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token([u8; TOKEN_LEN]);
+
+impl Token {
+    /// The token's characters.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The token's characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("tokens are ASCII")
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a text says about its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// It does not look like one of ours.
+    Absent,
+    /// Issued by this cluster.
+    Partition(PartitionId),
+    /// It looks like one of ours, but its check, key or partition is wrong.
+    Forged,
+}
+
+impl Affinity {
+    /// The partition, if the text was issued by this cluster.
+    #[must_use]
+    pub fn partition(self) -> Option<PartitionId> {
+        match self {
+            Self::Partition(partition) => Some(partition),
+            Self::Absent | Self::Forged => None,
+        }
+    }
+}
+
+/// A secret that all parts of the cluster share.
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// 0 to 31; a rotation takes another one than the keys that still verify.
+    pub id: u8,
+    /// The secret itself.
+    pub secret: [u8; 16],
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
+    }
+}
+
+/// The keys that verify, and the one that issues.
+#[derive(Clone)]
+pub struct Keyring {
+    /// The current one first.
+    keys: Vec<Tokens>,
+    flow: SipHasher24,
+    transaction: SipHasher24,
+    entropy: SipHasher24,
+}
+
+/// All tokens of one key, by partition.
+#[derive(Clone)]
+struct Tokens {
+    id: u8,
+    flow: SipHasher24,
+    tokens: Vec<Token>,
+}
+
+impl Keyring {
+    /// Issues with `current`; verifies with it and with those `retired`, for partitions below `partitions` (at most 65,536).
+    #[must_use]
+    pub fn new(current: Key, retired: &[Key], partitions: u32) -> Self {
+        let keys = std::iter::once(&current)
+            .chain(retired)
+            .map(|key| Tokens::new(*key, partitions))
+            .collect();
+        Self {
+            keys,
+            flow: derive(current, b"flow"),
+            transaction: derive(current, b"transaction"),
+            entropy: derive(current, b"entropy"),
+        }
+    }
+
+    /// How many partitions the cluster has.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.keys[0].tokens.len()
+    }
+
+    /// The token of a partition; `partition` must be one of the cluster's.
+    #[must_use]
+    pub fn token(&self, partition: PartitionId) -> &Token {
+        &self.keys[0].tokens[usize::from(partition.0)]
+    }
+
+    /// The partition of a text that is a token and nothing else (`a`, `pt`).
+    #[must_use]
+    pub fn verify(&self, text: &[u8]) -> Affinity {
+        match text.first_chunk::<TOKEN_LEN>() {
+            Some(token) if text.len() == TOKEN_LEN => self.verify_token(token),
+            _ => Affinity::Absent,
+        }
+    }
+
+    /// The partition of a tag, `<token>-<unique>`.
+    #[must_use]
+    pub fn verify_tag(&self, tag: &[u8]) -> Affinity {
+        match tag.split_first_chunk::<TOKEN_LEN>() {
+            Some((token, [b'-', ..])) => self.verify_token(token),
+            _ => Affinity::Absent,
+        }
+    }
+
+    /// The partition of a branch, `z9hG4bK<token>-<unique>`.
+    #[must_use]
+    pub fn verify_branch(&self, branch: &[u8]) -> Affinity {
+        match branch.split_at_checked(BRANCH_COOKIE.len()) {
+            Some((cookie, rest)) if cookie.eq_ignore_ascii_case(BRANCH_COOKIE) => self.verify_tag(rest),
+            _ => Affinity::Absent,
+        }
+    }
+
+    fn verify_token(&self, text: &[u8; TOKEN_LEN]) -> Affinity {
+        // Comparing tags is without regard to case (RFC 3261 s7.3.1), so one that comes back in capitals is still ours.
+        let text = text.map(|byte| byte.to_ascii_lowercase());
+        if text[0] != VERSION {
+            return Affinity::Absent;
+        }
+        let (Some(key), Some(partition)) = (base32::read(&text[1..2]), base32::read(&text[PARTITION])) else {
+            return Affinity::Absent;
+        };
+        let known = self
+            .keys
+            .iter()
+            .find(|tokens| u128::from(tokens.id) == key)
+            .and_then(|tokens| tokens.tokens.get(partition as usize));
+        match known {
+            Some(token) if same(&token.0, &text) => Affinity::Partition(PartitionId(partition as u16)),
+            _ => Affinity::Forged,
+        }
+    }
+
+    /// The check of a flow token, by the current key.
+    pub(crate) fn flow_check(&self, bytes: &[u8]) -> u64 {
+        hash(self.flow, bytes)
+    }
+
+    /// Whether a key that verifies made this check of a flow token.
+    pub(crate) fn flow_verifies(&self, bytes: &[u8], check: u64) -> bool {
+        self.keys.iter().any(|key| hash(key.flow, bytes) == check)
+    }
+
+    /// The keyed hash of transactions: equal in all parts of the cluster.
+    pub(crate) fn transaction_hasher(&self) -> SipHasher24 {
+        self.transaction
+    }
+
+    /// A keyed hash of `bytes` for what outsiders shall not foresee, such as a To tag of a proxy's own answer.
+    #[must_use]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        hash(self.entropy, bytes)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| key.id)).finish()
+    }
+}
+
+impl Tokens {
+    fn new(key: Key, partitions: u32) -> Self {
+        let count = partitions.min(1 << 16);
+        Self {
+            id: key.id & 31,
+            flow: derive(key, b"flow"),
+            tokens: (0..count).map(|partition| token(key, partition as u16)).collect(),
+        }
+    }
+}
+
+fn token(key: Key, partition: u16) -> Token {
+    let mut text = [VERSION; TOKEN_LEN];
+    base32::write(u128::from(key.id & 31), &mut text[1..2]);
+    base32::write(u128::from(partition), &mut text[PARTITION]);
+    let mut hasher = SipHasher24of128::new_with_key(&key.secret);
+    hasher.write(b"affinity");
+    hasher.write(&text[..PARTITION.end]);
+    base32::write(hasher.finish128().as_u128(), &mut text[PARTITION.end..]);
+    Token(text)
+}
+
+/// A hasher of its own for each use, so that what one use reveals does not help to forge another's.
+fn derive(key: Key, usage: &[u8]) -> SipHasher24 {
+    let mut hasher = SipHasher24of128::new_with_key(&key.secret);
+    hasher.write(b"derive ");
+    hasher.write(usage);
+    SipHasher24::new_with_key(&hasher.finish128().as_u128().to_be_bytes())
+}
+
+fn hash(mut hasher: SipHasher24, bytes: &[u8]) -> u64 {
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Compares all of it whatever differs first, so that the time tells a forger nothing.
+fn same(a: &[u8; TOKEN_LEN], b: &[u8; TOKEN_LEN]) -> bool {
+    a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: u8) -> Key {
+        Key {
+            id,
+            secret: [id + 1; 16],
+        }
+    }
+
+    #[test]
+    fn tokens_verify_wherever_they_stand() {
+        let ring = Keyring::new(key(3), &[], 1024);
+        for partition in [0, 1, 513, 1023].map(PartitionId) {
+            let token = ring.token(partition).as_str();
+            let here = Affinity::Partition(partition);
+            assert_eq!(token.len(), TOKEN_LEN);
+            assert!(token.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()));
+            assert_eq!(ring.verify(token.as_bytes()), here);
+            assert_eq!(ring.verify(token.to_ascii_uppercase().as_bytes()), here);
+            assert_eq!(ring.verify_tag(format!("{token}-x7").as_bytes()), here);
+            assert_eq!(ring.verify_branch(format!("z9hG4bK{token}-9").as_bytes()), here);
+        }
+    }
+
+    #[test]
+    fn a_changed_token_is_forged() {
+        let ring = Keyring::new(key(3), &[], 1024);
+        let good = ring.token(PartitionId(77)).0;
+        for at in 1..TOKEN_LEN {
+            let mut bad = good;
+            bad[at] = if bad[at] == b'0' { b'1' } else { b'0' };
+            assert_eq!(ring.verify(&bad), Affinity::Forged, "digit {at}");
+        }
+    }
+
+    #[test]
+    fn foreign_texts_are_not_ours() {
+        let ring = Keyring::new(key(3), &[], 1024);
+        let token = ring.token(PartitionId(0)).as_str();
+        let texts = ["", "as7d6f5", "1", "zz", "-", "1928301774-1928301774-1928301774"];
+        for text in texts {
+            assert_eq!(ring.verify(text.as_bytes()), Affinity::Absent, "{text}");
+            assert_eq!(ring.verify_tag(text.as_bytes()), Affinity::Absent, "{text}");
+            assert_eq!(ring.verify_branch(text.as_bytes()), Affinity::Absent, "{text}");
+        }
+        assert_eq!(
+            ring.verify_tag(token.as_bytes()),
+            Affinity::Absent,
+            "a tag has a unique part"
+        );
+        assert_eq!(ring.verify(format!("{token}-1").as_bytes()), Affinity::Absent);
+    }
+
+    #[test]
+    fn retired_keys_verify_and_unknown_ones_do_not() {
+        let old = Keyring::new(key(1), &[], 64);
+        let new = Keyring::new(key(2), &[key(1)], 64);
+        let token = old.token(PartitionId(9)).as_bytes();
+        assert_eq!(new.verify(token), Affinity::Partition(PartitionId(9)));
+        assert_ne!(new.token(PartitionId(9)).as_bytes(), token);
+        assert_eq!(Keyring::new(key(2), &[], 64).verify(token), Affinity::Forged);
+        assert_eq!(
+            Keyring::new(key(1), &[], 8).verify(token),
+            Affinity::Forged,
+            "no such partition"
+        );
+    }
+}
