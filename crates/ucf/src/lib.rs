@@ -7,6 +7,8 @@
 pub mod base32;
 pub mod flow;
 pub mod id;
+pub mod member;
+pub mod store;
 pub mod token;
 pub mod transactions;
 pub mod wire;

@@ -189,4 +189,114 @@ pub struct Fenced {
 
 /// Between containers; the meaning is `ucf::member`'s.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Peer {}
+pub struct Peer {
+    /// Running number of the speaker over all its links: what is older than what was heard is known as late.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// What it says; unknown is ignored.
+    #[prost(oneof = "PeerBody", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub body: Option<PeerBody>,
+}
+
+/// The kinds of words between containers.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum PeerBody {
+    /// On link-up and on change.
+    #[prost(message, tag = "2")]
+    Status(PeerStatus),
+    /// A joiner asks to be admitted.
+    #[prost(message, tag = "3")]
+    Admit(Empty),
+    /// It is: the speaker will ask it before acting from memory.
+    #[prost(message, tag = "4")]
+    Admitted(Empty),
+    /// Hand-over: the receiver may claim this partition now.
+    #[prost(message, tag = "5")]
+    Offer(PartitionEpoch),
+    /// The speaker lacks the store: may it act from memory?
+    #[prost(message, tag = "6")]
+    Ask(Round),
+    /// The speaker lacks it too, and will claim nothing for a lease period.
+    #[prost(message, tag = "7")]
+    Promise(Promise),
+    /// The speaker has the store.
+    #[prost(message, tag = "8")]
+    Refuse(Round),
+    /// The store is back: what do you own?
+    #[prost(message, tag = "9")]
+    Tell(Round),
+    /// All that the speaker owns.
+    #[prost(message, tag = "10")]
+    Owns(Owns),
+}
+
+/// Nothing to say but the kind.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Empty {}
+
+/// Where a container stands.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct PeerStatus {
+    /// Between start and end.
+    #[prost(enumeration = "MemberState", tag = "1")]
+    pub state: i32,
+    /// It reaches the store, which holds all that its memory does.
+    #[prost(bool, tag = "2")]
+    pub stored: bool,
+    /// It is cut off from the store while others are not: they are to claim what it owns.
+    #[prost(bool, tag = "3")]
+    pub cut_off: bool,
+}
+
+/// A partition at an epoch.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct PartitionEpoch {
+    /// The partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// The epoch.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// Ties answers to a question.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Round {
+    /// Running number of the asker.
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+}
+
+/// A promise to claim nothing for a lease period from when the question was heard.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Promise {
+    /// The question's.
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+    /// What the speaker owns, parallel to `epochs`.
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: Vec<u32>,
+    /// Epochs, parallel to `partitions`.
+    #[prost(uint64, repeated, tag = "3")]
+    pub epochs: Vec<u64>,
+    /// Partitions that it has claimed without hearing the outcome.
+    #[prost(uint32, repeated, tag = "4")]
+    pub unresolved: Vec<u32>,
+    /// The members that it knows of: the asker needs the promise of each.
+    #[prost(fixed64, repeated, tag = "5")]
+    pub members: Vec<u64>,
+}
+
+/// All that a container owns.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Owns {
+    /// The question's.
+    #[prost(uint64, tag = "1")]
+    pub round: u64,
+    /// Partitions, parallel to `epochs`.
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: Vec<u32>,
+    /// Epochs, parallel to `partitions`.
+    #[prost(uint64, repeated, tag = "3")]
+    pub epochs: Vec<u64>,
+}

@@ -1,0 +1,210 @@
+//! The store in memory, as the scripts must behave.
+
+use super::{Era, StoreReply, StoreRequest, StoredMember, StoredOwner, Write};
+use crate::{Epoch, Incarnation, PartitionId};
+use std::collections::BTreeMap;
+
+/// A store that never fails; faults are its user's.
+#[derive(Clone, Debug)]
+pub struct Model {
+    era: Era,
+    members: BTreeMap<u64, StoredMember>,
+    partitions: BTreeMap<PartitionId, PartitionModel>,
+    compares_epochs: bool,
+}
+
+/// What is stored of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionModel {
+    /// Who owns it.
+    pub owner: Option<Incarnation>,
+    /// At which epoch.
+    pub epoch: Epoch,
+    /// The number of the last write.
+    pub seq: u64,
+    /// To whom it is being handed over.
+    pub target: Option<Incarnation>,
+    /// Records by key.
+    pub records: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Model {
+    /// An empty store.
+    #[must_use]
+    pub fn new(era: Era) -> Self {
+        Self {
+            era,
+            members: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            compares_epochs: true,
+        }
+    }
+
+    /// A broken store whose writes and claims compare nothing: simulations prove with it that their checks can fail.
+    #[doc(hidden)]
+    pub fn stop_comparing_epochs(&mut self) {
+        self.compares_epochs = false;
+    }
+
+    /// Loses everything, as a restart without persistence does.
+    pub fn flush(&mut self, era: Era) {
+        self.era = era;
+        self.members.clear();
+        self.partitions.clear();
+    }
+
+    /// Another life of the server with the same data.
+    pub fn set_era(&mut self, era: Era) {
+        self.era = era;
+    }
+
+    /// Carries one request out.
+    pub fn apply(&mut self, request: &StoreRequest) -> StoreReply {
+        match request {
+            StoreRequest::Join { record } => {
+                let member = StoredMember {
+                    record: record.clone(),
+                    counter: 0,
+                };
+                self.members.insert(record.incarnation.0, member);
+                self.list()
+            }
+            StoreRequest::Renew { member, counter } => match self.members.get_mut(&member.0) {
+                Some(stored) => {
+                    stored.counter = *counter;
+                    self.list()
+                }
+                None => StoreReply::NotListed { era: self.era },
+            },
+            StoreRequest::Remove { member, counter } => {
+                let same = self
+                    .members
+                    .get(&member.0)
+                    .is_some_and(|m| counter.is_none_or(|c| c == m.counter));
+                if same {
+                    self.members.remove(&member.0);
+                }
+                StoreReply::Removed(same)
+            }
+            StoreRequest::Inspect { partitions } => {
+                StoreReply::Owners(partitions.iter().map(|p| self.owner(*p)).collect())
+            }
+            StoreRequest::Claim {
+                partition,
+                member,
+                expected,
+                at_least,
+                as_target,
+            } => self.claim(*partition, *member, *expected, *at_least, *as_target),
+            StoreRequest::Write(write) => self.write(write),
+            StoreRequest::Mark {
+                partition,
+                member,
+                epoch,
+                target,
+            } => self.owned(*partition, *member, *epoch, |stored| {
+                stored.target = Some(*target);
+                StoreReply::Marked
+            }),
+            StoreRequest::Withdraw {
+                partition,
+                member,
+                epoch,
+            } => self.owned(*partition, *member, *epoch, |stored| {
+                stored.target = None;
+                StoreReply::Withdrawn
+            }),
+        }
+    }
+
+    /// What is stored of a partition, if anything is.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&PartitionModel> {
+        self.partitions.get(&partition)
+    }
+
+    /// The members on the list.
+    pub fn members(&self) -> impl Iterator<Item = &StoredMember> {
+        self.members.values()
+    }
+
+    fn list(&self) -> StoreReply {
+        StoreReply::Members {
+            members: self.members.values().cloned().collect(),
+            era: self.era,
+        }
+    }
+
+    fn owner(&self, partition: PartitionId) -> StoredOwner {
+        let stored = self.partitions.get(&partition);
+        StoredOwner {
+            partition,
+            owner: stored.and_then(|s| s.owner),
+            epoch: stored.map_or(Epoch(0), |s| s.epoch),
+            target: stored.and_then(|s| s.target),
+        }
+    }
+
+    fn claim(
+        &mut self,
+        partition: PartitionId,
+        member: Incarnation,
+        expected: Option<Incarnation>,
+        at_least: Epoch,
+        as_target: bool,
+    ) -> StoreReply {
+        let before = self.owner(partition);
+        let granted = before.owner == expected && (!as_target || before.target == Some(member));
+        if !granted && self.compares_epochs {
+            return StoreReply::Refused(before);
+        }
+        let stored = self.partitions.entry(partition).or_default();
+        stored.owner = Some(member);
+        stored.epoch = stored.epoch.next().max(at_least);
+        stored.seq = 0;
+        stored.target = None;
+        StoreReply::Claimed { epoch: stored.epoch }
+    }
+
+    fn write(&mut self, write: &Write) -> StoreReply {
+        let before = self.owner(write.partition);
+        let behind = before.owner.is_none() || before.epoch < write.epoch;
+        let mine = before.epoch == write.epoch && before.owner == Some(write.member);
+        if !behind && !mine && self.compares_epochs {
+            return StoreReply::Refused(before);
+        }
+        let stored = self.partitions.entry(write.partition).or_default();
+        if mine && write.seq <= stored.seq {
+            return StoreReply::Repeated;
+        }
+        if behind {
+            stored.owner = Some(write.member);
+            stored.epoch = write.epoch;
+            stored.target = None;
+        }
+        stored.seq = write.seq;
+        if write.replace {
+            stored.records.clear();
+        }
+        for key in &write.deletes {
+            stored.records.remove(key);
+        }
+        for (key, value) in &write.sets {
+            stored.records.insert(key.clone(), value.clone());
+        }
+        StoreReply::Written { behind }
+    }
+
+    fn owned(
+        &mut self,
+        partition: PartitionId,
+        member: Incarnation,
+        epoch: Epoch,
+        change: impl FnOnce(&mut PartitionModel) -> StoreReply,
+    ) -> StoreReply {
+        match self.partitions.get_mut(&partition) {
+            Some(stored) if stored.owner == Some(member) && stored.epoch == epoch => change(stored),
+            _ => StoreReply::Refused(self.owner(partition)),
+        }
+    }
+}
