@@ -1,0 +1,198 @@
+//! A value against a structural schema, as the API server checks it, with remedies for people.
+
+use serde_json::{Map, Value};
+
+use crate::Problem;
+use crate::values::PERIOD_PATTERN;
+
+/// What of `value`, which stands at `field`, the schema does not allow.
+pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<Problem> {
+    if value.is_null() {
+        if schema["nullable"] == true {
+            return Vec::new();
+        }
+        return vec![problem(field, value, "nothing stands here", remedy(schema))];
+    }
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        let allowed: Vec<_> = allowed.iter().filter_map(Value::as_str).collect();
+        let remedy = format!("write {}", allowed.join(" or "));
+        return vec![problem(field, value, "this is not known", remedy)];
+    }
+    match (schema["type"].as_str(), value) {
+        (Some("object"), Value::Object(fields)) => object(field, fields, schema),
+        (Some("array"), Value::Array(items)) => array(field, items, schema),
+        (Some("string"), Value::String(text)) => string(field, text, value, schema).into_iter().collect(),
+        (Some("integer"), Value::Number(number)) if number.is_i64() || number.is_u64() => {
+            number_range(field, number.as_f64().unwrap_or(f64::NAN), value, schema)
+                .into_iter()
+                .collect()
+        }
+        (Some("boolean"), Value::Bool(_)) | (None, _) => Vec::new(),
+        (Some(kind), _) => vec![problem(
+            field,
+            value,
+            format!("a value of type {kind} belongs here"),
+            remedy(schema),
+        )],
+    }
+}
+
+/// The problem of a field that the schema does not know.
+pub(crate) fn unknown_field(path: &str, name: &str, known: &[&str]) -> Problem {
+    let nearest = known
+        .iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3);
+    Problem {
+        field: path.into(),
+        value: String::new(),
+        wrong: "this field is not known".into(),
+        remedy: match nearest {
+            Some((_, candidate)) => format!("did you mean {candidate}?"),
+            None => format!("leave it out; known here: {}", known.join(", ")),
+        },
+    }
+}
+
+fn object(field: &str, fields: &Map<String, Value>, schema: &Value) -> Vec<Problem> {
+    let empty = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&empty);
+    let known: Vec<&str> = properties.keys().map(String::as_str).collect();
+    let mut problems = Vec::new();
+    for (name, value) in fields {
+        let path = format!("{field}.{name}");
+        match properties.get(name) {
+            Some(schema) => problems.extend(against_schema(&path, value, schema)),
+            None => problems.push(unknown_field(&path, name, &known)),
+        }
+    }
+    let required = schema["required"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    problems.extend(required.filter(|name| !fields.contains_key(*name)).map(|name| {
+        problem(
+            &format!("{field}.{name}"),
+            &Value::Null,
+            "it is missing",
+            remedy(&properties[name]),
+        )
+    }));
+    problems
+}
+
+fn array(field: &str, items: &[Value], schema: &Value) -> Vec<Problem> {
+    let count = items.len() as u64;
+    let least = schema["minItems"].as_u64().unwrap_or(0);
+    let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
+    if count < least || count > most {
+        let value = Value::Array(items.to_vec());
+        let wrong = format!("{count} entries are too {}", if count < least { "few" } else { "many" });
+        return vec![problem(
+            field,
+            &value,
+            wrong,
+            format!("write {least} to {most} of them"),
+        )];
+    }
+    let entries = items.iter().enumerate();
+    entries
+        .flat_map(|(at, item)| against_schema(&format!("{field}[{at}]"), item, &schema["items"]))
+        .collect()
+}
+
+fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Problem> {
+    let fits = match (schema["format"].as_str(), schema["pattern"].as_str()) {
+        (Some("ip"), _) => text.parse::<std::net::IpAddr>().is_ok(),
+        (_, Some(PERIOD_PATTERN)) => text.parse::<crate::Period>().is_ok(),
+        (_, Some(crate::sip_cluster::REDIS_URL_PATTERN)) => is_redis_url(text),
+        (_, Some(pattern)) => unreachable!("no reader for the pattern {pattern}"),
+        (_, None) => true,
+    };
+    (!fits).then(|| problem(field, value, "it does not read like one", remedy(schema)))
+}
+
+fn number_range(field: &str, number: f64, value: &Value, schema: &Value) -> Option<Problem> {
+    let least = schema["minimum"].as_f64().unwrap_or(f64::NEG_INFINITY);
+    let most = schema["maximum"].as_f64().unwrap_or(f64::INFINITY);
+    let wrong = match () {
+        () if number < least => "this is too small",
+        () if number > most => "this is too large",
+        () => return None,
+    };
+    Some(problem(field, value, wrong, remedy(schema)))
+}
+
+/// `redis://`, an authority, no blank.
+fn is_redis_url(text: &str) -> bool {
+    text.strip_prefix("redis://")
+        .is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+}
+
+/// What to write, by what the schema says of the field.
+fn remedy(schema: &Value) -> String {
+    if let Some(allowed) = schema["enum"].as_array() {
+        let allowed: Vec<_> = allowed.iter().filter_map(Value::as_str).collect();
+        return format!("write {}", allowed.join(" or "));
+    }
+    let range = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
+    match (
+        schema["type"].as_str(),
+        schema["format"].as_str(),
+        schema["pattern"].as_str(),
+    ) {
+        (_, Some("ip"), _) => "write an IP address such as 127.0.0.1 or ::1".into(),
+        (_, _, Some(PERIOD_PATTERN)) => "write a whole number and its unit: 500ms, 3s, 30m or 1h".into(),
+        (_, _, Some(crate::sip_cluster::REDIS_URL_PATTERN)) => "write a URL such as redis://10.0.0.7:6379/0".into(),
+        (Some("integer"), ..) => match range {
+            (Some(least), Some(most)) => format!("write a whole number from {least} to {most}"),
+            _ => "write a whole number".into(),
+        },
+        (Some("boolean"), ..) => "write true or false".into(),
+        (Some("array"), ..) => "write a list".into(),
+        (Some("object"), ..) => match schema["properties"].as_object() {
+            Some(known) if !known.is_empty() => {
+                format!(
+                    "indent below it what it holds: {}",
+                    known.keys().cloned().collect::<Vec<_>>().join(", ")
+                )
+            }
+            _ => "write {}".into(),
+        },
+        _ => "write a text".into(),
+    }
+}
+
+fn problem(field: &str, value: &Value, wrong: impl Into<String>, remedy: String) -> Problem {
+    let value = match value {
+        Value::Null => String::new(),
+        Value::String(text) => format!("{text:?}"),
+        other => other.to_string(),
+    };
+    Problem {
+        field: field.into(),
+        value,
+        wrong: wrong.into(),
+        remedy,
+    }
+}
+
+/// Levenshtein's distance, case ignored: how many letters to change, add or drop.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.to_lowercase().chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}

@@ -1,0 +1,312 @@
+//! The kind `SipCluster`: what is wanted.
+//!
+//! A doc comment here is what `kubectl explain` and the manifest reference say, so it speaks to whoever writes a manifest.
+
+// A column's type stands there as often as the type has columns.
+#![allow(clippy::duplicated_attributes)]
+
+use std::net::IpAddr;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Period;
+use crate::status::SipClusterStatus;
+
+/// What the URL of a Redis looks like.
+pub(crate) const REDIS_URL_PATTERN: &str = r"^redis://[^\s]+$";
+
+/// What a SipCluster shall be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "sipcluster.dev",
+    version = "v1alpha1",
+    kind = "SipCluster",
+    namespaced,
+    status = "SipClusterStatus",
+    derive = "PartialEq",
+    shortname = "sipc",
+    category = "sip",
+    doc = "A cluster of SIP containers behind one address, whose calls survive the loss of any of its parts.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Containers", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Dialogs", type_ = "integer", json_path = ".status.dialogs"),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SipClusterSpec {
+    /// How many containers share the calls. Each backs up all others; with two or more the loss of one loses no call.
+    #[serde(default = "defaults::replicas")]
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: u32,
+
+    /// Into how many partitions the calls are divided: the unit in which they move between containers. Several hundred per container spread
+    /// the load of a lost one evenly. It cannot be changed later.
+    #[serde(default = "defaults::partitions")]
+    #[schemars(range(min = 1, max = 16384))]
+    #[x_kube(validation = ("self == oldSelf", "partitions cannot be changed: put back the old number, or create another SipCluster"))]
+    pub partitions: u32,
+
+    /// What handles the calls. Exactly one application is named.
+    pub application: Application,
+
+    /// The processes that own calls and run the application.
+    #[serde(default)]
+    pub containers: Containers,
+
+    /// The processes that hold client connections and route every message.
+    #[serde(default)]
+    pub proxies: Proxies,
+
+    /// The cluster's single address.
+    #[serde(default)]
+    pub dispatcher: Dispatcher,
+
+    /// Where a second copy of every call is kept.
+    #[serde(default)]
+    pub redis: Redis,
+
+    /// When a state counts as safe.
+    #[serde(default)]
+    pub replication: Replication,
+}
+
+/// What handles the calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("has(self.answer)", "name the application: answer"))]
+pub struct Application {
+    /// Answers every call itself (a user agent server): 180 while it rings, then 200, and holds the call until the caller or the session
+    /// timer ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+}
+
+/// How calls are answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Answer {
+    /// How long a call rings before it is answered; at once if `0s`.
+    #[serde(default = "defaults::ring")]
+    pub ring: Period,
+
+    /// After how long an answered call is ended by a BYE; never if `0s`.
+    #[serde(default = "defaults::hold")]
+    pub hold: Period,
+
+    /// Session timer (RFC 4028): a call whose peer does not refresh it for so long is ended. At least `90s`.
+    #[serde(default = "defaults::session_expires")]
+    pub session_expires: Period,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            ring: defaults::ring(),
+            hold: defaults::hold(),
+            session_expires: defaults::session_expires(),
+        }
+    }
+}
+
+/// The processes that own calls and run the application.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Containers {
+    /// Worker threads of each container. Left out: one per core that it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: Option<u32>,
+}
+
+/// The processes that hold client connections and route every message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Proxies {
+    /// How many proxies share the address. With two or more the loss of one loses no call.
+    #[serde(default = "defaults::proxies")]
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: u32,
+
+    /// Worker threads of each proxy. Left out: one per core that it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub workers: Option<u32>,
+}
+
+impl Default for Proxies {
+    fn default() -> Self {
+        Self {
+            replicas: defaults::proxies(),
+            workers: None,
+        }
+    }
+}
+
+/// The cluster's single address.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dispatcher {
+    /// The IP address at which proxies listen on one machine. On Kubernetes the Service's address takes its place.
+    #[serde(default = "defaults::address")]
+    #[schemars(with = "String", extend("format" = "ip"))]
+    pub address: IpAddr,
+
+    /// The SIP port, the same for every transport.
+    #[serde(default = "defaults::port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+
+    /// The transports that are served.
+    #[serde(default = "defaults::transports")]
+    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
+    pub transports: Vec<Transport>,
+
+    /// What stands in Via, Record-Route and Contact, if peers reach the cluster by another IP address than the one at which it listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "ip"))]
+    pub advertised: Option<IpAddr>,
+}
+
+impl Default for Dispatcher {
+    fn default() -> Self {
+        Self {
+            address: defaults::address(),
+            port: defaults::port(),
+            transports: defaults::transports(),
+            advertised: None,
+        }
+    }
+}
+
+/// A transport of SIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    /// RFC 3261 s18, datagrams.
+    Udp,
+    /// RFC 3261 s18, streams.
+    Tcp,
+}
+
+/// Where a second copy of every call is kept. At most one of the two; `managed` if neither is named.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("!(has(self.managed) && has(self.external))", "managed and external exclude one another: leave one out"))]
+pub struct Redis {
+    /// The cluster runs a Redis of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<Managed>,
+
+    /// A Redis that is there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+}
+
+/// A Redis of the cluster's own: in memory, without persistence, since the containers hold the other copy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Managed {}
+
+/// A Redis that is there already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct External {
+    /// Its URL, such as `redis://10.0.0.7:6379/0`.
+    #[schemars(regex(pattern = REDIS_URL_PATTERN))]
+    pub url: String,
+}
+
+/// When a state counts as safe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Replication {
+    /// `acknowledged`: nothing is answered before Redis has acknowledged the state that the answer stands for.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// How replication is awaited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// By Redis's acknowledgement.
+    #[default]
+    Acknowledged,
+}
+
+impl SipClusterSpec {
+    /// The URL of a Redis that is not ours to run.
+    #[must_use]
+    pub fn external_redis(&self) -> Option<&str> {
+        self.redis.external.as_ref().map(|external| external.url.as_str())
+    }
+
+    /// The address that peers see.
+    #[must_use]
+    pub fn advertised(&self) -> std::net::SocketAddr {
+        let Dispatcher {
+            address,
+            port,
+            advertised,
+            ..
+        } = &self.dispatcher;
+        (advertised.unwrap_or(*address), *port).into()
+    }
+}
+
+/// What holds where a manifest is silent.
+mod defaults {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::{Period, Transport};
+
+    pub(super) fn replicas() -> u32 {
+        3
+    }
+
+    pub(super) fn partitions() -> u32 {
+        1024
+    }
+
+    pub(super) fn proxies() -> u32 {
+        2
+    }
+
+    pub(super) fn ring() -> Period {
+        Period::from_secs(0)
+    }
+
+    pub(super) fn hold() -> Period {
+        Period::from_secs(0)
+    }
+
+    /// RFC 4028 s4.2 recommends 30 minutes.
+    pub(super) fn session_expires() -> Period {
+        Period::from_secs(1800)
+    }
+
+    pub(super) fn address() -> IpAddr {
+        Ipv4Addr::LOCALHOST.into()
+    }
+
+    pub(super) fn port() -> u16 {
+        5060
+    }
+
+    pub(super) fn transports() -> Vec<Transport> {
+        vec![Transport::Udp, Transport::Tcp]
+    }
+}

@@ -1,0 +1,145 @@
+//! The kind `SipCluster`: what is there. The command `sipcluster status` speaks the same words.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a SipCluster is at present.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SipClusterStatus {
+    /// The generation of the manifest that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready, Available, Progressing, Degraded, ReplicationHealthy and EgressAddress.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+
+    /// Containers that exist.
+    #[serde(default)]
+    pub replicas: u32,
+
+    /// Containers that are active.
+    #[serde(default)]
+    pub ready_replicas: u32,
+
+    /// Dialogs of all containers.
+    #[serde(default)]
+    pub dialogs: u64,
+
+    /// The labels of the containers' pods, for a HorizontalPodAutoscaler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// The cluster's address, such as `203.0.113.7:5060`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+
+    /// Each container; counts are at most ten seconds old, states are as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub containers: Vec<ContainerStatus>,
+
+    /// What the planner waits for, such as `demo-2 is being handed its share of the partitions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+
+    /// The last time that containers took over from a lost one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failover: Option<Failover>,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Its name, such as `demo-0`.
+    pub name: String,
+    /// Where it stands.
+    pub state: State,
+    /// Partitions that it owns.
+    pub partitions: u32,
+    /// Dialogs that it holds, early and confirmed.
+    pub dialogs: u64,
+    /// Transactions in progress.
+    pub load: u32,
+}
+
+/// Where a container, a proxy or a Redis stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// The process is there, but does not answer yet.
+    Starting,
+    /// It is being admitted and handed its share.
+    Joining,
+    /// It works; a container takes new dialogs.
+    Active,
+    /// It takes no new dialogs and hands over what it has.
+    Quiescing,
+    /// It was told to end.
+    Stopping,
+    /// The process lives but has not answered for a while.
+    Silent,
+    /// It ended by itself and will be started again.
+    Failed,
+}
+
+/// A takeover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// When the loss was noticed.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub time: Time,
+    /// Partitions that were claimed.
+    pub partitions: u32,
+    /// Dialogs that came with them.
+    pub dialogs: u64,
+    /// From the first claim to the last partition working again, in milliseconds.
+    pub duration_ms: u64,
+}
+
+impl State {
+    /// The word that is shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::Joining => "Joining",
+            Self::Active => "Active",
+            Self::Quiescing => "Quiescing",
+            Self::Stopping => "Stopping",
+            Self::Silent => "Silent",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The schema of a list of conditions, as the API conventions have it: one of each type.
+fn conditions(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": { "type": "string", "maxLength": 316 },
+                "status": { "type": "string", "enum": ["True", "False", "Unknown"] },
+                "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0 },
+                "lastTransitionTime": { "type": "string", "format": "date-time" },
+                "reason": { "type": "string", "minLength": 1, "maxLength": 1024 },
+                "message": { "type": "string", "maxLength": 32768 }
+            }
+        }
+    })
+}

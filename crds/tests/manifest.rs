@@ -1,0 +1,180 @@
+//! A manifest is read to final values, or refused by naming the field, the value and the remedy.
+
+use crds::{Answer, Period, SipCluster, Transport, parse};
+
+const SMALLEST: &str = "
+apiVersion: sipcluster.dev/v1alpha1
+kind: SipCluster
+metadata: {name: demo}
+spec:
+  application: {answer: {}}
+";
+
+/// The smallest manifest with `spec` in place of its own.
+fn with_spec(spec: &str) -> String {
+    let (head, _) = SMALLEST.split_once("spec:").expect("a spec");
+    format!("{head}spec: {spec}\n")
+}
+
+/// The problems of a manifest, one a line.
+fn problems(manifest: &str) -> String {
+    let problems = parse(manifest).expect_err("it is wrong");
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+#[test]
+fn smallest_manifest_gets_the_documented_defaults() {
+    let cluster: SipCluster = parse(SMALLEST).expect("a manifest");
+    let spec = &cluster.spec;
+    assert_eq!((spec.replicas, spec.partitions, spec.proxies.replicas), (3, 1024, 2));
+    assert_eq!(spec.advertised().to_string(), "127.0.0.1:5060");
+    assert_eq!(spec.dispatcher.transports, [Transport::Udp, Transport::Tcp]);
+    assert_eq!(spec.external_redis(), None);
+    let answer = spec.application.answer.as_ref().expect("an application");
+    assert_eq!(*answer, Answer::default());
+    assert_eq!(answer.session_expires, Period::from_secs(1800));
+}
+
+#[test]
+fn examples_are_good() {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let mut read = 0;
+    for file in std::fs::read_dir(examples)
+        .expect("examples")
+        .map(|entry| entry.expect("an entry").path())
+    {
+        if file.extension().is_some_and(|extension| extension == "yaml") {
+            let text = std::fs::read_to_string(&file).expect("a text");
+            parse(&text).unwrap_or_else(|problems| panic!("{}: {problems:?}", file.display()));
+            read += 1;
+        }
+    }
+    assert!(read > 0, "no example was read");
+}
+
+#[test]
+fn a_wrong_value_names_field_value_and_remedy() {
+    let cases = [
+        (
+            "{application: {answer: {}}, replicas: 0}",
+            "spec.replicas: 0: this is too small; write a whole number from 1 to 64\n",
+        ),
+        (
+            "{application: {answer: {}}, replicas: 65}",
+            "spec.replicas: 65: this is too large; write a whole number from 1 to 64\n",
+        ),
+        (
+            "{application: {answer: {}}, replicas: three}",
+            "spec.replicas: \"three\": a value of type integer belongs here; write a whole number from 1 to 64\n",
+        ),
+        (
+            "{application: {answer: {ring: 3}}}",
+            "spec.application.answer.ring: 3: a value of type string belongs here; write a whole number and its unit: 500ms, 3s, 30m or 1h\n",
+        ),
+        (
+            "{application: {answer: {ring: 3 secs}}}",
+            "spec.application.answer.ring: \"3 secs\": it does not read like one; write a whole number and its unit: 500ms, 3s, 30m or 1h\n",
+        ),
+        (
+            "{application: {answer: {sessionExpires: 10s}}}",
+            "spec.application.answer.sessionExpires: 10s: RFC 4028 allows no session timer below 90s; write 90s or more; 30m is usual\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {address: localhost}}",
+            "spec.dispatcher.address: \"localhost\": it does not read like one; write an IP address such as 127.0.0.1 or ::1\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {transports: [udp, sctp]}}",
+            "spec.dispatcher.transports[1]: \"sctp\": this is not known; write udp or tcp\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {transports: []}}",
+            "spec.dispatcher.transports: []: 0 entries are too few; write 1 to 2 of them\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {transports: [udp, udp]}}",
+            "spec.dispatcher.transports: [udp, udp]: a transport stands there twice; write [udp, tcp]\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {address: 0.0.0.0}}",
+            "spec.dispatcher.address: 0.0.0.0: peers cannot send to it, and it would stand in Via, Record-Route and Contact; \
+             set spec.dispatcher.advertised to the address by which peers reach this cluster\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {managed: {}, external: {url: redis://localhost}}}",
+            "spec.redis: managed and external: they exclude one another; leave one out\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: localhost}}}",
+            "spec.redis.external.url: \"localhost\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0\n",
+        ),
+        (
+            "{application: {answer: {}}, replication: {mode: asynchronous}}",
+            "spec.replication.mode: \"asynchronous\": this is not known; write acknowledged\n",
+        ),
+        (
+            "{application: {answer: {}}, replicas: 3, partitions: 2}",
+            "spec.partitions: 2: fewer partitions than the 3 containers: \
+          some would have nothing to do; leave it out (1024), or write several hundred per container\n",
+        ),
+        (
+            "{}",
+            "spec.application: it is missing; indent below it what it holds: answer\n",
+        ),
+        (
+            "{application: {}}",
+            "spec.application: {}: no application is named; write `answer: {}`\n",
+        ),
+        (
+            "{application: {answer: }}",
+            "spec.application: {}: no application is named; write `answer: {}`\n",
+        ),
+        (
+            "",
+            "spec: nothing stands here; indent below it what it holds: application, containers, dispatcher, partitions, proxies, \
+          redis, replicas, replication\n",
+        ),
+    ];
+    for (spec, expected) in cases {
+        assert_eq!(problems(&with_spec(spec)), expected, "{spec}");
+    }
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_the_nearest_known_one() {
+    let typing_slip =
+        "{application: {answer: {session_expires: 90s}}, replica: 3, dispatcher: {ports: 5060}, colour: red}";
+    assert_eq!(
+        problems(&with_spec(typing_slip)),
+        "spec.application.answer.session_expires: this field is not known; did you mean sessionExpires?\n\
+         spec.colour: this field is not known; leave it out; known here: application, containers, dispatcher, partitions, proxies, \
+         redis, replicas, replication\n\
+         spec.dispatcher.ports: this field is not known; did you mean port?\n\
+         spec.replica: this field is not known; did you mean replicas?\n"
+    );
+    let top = SMALLEST.replace("spec:", "specs:");
+    assert!(problems(&top).contains("specs: this field is not known; did you mean spec?"));
+}
+
+#[test]
+fn what_is_no_sip_cluster_is_refused() {
+    assert_eq!(
+        problems("kind: Pod"),
+        "kind: Pod: no SipCluster in this manifest; write kind: SipCluster\n"
+    );
+    assert!(problems("").contains("the manifest is empty"));
+    assert!(problems("a: [").contains("this is no YAML"));
+    assert!(problems("a: 1\na: 2").contains("duplicate entry"));
+    assert!(problems(&format!("{SMALLEST}\n---\n{SMALLEST}")).contains("there are 2 SipClusters"));
+    assert!(problems(&SMALLEST.replace("v1alpha1", "v1")).contains("apiVersion: sipcluster.dev/v1: "));
+    for name in ["", "Demo", "-a", "a-", "1a", "a.b", &"a".repeat(41)] {
+        let manifest = SMALLEST.replace("demo", &format!("\"{name}\""));
+        assert!(problems(&manifest).starts_with("metadata.name: "), "{name}");
+    }
+}
+
+#[test]
+fn other_documents_in_the_file_are_passed_over() {
+    let manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: x}}\n---\n{SMALLEST}");
+    assert!(parse(&manifest).is_ok());
+}
