@@ -1,0 +1,283 @@
+//! The sockets against one another on loopback, on ports that the system chooses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use transport::tcp::{Connection, Listener, Read};
+use transport::udp::{Options, ReceiveBatch, SendBatch, UdpSocket};
+use transport::{Fault, Full, InBuffer, OutBuffer, ucf_link};
+use ucf::wire::{Body, Confirm, Frame, Hello, Ownership};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn any() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("done within the test's patience")
+}
+
+async fn datagrams_arrive_whole_and_in_order(address: SocketAddr, options: Options) {
+    let receiver = UdpSocket::bind(address, options).unwrap();
+    let sender = UdpSocket::bind(address, options).unwrap();
+    let mut out = SendBatch::new();
+    // Beyond one batch, with an empty and a large one among them.
+    let expected: Vec<Vec<u8>> = (0..150usize)
+        .map(|n| vec![n as u8; [0, 1, 700, 20_000][n % 4]])
+        .collect();
+    for datagram in &expected {
+        out.push(receiver.local_addr(), datagram);
+    }
+    assert!(sender.try_send(&mut out));
+    assert_eq!(out.take_dropped(), 0);
+
+    let mut seen = Vec::new();
+    let mut batch = ReceiveBatch::new();
+    while seen.len() < expected.len() {
+        within(receiver.receive(&mut batch)).await.unwrap();
+        for (from, bytes) in batch.iter() {
+            assert_eq!(from, sender.local_addr());
+            seen.push(bytes.to_vec());
+        }
+    }
+    assert!(seen == expected);
+    receiver.try_receive(&mut batch).unwrap();
+    assert!(batch.is_empty());
+}
+
+#[tokio::test]
+async fn udp_moves_many_datagrams_per_call() {
+    datagrams_arrive_whole_and_in_order(any(), Options::default()).await;
+    datagrams_arrive_whole_and_in_order("[::1]:0".parse().unwrap(), Options::default()).await;
+}
+
+#[tokio::test]
+async fn udp_moves_one_datagram_per_call_where_the_kernel_refuses_batches() {
+    datagrams_arrive_whole_and_in_order(
+        any(),
+        Options {
+            single: true,
+            ..Options::default()
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_datagram_does_not_stop_the_others() {
+    for single in [false, true] {
+        let options = Options {
+            single,
+            ..Options::default()
+        };
+        let receiver = UdpSocket::bind(any(), options).unwrap();
+        let sender = UdpSocket::bind(any(), options).unwrap();
+        let mut out = SendBatch::new();
+        out.push(receiver.local_addr(), b"one");
+        out.push(receiver.local_addr(), &vec![0; 70_000]); // longer than UDP can carry
+        out.push("127.0.0.1:0".parse().unwrap(), b"to nowhere");
+        out.push(receiver.local_addr(), b"two");
+        assert!(sender.try_send(&mut out));
+        assert_eq!(out.take_dropped(), 2);
+        let mut batch = ReceiveBatch::new();
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            within(receiver.receive(&mut batch)).await.unwrap();
+            seen.extend(batch.iter().map(|(_, bytes)| bytes.to_vec()));
+        }
+        assert_eq!(seen, [b"one", b"two"]);
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_shared_on_purpose_only() {
+    let first = UdpSocket::bind(any(), Options::default()).unwrap();
+    UdpSocket::bind(first.local_addr(), Options::default()).unwrap();
+    let error = UdpSocket::bind(
+        first.local_addr(),
+        Options {
+            share: false,
+            ..Options::default()
+        },
+    )
+    .unwrap_err();
+    assert_eq!(error.fault(), Fault::Local);
+    assert_eq!(error.io_kind(), Some(std::io::ErrorKind::AddrInUse));
+    assert!(
+        error.to_string().contains(&format!("udp:{}", first.local_addr())),
+        "{error}"
+    );
+
+    let first = Listener::bind(any(), true).unwrap();
+    Listener::bind(first.local_addr(), true).unwrap();
+    assert!(Listener::bind(first.local_addr(), false).is_err());
+}
+
+async fn pair() -> (Connection, Connection) {
+    let listener = Listener::bind(any(), false).unwrap();
+    let address = listener.local_addr();
+    let (near, far) = within(async { tokio::join!(Connection::connect(address, PATIENCE), listener.accept()) }).await;
+    (near.unwrap(), far.unwrap())
+}
+
+#[tokio::test]
+async fn tcp_carries_bytes_in_order_and_tells_the_end() {
+    let (near, far) = pair().await;
+    assert_eq!(near.local_addr(), far.peer_addr());
+    let mut out = OutBuffer::new(1 << 20);
+    for n in 0..50_000u32 {
+        out.push(&n.to_be_bytes()).unwrap();
+    }
+    let expected = out.pending().to_vec();
+    let writing = async {
+        near.write(&mut out).await.unwrap();
+        drop(near);
+    };
+    let reading = async {
+        let mut input = InBuffer::new();
+        while far.read(&mut input).await.unwrap() {}
+        input.data().to_vec()
+    };
+    let ((), seen) = within(async { tokio::join!(writing, reading) }).await;
+    assert!(seen == expected);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_fills_the_bound_and_nothing_else() {
+    let (near, far) = pair().await;
+    let mut out = OutBuffer::new(256 << 10);
+    let message = vec![7; 10_000];
+    let mut pushed = 0;
+    loop {
+        if out.push(&message) == Err(Full) {
+            break;
+        }
+        pushed += message.len();
+        near.try_write(&mut out).unwrap();
+    }
+    assert!(out.len() <= 256 << 10);
+    // It reads after all: everything that was accepted arrives.
+    let reading = async {
+        let mut input = InBuffer::new();
+        while input.data().len() < pushed {
+            assert!(far.read(&mut input).await.unwrap());
+        }
+    };
+    within(async { tokio::join!(async { near.write(&mut out).await.unwrap() }, reading) }).await;
+}
+
+#[tokio::test]
+async fn nobody_listening_is_the_networks_fault() {
+    let address = {
+        let listener = Listener::bind(any(), false).unwrap();
+        listener.local_addr()
+    };
+    let error = within(Connection::connect(address, PATIENCE)).await.unwrap_err();
+    assert!(error.is_retryable());
+    let (near, far) = pair().await;
+    let mut input = InBuffer::new();
+    assert_eq!(near.try_read(&mut input).unwrap(), Read::Nothing);
+    drop(far);
+    assert!(!within(near.read(&mut input)).await.unwrap());
+}
+
+fn greeting(cluster: &str) -> Hello {
+    Hello {
+        version: ucf_link::VERSION,
+        cluster: cluster.into(),
+        name: "one".into(),
+        ..Hello::default()
+    }
+}
+
+#[tokio::test]
+async fn ucf_peers_greet_and_exchange_frames() {
+    let (near, far) = pair().await;
+    let mut near_input = InBuffer::new();
+    let mut far_input = InBuffer::new();
+    let (first, second) = within(async {
+        tokio::join!(
+            ucf_link::hello(&near, &mut near_input, greeting("demo")),
+            ucf_link::hello(&far, &mut far_input, greeting("demo"))
+        )
+    })
+    .await;
+    assert_eq!(first.unwrap(), greeting("demo"));
+    assert_eq!(second.unwrap(), greeting("demo"));
+
+    let large = Ownership {
+        owner: 1,
+        partitions: (0..65_536).collect(),
+        epochs: vec![9; 65_536],
+        ..Default::default()
+    };
+    let mut out = OutBuffer::new(ucf_link::LINK_BOUND);
+    for upto in 1..=100 {
+        ucf_link::push(Body::Confirm(Confirm { upto, returned: vec![] }), &mut out).unwrap();
+    }
+    ucf_link::push(Body::Ownership(large.clone()), &mut out).unwrap();
+    let reading = async {
+        for upto in 1..=100 {
+            let body = ucf_link::next(&far, &mut far_input).await.unwrap();
+            assert_eq!(body, Some(Body::Confirm(Confirm { upto, returned: vec![] })));
+        }
+        assert_eq!(
+            ucf_link::next(&far, &mut far_input).await.unwrap(),
+            Some(Body::Ownership(large))
+        );
+        assert_eq!(ucf_link::next(&far, &mut far_input).await.unwrap(), None);
+    };
+    let writing = async {
+        near.write(&mut out).await.unwrap();
+        drop(near);
+    };
+    within(async { tokio::join!(writing, reading) }).await;
+}
+
+#[tokio::test]
+async fn a_ucf_peer_of_another_cluster_is_refused() {
+    let (near, far) = pair().await;
+    let (mut a, mut b) = (InBuffer::new(), InBuffer::new());
+    let (first, second) = within(async {
+        tokio::join!(
+            ucf_link::hello(&near, &mut a, greeting("demo")),
+            ucf_link::hello(&far, &mut b, greeting("other"))
+        )
+    })
+    .await;
+    assert_eq!(first.unwrap_err().fault(), Fault::Peer);
+    assert_eq!(second.unwrap_err().fault(), Fault::Peer);
+}
+
+#[test]
+fn frames_of_the_future_are_skipped_and_rubbish_is_the_peers_fault() {
+    let mut input = InBuffer::new();
+    let mut put = |bytes: &[u8]| {
+        input.space(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+        input.filled(bytes.len());
+    };
+    put(&[0, 0, 0, 4, 0xfa, 0x07, 1, 1]); // field 127, length-delimited: unknown here
+    let mut known = OutBuffer::new(100);
+    ucf_link::push(
+        Body::Confirm(Confirm {
+            upto: 3,
+            returned: vec![],
+        }),
+        &mut known,
+    )
+    .unwrap();
+    put(known.pending());
+    put(&[0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(
+        ucf_link::take(&mut input).unwrap(),
+        Some(Body::Confirm(Confirm {
+            upto: 3,
+            returned: vec![]
+        }))
+    );
+    assert_eq!(ucf_link::take(&mut input).unwrap_err().fault(), Fault::Peer);
+    assert_eq!(Frame::default().body, None);
+}
