@@ -8,6 +8,7 @@ pub mod base32;
 pub mod flow;
 pub mod id;
 pub mod member;
+pub mod plan;
 pub mod store;
 pub mod token;
 pub mod transactions;

@@ -1,0 +1,403 @@
+//! The planner against a world that obeys it slowly, and in which parts fail.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use sip::Instant;
+use ucf::plan::{Gate, Life, Observed, Part, Plan, SETTLE, Step, Wanted, Who, plan};
+
+const WANTED: Wanted = Wanted {
+    containers: 3,
+    proxies: 2,
+    redis: true,
+    revision: 1,
+};
+
+const fn at(millis: u64) -> Instant {
+    Instant::from_micros(millis * 1000)
+}
+
+const ACTIVE: Life = Life::Active {
+    since: at(0),
+    replicated: true,
+};
+
+fn part(ordinal: u16, life: Life) -> Part {
+    Part {
+        ordinal,
+        revision: 1,
+        life,
+    }
+}
+
+/// Everything as `WANTED` has it.
+fn settled() -> Observed {
+    Observed {
+        redis: Some(ACTIVE),
+        containers: (0..3).map(|ordinal| part(ordinal, ACTIVE)).collect(),
+        proxies: (0..2).map(|ordinal| part(ordinal, ACTIVE)).collect(),
+    }
+}
+
+fn plan_at_10s(wanted: &Wanted, observed: &Observed) -> Plan {
+    plan(at(10_000), wanted, observed)
+}
+
+#[test]
+fn from_nothing_redis_and_proxies_start_first_and_containers_together_once_redis_answers() {
+    let first = plan_at_10s(&WANTED, &Observed::default());
+    assert_eq!(
+        first.steps,
+        [Step::StartRedis, Step::StartProxy(0), Step::StartProxy(1)]
+    );
+    assert_eq!(first.gate, Some(Gate::Redis));
+    let observed = Observed {
+        containers: vec![],
+        ..settled()
+    };
+    let second = plan_at_10s(&WANTED, &observed);
+    assert_eq!(
+        second.steps,
+        [
+            Step::StartContainer(0),
+            Step::StartContainer(1),
+            Step::StartContainer(2)
+        ]
+    );
+}
+
+#[test]
+fn what_is_as_wanted_is_left_alone() {
+    assert!(plan_at_10s(&WANTED, &settled()).is_done());
+}
+
+#[test]
+fn a_redis_of_others_is_not_started() {
+    let wanted = Wanted { redis: false, ..WANTED };
+    let plan = plan_at_10s(
+        &wanted,
+        &Observed {
+            redis: None,
+            containers: vec![],
+            ..settled()
+        },
+    );
+    assert_eq!(plan.steps.len(), 3, "{plan:?}");
+    assert!(!plan.steps.contains(&Step::StartRedis));
+}
+
+#[test]
+fn failed_containers_start_again_together_after_their_pause() {
+    let mut observed = settled();
+    observed.containers[0].life = Life::Failed { again: at(9_000) };
+    observed.containers[1].life = Life::Failed { again: at(10_000) };
+    observed.containers[2].life = Life::Failed { again: at(10_500) };
+    let plan = plan_at_10s(&WANTED, &observed);
+    assert_eq!(plan.steps, [Step::StartContainer(0), Step::StartContainer(1)]);
+    assert_eq!(plan.gate, Some(Gate::Backoff(Who::Container(2))));
+    assert_eq!(plan.again, Some(at(10_500)));
+}
+
+#[test]
+fn containers_are_left_alone_while_redis_is_away() {
+    let observed = Observed {
+        redis: Some(Life::Failed { again: at(9_000) }),
+        ..settled()
+    };
+    let plan = plan_at_10s(
+        &Wanted {
+            containers: 2,
+            ..WANTED
+        },
+        &observed,
+    );
+    assert_eq!(plan.steps, [Step::StartRedis]);
+}
+
+#[test]
+fn growing_adds_one_container_after_every_gate_of_the_last() {
+    let wanted = Wanted {
+        containers: 5,
+        ..WANTED
+    };
+    assert_eq!(plan_at_10s(&wanted, &settled()).steps, [Step::StartContainer(3)]);
+    let container = Who::Container(3);
+    for (life, gate) in [
+        (Life::Unready, Gate::Ready(container)),
+        (Life::Joining, Gate::Share(container)),
+        (
+            Life::Active {
+                since: at(0),
+                replicated: false,
+            },
+            Gate::Replication(container),
+        ),
+        (
+            Life::Active {
+                since: at(9_500),
+                replicated: true,
+            },
+            Gate::Settled(container),
+        ),
+        (Life::Failed { again: at(11_000) }, Gate::Backoff(container)),
+    ] {
+        let mut observed = settled();
+        observed.containers.push(part(3, life));
+        let plan = plan_at_10s(&wanted, &observed);
+        assert_eq!((plan.steps.as_slice(), plan.gate), (&[][..], Some(gate)));
+    }
+    let mut observed = settled();
+    observed.containers.push(part(
+        3,
+        Life::Active {
+            since: at(9_000),
+            replicated: true,
+        },
+    ));
+    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::StartContainer(4)]);
+}
+
+#[test]
+fn shrinking_takes_the_highest_and_waits_until_it_is_gone() {
+    let wanted = Wanted {
+        containers: 1,
+        ..WANTED
+    };
+    assert_eq!(plan_at_10s(&wanted, &settled()).steps, [Step::QuiesceContainer(2)]);
+    let mut observed = settled();
+    observed.containers[2].life = Life::Leaving;
+    let plan = plan_at_10s(&wanted, &observed);
+    assert_eq!(
+        (plan.steps.as_slice(), plan.gate),
+        (&[][..], Some(Gate::Gone(Who::Container(2))))
+    );
+    observed.containers.pop();
+    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::QuiesceContainer(1)]);
+}
+
+#[test]
+fn a_rollout_begins_with_an_inactive_container_and_goes_on_with_the_highest() {
+    let wanted = Wanted { revision: 2, ..WANTED };
+    let mut observed = settled();
+    observed.containers[1].life = Life::Unready;
+    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::QuiesceContainer(1)]);
+    assert_eq!(plan_at_10s(&wanted, &settled()).steps, [Step::QuiesceContainer(2)]);
+}
+
+#[test]
+fn a_repair_reaches_a_cluster_of_which_nothing_works() {
+    let mut observed = settled();
+    for part in &mut observed.containers {
+        part.life = Life::Unready;
+    }
+    let plan = plan_at_10s(&Wanted { revision: 2, ..WANTED }, &observed);
+    assert_eq!(plan.steps, [Step::QuiesceContainer(2)]);
+}
+
+/// How parts of the generated world behave.
+struct World {
+    now: Instant,
+    wanted: Wanted,
+    observed: Observed,
+    /// Decides who gets on, who stays and who fails.
+    luck: Vec<u8>,
+    drawn: usize,
+}
+
+impl World {
+    fn draw(&mut self) -> u8 {
+        self.drawn += 1;
+        self.luck[self.drawn % self.luck.len()].wrapping_add((self.drawn * 37) as u8)
+    }
+
+    fn perform(&mut self, step: Step) {
+        let fresh = |ordinal| Part {
+            ordinal,
+            revision: self.wanted.revision,
+            life: Life::Unready,
+        };
+        let failed = |life: Life| matches!(life, Life::Failed { .. });
+        let start = |parts: &mut Vec<Part>, part: Part| {
+            parts.retain(|other| other.ordinal != part.ordinal || !failed(other.life));
+            assert!(
+                parts.iter().all(|other| other.ordinal != part.ordinal),
+                "{part:?} lives already"
+            );
+            parts.push(part);
+        };
+        let leave = |parts: &mut Vec<Part>, ordinal| {
+            let part = parts
+                .iter_mut()
+                .find(|part: &&mut Part| part.ordinal == ordinal)
+                .expect("it exists");
+            assert!(!failed(part.life) && part.life != Life::Leaving, "{part:?} can leave");
+            part.life = Life::Leaving;
+        };
+        match step {
+            Step::StartRedis => {
+                assert!(self.observed.redis.is_none_or(failed));
+                self.observed.redis = Some(Life::Unready);
+            }
+            Step::StartProxy(ordinal) => start(&mut self.observed.proxies, fresh(ordinal)),
+            Step::StartContainer(ordinal) => start(&mut self.observed.containers, fresh(ordinal)),
+            Step::QuiesceContainer(ordinal) => leave(&mut self.observed.containers, ordinal),
+            Step::DrainProxy(ordinal) => leave(&mut self.observed.proxies, ordinal),
+        }
+    }
+
+    /// Parts get on, or stay where they are; with `faults` some fail.
+    fn pass(&mut self, faults: bool) {
+        self.now = self.now + Duration::from_millis(100);
+        let mut observed = std::mem::take(&mut self.observed);
+        for parts in [&mut observed.containers, &mut observed.proxies] {
+            for part in parts.iter_mut() {
+                part.life = self.progress(part.life, faults);
+            }
+            // It ended as it was told.
+            parts.retain(|part| part.life != Life::Failed { again: Instant::MAX });
+        }
+        observed.redis = observed.redis.map(|life| self.progress(life, faults));
+        self.observed = observed;
+    }
+
+    fn progress(&mut self, life: Life, faults: bool) -> Life {
+        let luck = self.draw();
+        if faults && luck < 12 {
+            return Life::Failed {
+                again: self.now + Duration::from_millis(u64::from(luck) * 50),
+            };
+        }
+        match life {
+            Life::Active { .. } if faults && luck < 16 => Life::Unready,
+            _ if luck < 128 => life,
+            Life::Unready => Life::Joining,
+            Life::Joining => Life::Active {
+                since: self.now,
+                replicated: luck % 2 == 0,
+            },
+            Life::Active { since, .. } => Life::Active {
+                since,
+                replicated: true,
+            },
+            Life::Leaving => Life::Failed { again: Instant::MAX },
+            Life::Failed { .. } => life,
+        }
+    }
+
+    /// No planned move takes a working container away while another is not fully active, nor two parts at once.
+    fn check(&self, plan: &Plan) -> Result<(), TestCaseError> {
+        let is_move = |step: &&Step| matches!(step, Step::QuiesceContainer(_) | Step::DrainProxy(_));
+        let moves: Vec<_> = plan.steps.iter().filter(is_move).collect();
+        prop_assert!(moves.len() <= 1, "{moves:?} at once");
+        let mut parts = self.observed.containers.iter().chain(&self.observed.proxies);
+        prop_assert!(
+            moves.is_empty() || parts.all(|part| part.life != Life::Leaving),
+            "{moves:?} while another leaves"
+        );
+        if let Some(Step::QuiesceContainer(ordinal)) = moves.first() {
+            let settled = |part: &Part| match part.life {
+                Life::Active { since, replicated } => replicated && since + SETTLE <= self.now,
+                Life::Failed { .. } => part.ordinal >= self.wanted.containers,
+                _ => false,
+            };
+            let mut containers = self.observed.containers.iter();
+            let allowed = containers.all(|part| match part.ordinal == *ordinal {
+                true => true,
+                false => settled(part),
+            });
+            let away_already = self
+                .observed
+                .containers
+                .iter()
+                .any(|part| part.ordinal == *ordinal && part.life == Life::Unready);
+            prop_assert!(allowed || away_already, "{ordinal} taken away from {:?}", self.observed);
+        }
+        Ok(())
+    }
+
+    /// As wanted, but for what failed and nobody wants back.
+    fn is_as_wanted(&self) -> bool {
+        let Wanted {
+            containers,
+            proxies,
+            revision,
+            ..
+        } = self.wanted;
+        [
+            (&self.observed.containers, containers),
+            (&self.observed.proxies, proxies),
+        ]
+        .iter()
+        .all(|(parts, number)| {
+            let mut living: Vec<_> = parts
+                .iter()
+                .filter(|part| !matches!(part.life, Life::Failed { .. }))
+                .collect();
+            living.sort_by_key(|part| part.ordinal);
+            living.iter().map(|part| part.ordinal).eq(0..*number) && living.iter().all(|part| part.revision == revision)
+        })
+    }
+}
+
+fn lives() -> impl Strategy<Value = Life> {
+    prop_oneof![
+        (0u64..4_000).prop_map(|ms| Life::Failed { again: at(ms) }),
+        Just(Life::Unready),
+        Just(Life::Joining),
+        (0u64..4_000, any::<bool>()).prop_map(|(ms, replicated)| Life::Active {
+            since: at(ms),
+            replicated
+        }),
+        Just(Life::Leaving),
+    ]
+}
+
+fn parts() -> impl Strategy<Value = Vec<Part>> {
+    let part = proptest::option::of((1u64..3, lives()));
+    proptest::collection::vec(part, 0..6).prop_map(|parts| {
+        let numbered = parts.into_iter().zip(0u16..);
+        numbered
+            .filter_map(|(part, ordinal)| {
+                part.map(|(revision, life)| Part {
+                    ordinal,
+                    revision,
+                    life,
+                })
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// From whatever is observed, through faults, the cluster becomes what is wanted once they end; and on the way nothing is taken away that
+    /// must not be.
+    #[test]
+    fn any_cluster_becomes_what_is_wanted_and_never_loses_a_second_container_on_purpose(
+        containers in 1u16..6,
+        proxies in 1u16..4,
+        redis in any::<bool>(),
+        revision in 1u64..3,
+        present in (proptest::option::of(lives()), parts(), parts()),
+        luck in proptest::collection::vec(any::<u8>(), 64..256),
+    ) {
+        let wanted = Wanted { containers, proxies, redis, revision };
+        let present_redis = present.0.filter(|life| redis && *life != Life::Leaving);
+        let observed = Observed { redis: present_redis, containers: present.1, proxies: present.2 };
+        let mut world = World { now: at(4_000), wanted, observed, luck, drawn: 0 };
+        for turn in 0..1_500 {
+            let plan = plan(world.now, &wanted, &world.observed);
+            world.check(&plan)?;
+            if turn > 60 && plan.is_done() {
+                prop_assert!(world.is_as_wanted(), "done with {:?}", world.observed);
+                return Ok(());
+            }
+            for step in plan.steps {
+                world.perform(step);
+            }
+            world.pass(turn < 60);
+        }
+        prop_assert!(false, "still {:?} with {:?}", plan(world.now, &wanted, &world.observed), world.observed);
+    }
+}
