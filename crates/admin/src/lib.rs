@@ -1,1 +1,15 @@
-//! See ARCHITECTURE.md.
+//! What people and probes see of a process, over HTTP on an address of its own:
+//!
+//! - `/livez`: the process runs (depends on nothing else);
+//! - `/readyz`: 200, or 503 with the reason;
+//! - `/metrics`: Prometheus text (OpenMetrics);
+//! - `/state`: JSON for `sipcluster status`.
+//!
+//! Also the set-up of [`logging`] that the processes share. The page functions run on the admin's task, never on a message's path: they read
+//! snapshots or atomics that the workers publish.
+
+pub mod logging;
+mod server;
+
+pub use prometheus_client as prometheus;
+pub use server::{Pages, Server};

@@ -1,0 +1,74 @@
+//! The HTTP server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+/// What the pages show.
+pub struct Pages {
+    /// All metrics of the process.
+    pub metrics: Registry,
+    /// Whether the process takes work; the error says why not.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// The state of the process.
+    pub state: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+}
+
+/// A bound server that does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Binds `address`; port 0 lets the system choose.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address that is bound.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the future is dropped.
+    pub async fn run(self, pages: Pages) -> io::Result<()> {
+        let router = Router::new()
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/state", get(state))
+            .with_state(Arc::new(pages));
+        axum::serve(self.listener, router).await
+    }
+}
+
+async fn ready(State(pages): State<Arc<Pages>>) -> Response {
+    match (pages.ready)() {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+    let mut text = String::new();
+    encode(&mut text, &pages.metrics).expect("a String takes all that is written");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn state(State(pages): State<Arc<Pages>>) -> Response {
+    axum::Json((pages.state)()).into_response()
+}
