@@ -1,10 +1,14 @@
 //! Edits as splices: what is not named stays as it is, byte by byte.
 
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::BufMut;
 
 use super::header::HeaderName;
 use super::message::Message;
 use super::scan::Span;
+use super::uri::Host;
 use super::values::Value;
 
 /// A list of splices on one message. Made once, used for every message: inserted bytes share one buffer.
@@ -131,14 +135,55 @@ impl Edit {
 
     /// Removes one element of a comma list, and its line if it is alone there. Several of one line: [`Self::pop`].
     pub fn remove_value(&mut self, message: &Message<'_>, value: &Value<'_>) {
-        let _ = (message, value);
-        todo!()
+        let Some(header) = message.header_at(value.ordinal) else {
+            return;
+        };
+        let mut before = None;
+        let mut after = None;
+        for other in message
+            .values(header.name)
+            .skip_while(|other| other.ordinal < value.ordinal)
+        {
+            if other.ordinal != value.ordinal {
+                break;
+            }
+            if other.position < value.position {
+                before = Some(other.span.end());
+            } else if other.position > value.position {
+                after = Some(other.span.start());
+                break;
+            }
+        }
+        match (before, after) {
+            (_, Some(after)) => self.remove(Span::new(value.span.start(), after)),
+            (Some(before), None) => self.remove(Span::new(before, header.span.end())),
+            (None, None) => self.remove(header.line),
+        }
     }
 
     /// Removes the first `count` elements of a comma list, over as many header fields as they stand in.
     pub fn pop(&mut self, message: &Message<'_>, name: HeaderName, count: usize) {
-        let _ = (message, name, count);
-        todo!()
+        let mut values = message.values(name);
+        // The header field under work, and its first element that goes.
+        let mut open: Option<(usize, usize)> = None;
+        for left in (0..=count).rev() {
+            let value = values.next();
+            if let Some((ordinal, from)) = open {
+                match value {
+                    Some(value) if value.ordinal == ordinal => {
+                        if left == 0 {
+                            self.remove(Span::new(from, value.span.start()));
+                        }
+                    }
+                    _ => {
+                        self.remove_header(message, ordinal);
+                        open = None;
+                    }
+                }
+            }
+            let Some(value) = value else { return };
+            open.get_or_insert((value.ordinal, value.span.start()));
+        }
     }
 
     /// Replaces one element of a comma list.
@@ -149,21 +194,211 @@ impl Edit {
     // ---- what a proxy does ----
 
     /// Adds what the topmost Via lacks for its response to find back (RFC 3261 s18.2.1, RFC 3581 s4): `received` when
-    /// the source differs from sent-by or `rport` is asked for, and the value of `rport`.
-    pub fn set_received(&mut self, message: &Message<'_>, source: std::net::SocketAddr) {
-        let _ = (message, source);
-        todo!()
+    /// the source differs from sent-by or `rport` stands there, and the value of `rport`. What the sender claimed is
+    /// replaced.
+    pub fn set_received(&mut self, message: &Message<'_>, source: SocketAddr) {
+        let Some(via) = message.via() else { return };
+        let address = source.ip().to_canonical();
+        let (mut received, mut rport) = (None, None);
+        for (name, value) in via.params.iter() {
+            if name.eq_ignore_ascii_case(b"received") {
+                received = received.or(Some((name, value)));
+            } else if name.eq_ignore_ascii_case(b"rport") {
+                rport = rport.or(Some((name, value)));
+            }
+        }
+        if let Some(rport) = rport {
+            self.set_param(message, rport, |out| put_decimal(out, u32::from(source.port())));
+        }
+        let write = |out: &mut Vec<u8>| put_address(out, address);
+        if let Some(received) = received {
+            self.set_param(message, received, write);
+        } else if rport.is_some() || via.sent_by() != Some(Host::Address(address)) {
+            let end = message.span_of(via.raw).map_or(0, Span::end);
+            self.splice(Span::new(end, end), |out| {
+                out.extend_from_slice(b";received=");
+                write(out);
+            });
+        }
+    }
+
+    fn set_param(
+        &mut self,
+        message: &Message<'_>,
+        (name, value): (&[u8], Option<&[u8]>),
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        match (message.span_of(name), value.map(|value| message.span_of(value))) {
+            (Some(name), None) => self.splice(Span::new(name.end(), name.end()), |out| {
+                out.push(b'=');
+                write(out);
+            }),
+            (_, Some(Some(value))) => self.splice(value, write),
+            _ => {}
+        }
     }
 
     /// Takes one from Max-Forwards, or adds it with 70 (RFC 3261 s16.6, step 3).
     pub fn decrement_max_forwards(&mut self, message: &Message<'_>) {
-        let _ = message;
-        todo!()
+        let header = message
+            .index()
+            .first(HeaderName::MaxForwards)
+            .and_then(|ordinal| message.header_at(ordinal));
+        match (header, message.max_forwards()) {
+            (Some(header), Some(hops)) => {
+                self.splice(header.span, |out| put_decimal(out, u32::from(hops.saturating_sub(1))));
+            }
+            (Some(_), None) => {}
+            (None, _) => self.append(message, HeaderName::MaxForwards, b"70"),
+        }
     }
 
     /// Adds Content-Length where there is none: on a stream it must be there (RFC 3261 s18.3).
     pub fn ensure_content_length(&mut self, message: &Message<'_>) {
-        let _ = message;
-        todo!()
+        if message.index().first(HeaderName::ContentLength).is_none() {
+            let length = message.body().len() as u32;
+            self.header_line(message.blank_line(), HeaderName::ContentLength, |out| {
+                put_decimal(out, length)
+            });
+        }
+    }
+}
+
+/// Appends a number in decimal digits.
+pub fn put_decimal(out: &mut Vec<u8>, mut number: u32) {
+    let mut digits = [0; 10];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends an address; IPv6 without brackets, as `received` has it (RFC 3261 s25.1, via-received).
+fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                put_decimal(out, u32::from(octet));
+            }
+        }
+        IpAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all that is written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Index, Limits};
+
+    fn edited(source: &str, edit: impl FnOnce(&mut Edit, &Message<'_>)) -> String {
+        let mut index = Index::new();
+        index.scan(source.as_bytes(), &Limits::default()).unwrap();
+        let message = Message::new(source.as_bytes(), &index);
+        let mut splices = Edit::new();
+        edit(&mut splices, &message);
+        let mut out = Vec::new();
+        splices.apply_into(&message, &mut out);
+        index.scan(&out, &Limits::default()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn with(headers: &str) -> String {
+        format!("OPTIONS sip:a SIP/2.0\r\n{headers}\r\n\r\nbody")
+    }
+
+    #[test]
+    fn no_splices_change_nothing() {
+        let source = with("VIA : SIP/2.0/UDP h;rport\r\n , SIP/2.0/UDP i\r\nX:\r\n y");
+        assert_eq!(edited(&source, |_, _| {}), source);
+    }
+
+    #[test]
+    fn what_is_around_a_message_is_left_behind() {
+        let source = format!("\r\n\r\n{}", with("l: 2"));
+        assert_eq!(edited(&source, |_, _| {}), with("l: 2").replace("body", "bo"));
+    }
+
+    #[test]
+    fn elements_are_popped_over_lines_and_commas() {
+        let source = with("Route: <sip:a,b>, <sip:c>\r\nX: 1\r\nroute: <sip:d> , <sip:e>,");
+        let expected = [
+            "Route: <sip:a,b>, <sip:c>\r\nX: 1\r\nroute: <sip:d> , <sip:e>,",
+            "Route: <sip:c>\r\nX: 1\r\nroute: <sip:d> , <sip:e>,",
+            "X: 1\r\nroute: <sip:d> , <sip:e>,",
+            "X: 1\r\nroute: <sip:e>,",
+            "X: 1",
+            "X: 1",
+        ];
+        for (count, headers) in expected.into_iter().enumerate() {
+            let after = edited(&source, |edit, message| edit.pop(message, HeaderName::Route, count));
+            assert_eq!(after, with(headers), "{count}");
+        }
+    }
+
+    #[test]
+    fn any_one_element_can_be_removed() {
+        let source = with("Supported: a, b ,c\r\nk: d");
+        for (place, headers) in [
+            "Supported: b ,c\r\nk: d",
+            "Supported: a, c\r\nk: d",
+            "Supported: a, b\r\nk: d",
+            "Supported: a, b ,c",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let after = edited(&source, |edit, message| {
+                let value = message.values(HeaderName::Supported).nth(place).unwrap();
+                edit.remove_value(message, &value);
+            });
+            assert_eq!(after, with(headers), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_hop_is_four_splices() {
+        let source = with("Max-Forwards: 070\r\nVia: SIP/2.0/UDP h:5070;rport ;branch=z9hG4bK1");
+        let after = edited(&source, |edit, message| {
+            edit.push_above_with(message, HeaderName::Via, |out| out.extend_from_slice(b"SIP/2.0/TCP p"));
+            edit.set_received(message, "192.0.2.1:4711".parse().unwrap());
+            edit.decrement_max_forwards(message);
+            edit.ensure_content_length(message);
+        });
+        let expected = "Max-Forwards: 69\r\nVia: SIP/2.0/TCP p\r\n\
+            Via: SIP/2.0/UDP h:5070;rport=4711 ;branch=z9hG4bK1;received=192.0.2.1\r\nContent-Length: 4";
+        assert_eq!(after, with(expected));
+    }
+
+    #[test]
+    fn received_is_set_only_where_it_is_needed_and_never_believed() {
+        for (via, expected) in [
+            ("SIP/2.0/UDP 192.0.2.1", "SIP/2.0/UDP 192.0.2.1"),
+            (
+                "SIP/2.0/UDP 192.0.2.1;rport",
+                "SIP/2.0/UDP 192.0.2.1;rport=9;received=192.0.2.1",
+            ),
+            (
+                "SIP/2.0/UDP 192.0.2.2, x",
+                "SIP/2.0/UDP 192.0.2.2;received=192.0.2.1, x",
+            ),
+            (
+                "SIP/2.0/UDP 192.0.2.1;received=10.0.0.1;rport=1",
+                "SIP/2.0/UDP 192.0.2.1;received=192.0.2.1;rport=9",
+            ),
+        ] {
+            let after = edited(&with(&format!("v: {via}")), |edit, message| {
+                edit.set_received(message, "[::ffff:192.0.2.1]:9".parse().unwrap());
+            });
+            assert_eq!(after, with(&format!("v: {expected}")));
+        }
     }
 }
