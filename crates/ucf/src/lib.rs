@@ -6,12 +6,16 @@
 
 pub mod base32;
 pub mod flow;
+pub mod hold;
 pub mod id;
+pub mod load;
 pub mod member;
 pub mod plan;
+pub mod routing;
 pub mod store;
 pub mod token;
 pub mod transactions;
+pub mod window;
 pub mod wire;
 
 pub use id::{Epoch, Incarnation, PartitionId, ProxyId};

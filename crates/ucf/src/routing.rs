@@ -1,0 +1,364 @@
+//! The routing table: which member owns a partition, at which epoch, as far as has been heard.
+//!
+//! Containers announce ([`Ownership`]); the higher epoch wins. Members get small numbers ([`Slot`]), so that the way from a
+//! partition to its owner is two array look-ups. The table also is the fence: what a member sends for a partition that
+//! another one owns is dropped (DESIGN section 5).
+
+use crate::wire::Ownership;
+use crate::{Epoch, Incarnation, PartitionId};
+
+/// The header field by which a container that acts from memory names the last heartbeat that it had heard before asking. A
+/// proxy takes it off.
+pub const HEARTBEAT_HEADER: &str = "UCF-Heartbeat";
+
+/// Members that a table knows at most: far more than containers of a cluster; lives that ended are forgotten.
+pub const MAX_MEMBERS: usize = 1024;
+
+/// A member's place in the table; used again when the member is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u16);
+
+/// What is known of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The owner at the highest epoch heard; none if it has disowned the partition or is forgotten.
+    pub owner: Option<Slot>,
+    /// The highest epoch heard.
+    pub epoch: Epoch,
+    /// The owner hands it over or has returned a message for it: hold until somebody announces it.
+    pub leaving: bool,
+    /// Place in the owner's list, while it is there.
+    at: u32,
+}
+
+impl Route {
+    /// The owner, unless the partition is in transition.
+    #[must_use]
+    pub fn settled(&self) -> Option<Slot> {
+        if self.leaving { None } else { self.owner }
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    incarnation: Incarnation,
+    /// Its settled partitions.
+    owned: Vec<PartitionId>,
+}
+
+/// A partition that changed hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Who owned it before, if anybody.
+    pub from: Option<Slot>,
+}
+
+/// Partitions and members.
+#[derive(Debug)]
+pub struct RoutingTable {
+    routes: Vec<Route>,
+    members: Vec<Option<Member>>,
+}
+
+impl RoutingTable {
+    /// Nobody owns anything.
+    #[must_use]
+    pub fn new(partitions: usize) -> Self {
+        Self {
+            routes: vec![Route::default(); partitions],
+            members: Vec::new(),
+        }
+    }
+
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// What is known of a partition.
+    #[must_use]
+    pub fn route(&self, partition: PartitionId) -> Route {
+        self.routes.get(usize::from(partition.0)).copied().unwrap_or_default()
+    }
+
+    /// A member's slot.
+    #[must_use]
+    pub fn slot(&self, incarnation: Incarnation) -> Option<Slot> {
+        self.members
+            .iter()
+            .position(|member| member.as_ref().is_some_and(|member| member.incarnation == incarnation))
+            .map(|at| Slot(at as u16))
+    }
+
+    /// A member's slot, made if it is new; none if there are [`MAX_MEMBERS`].
+    pub fn enter(&mut self, incarnation: Incarnation) -> Option<Slot> {
+        if let Some(slot) = self.slot(incarnation) {
+            return Some(slot);
+        }
+        let free = self.members.iter().position(Option::is_none);
+        let at = free.unwrap_or(self.members.len());
+        if at >= MAX_MEMBERS {
+            return None;
+        }
+        if free.is_none() {
+            self.members.push(None);
+        }
+        self.members[at] = Some(Member {
+            incarnation,
+            owned: Vec::new(),
+        });
+        Some(Slot(at as u16))
+    }
+
+    /// Forgets a member. Its partitions have no owner then, and keep their epochs.
+    pub fn forget(&mut self, slot: Slot) {
+        for route in &mut self.routes {
+            if route.owner == Some(slot) {
+                route.owner = None;
+            }
+        }
+        if let Some(member) = self.members.get_mut(usize::from(slot.0)) {
+            *member = None;
+        }
+    }
+
+    /// Who has a slot.
+    #[must_use]
+    pub fn incarnation(&self, slot: Slot) -> Option<Incarnation> {
+        Some(self.members.get(usize::from(slot.0))?.as_ref()?.incarnation)
+    }
+
+    /// The partitions that a member owns and is not handing over.
+    #[must_use]
+    pub fn owned(&self, slot: Slot) -> &[PartitionId] {
+        match self.members.get(usize::from(slot.0)) {
+            Some(Some(member)) => &member.owned,
+            _ => &[],
+        }
+    }
+
+    /// Takes an announcement; appends what became reachable at an owner to `changes`.
+    pub fn announced(&mut self, announced: &Ownership, changes: &mut Vec<Change>) {
+        let Some(slot) = self.enter(Incarnation(announced.owner)) else {
+            return;
+        };
+        if announced.complete {
+            self.disown_unlisted(slot, announced);
+        }
+        for (partition, epoch) in announced.partitions.iter().zip(&announced.epochs) {
+            if let Some(partition) = self.known(*partition) {
+                self.announce(slot, partition, Epoch(*epoch), changes);
+            }
+        }
+        for partition in &announced.leaving {
+            if let Some(partition) = self.known(*partition)
+                && self.route(partition).owner == Some(slot)
+            {
+                self.suspend(partition);
+                changes.retain(|change| change.partition != partition);
+            }
+        }
+    }
+
+    fn announce(&mut self, slot: Slot, partition: PartitionId, epoch: Epoch, changes: &mut Vec<Change>) {
+        let route = self.route(partition);
+        let mine = route.owner == Some(slot);
+        let newer = epoch > route.epoch;
+        // At an equal epoch the first who was heard stays: two owners of one epoch cannot be (claims compare and swap).
+        if !newer && (epoch < route.epoch || !(mine || route.owner.is_none())) {
+            return;
+        }
+        if mine && !route.leaving {
+            self.routes[usize::from(partition.0)].epoch = epoch;
+            return;
+        }
+        self.unlist(partition);
+        let at = self.list(slot, partition);
+        self.routes[usize::from(partition.0)] = Route {
+            owner: Some(slot),
+            epoch,
+            leaving: false,
+            at,
+        };
+        changes.push(Change {
+            partition,
+            from: route.owner,
+        });
+    }
+
+    /// Holds a partition's messages until somebody announces it.
+    pub fn suspend(&mut self, partition: PartitionId) {
+        self.unlist(partition);
+        if let Some(route) = self.routes.get_mut(usize::from(partition.0)) {
+            route.leaving = true;
+        }
+    }
+
+    /// Who else owns the partition, if `from` is fenced: its output is to be dropped.
+    #[must_use]
+    pub fn fenced(&self, from: Slot, partition: PartitionId) -> Option<(Incarnation, Epoch)> {
+        let route = self.route(partition);
+        let owner = route.owner.filter(|owner| *owner != from)?;
+        Some((self.incarnation(owner)?, route.epoch))
+    }
+
+    fn disown_unlisted(&mut self, slot: Slot, announced: &Ownership) {
+        let mut listed = vec![false; self.routes.len()];
+        for partition in announced.partitions.iter().chain(&announced.leaving) {
+            if let Some(listed) = listed.get_mut(*partition as usize) {
+                *listed = true;
+            }
+        }
+        for (at, listed) in listed.into_iter().enumerate() {
+            if !listed && self.routes[at].owner == Some(slot) {
+                self.unlist(PartitionId(at as u16));
+                self.routes[at].owner = None;
+            }
+        }
+    }
+
+    fn known(&self, partition: u32) -> Option<PartitionId> {
+        let partition = u16::try_from(partition).ok()?;
+        (usize::from(partition) < self.routes.len()).then_some(PartitionId(partition))
+    }
+
+    fn list(&mut self, slot: Slot, partition: PartitionId) -> u32 {
+        let Some(Some(member)) = self.members.get_mut(usize::from(slot.0)) else {
+            return 0;
+        };
+        member.owned.push(partition);
+        member.owned.len() as u32 - 1
+    }
+
+    /// Takes a settled partition off its owner's list.
+    fn unlist(&mut self, partition: PartitionId) {
+        let route = self.route(partition);
+        let Some(Slot(slot)) = route.settled() else { return };
+        let Some(Some(member)) = self.members.get_mut(usize::from(slot)) else {
+            return;
+        };
+        member.owned.swap_remove(route.at as usize);
+        if let Some(moved) = member.owned.get(route.at as usize) {
+            self.routes[usize::from(moved.0)].at = route.at;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: u64 = 0xa;
+    const B: u64 = 0xb;
+    const P: PartitionId = PartitionId(3);
+
+    fn owns(owner: u64, partitions: &[u32], epoch: u64) -> Ownership {
+        Ownership {
+            owner,
+            partitions: partitions.to_vec(),
+            epochs: vec![epoch; partitions.len()],
+            ..Ownership::default()
+        }
+    }
+
+    fn tell(table: &mut RoutingTable, announced: &Ownership) -> Vec<u16> {
+        let mut changes = Vec::new();
+        table.announced(announced, &mut changes);
+        for slot in 0..2 {
+            for (at, partition) in table.owned(Slot(slot)).iter().enumerate() {
+                assert_eq!(table.route(*partition).settled(), Some(Slot(slot)));
+                assert_eq!(table.route(*partition).at as usize, at);
+            }
+        }
+        changes.iter().map(|change| change.partition.0).collect()
+    }
+
+    #[test]
+    fn the_higher_epoch_wins_and_an_equal_one_does_not() {
+        let mut table = RoutingTable::new(8);
+        assert_eq!(tell(&mut table, &owns(A, &[2, 3], 5)), [2, 3]);
+        assert_eq!(tell(&mut table, &owns(B, &[3], 5)), []);
+        assert_eq!(tell(&mut table, &owns(B, &[3], 4)), []);
+        assert_eq!(table.route(P).owner, Some(Slot(0)));
+        assert_eq!(tell(&mut table, &owns(B, &[3], 6)), [3]);
+        assert_eq!(table.route(P).owner, Some(Slot(1)));
+        assert_eq!(tell(&mut table, &owns(A, &[2, 3], 5)), [], "late news of the old owner");
+        assert_eq!(table.owned(Slot(0)), [PartitionId(2)]);
+    }
+
+    #[test]
+    fn a_leaving_partition_waits_for_whoever_announces_it() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[3], 5));
+        let leaving = Ownership {
+            leaving: vec![3],
+            ..owns(A, &[], 5)
+        };
+        tell(&mut table, &leaving);
+        assert_eq!((table.route(P).settled(), table.owned(Slot(0)).len()), (None, 0));
+        assert_eq!(table.fenced(Slot(0), P), None, "what it has committed may still leave");
+        assert_eq!(tell(&mut table, &owns(B, &[3], 6)), [3]);
+        assert_eq!(tell(&mut table, &leaving), []);
+        assert_eq!(table.route(P).settled(), Some(Slot(1)));
+    }
+
+    #[test]
+    fn a_hand_over_that_was_withdrawn_releases_at_the_old_owner() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[3], 5));
+        table.suspend(P);
+        assert_eq!(tell(&mut table, &owns(A, &[3], 5)), [3]);
+        assert_eq!(table.route(P).settled(), Some(Slot(0)));
+    }
+
+    #[test]
+    fn a_complete_list_disowns_what_it_lacks() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[1, 2, 3], 5));
+        let complete = Ownership {
+            complete: true,
+            ..owns(A, &[1, 2], 5)
+        };
+        tell(&mut table, &complete);
+        assert_eq!((table.route(P).owner, table.route(P).epoch), (None, Epoch(5)));
+        assert_eq!(tell(&mut table, &owns(B, &[3], 4)), [], "its epoch is not forgotten");
+    }
+
+    #[test]
+    fn a_fenced_member_is_told_who_owns() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[3], 5));
+        tell(&mut table, &owns(B, &[3], 6));
+        assert_eq!(table.fenced(Slot(0), P), Some((Incarnation(B), Epoch(6))));
+        assert_eq!(table.fenced(Slot(1), P), None);
+        assert_eq!(table.fenced(Slot(0), PartitionId(4)), None, "nobody is known to own it");
+    }
+
+    #[test]
+    fn a_forgotten_member_owns_nothing_and_its_slot_is_free() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[3, 4], 5));
+        table.forget(Slot(0));
+        assert_eq!((table.route(P).owner, table.slot(Incarnation(A))), (None, None));
+        assert_eq!(table.enter(Incarnation(B)), Some(Slot(0)));
+        assert_eq!(tell(&mut table, &owns(B, &[3], 6)), [3]);
+    }
+
+    #[test]
+    fn nonsense_is_ignored_and_members_are_bounded() {
+        let mut table = RoutingTable::new(8);
+        assert_eq!(tell(&mut table, &owns(A, &[8, 70_000, u32::MAX], 5)), []);
+        let uneven = Ownership {
+            epochs: vec![],
+            ..owns(A, &[1], 1)
+        };
+        assert_eq!(tell(&mut table, &uneven), []);
+        for life in 0..2000 {
+            table.enter(Incarnation(life));
+        }
+        assert_eq!(table.members.len(), MAX_MEMBERS);
+    }
+}

@@ -1,0 +1,357 @@
+//! What was sent to a container and is not confirmed: should the container fall, its successors get it (DESIGN section 4).
+//!
+//! The window is the output buffer of the connection at the same time: a message is written once, into the chunk from which
+//! the socket sends it, and stays there until the container confirms its number. Messages are numbered from 1 in the order
+//! in which they are written.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::time::Duration;
+
+use sip::Instant;
+
+use crate::PartitionId;
+
+/// Bytes of a chunk: some hundred messages, so that freeing one is rare and one unconfirmed message keeps little else.
+const CHUNK: usize = 256 << 10;
+
+/// A chunk is closed when less is left, so that it is not grown by a message of usual size.
+const SPARE: usize = 8 << 10;
+
+/// What a message carries with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Whose it is.
+    pub partition: PartitionId,
+    /// Its place among all messages of this proxy worker: lower is older.
+    pub order: u64,
+    /// How often a container has returned it.
+    pub returns: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    label: Label,
+    sent: Instant,
+    chunk: u64,
+    start: u32,
+    len: u32,
+    /// It needs no keeping any more.
+    done: bool,
+}
+
+/// The messages sent on one connection.
+#[derive(Debug)]
+pub struct Window {
+    chunks: VecDeque<Vec<u8>>,
+    /// Number of `chunks[0]`.
+    first_chunk: u64,
+    /// Where the socket goes on: chunk and byte.
+    unwritten: (u64, usize),
+    entries: VecDeque<Entry>,
+    /// Number of `entries[0]`.
+    first: u64,
+    /// Bytes of the entries.
+    bytes: usize,
+    /// One emptied chunk, to be used again.
+    empty: Option<Vec<u8>>,
+    max_bytes: usize,
+    max_age: Duration,
+}
+
+impl Window {
+    /// A window for a new connection.
+    #[must_use]
+    pub fn new(max_bytes: usize, max_age: Duration) -> Self {
+        Self {
+            chunks: VecDeque::from([Vec::with_capacity(CHUNK)]),
+            first_chunk: 0,
+            unwritten: (0, 0),
+            entries: VecDeque::new(),
+            first: 1,
+            bytes: 0,
+            empty: None,
+            max_bytes,
+            max_age,
+        }
+    }
+
+    /// Bytes not confirmed.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a message of this size may be added.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        self.bytes + len <= self.max_bytes
+    }
+
+    /// Adds the message that `write` appends; returns its number.
+    pub fn append(&mut self, now: Instant, label: Label, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        if self.chunks.back().is_none_or(|chunk| chunk.len() + SPARE > CHUNK) {
+            let chunk = self.empty.take().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+            self.chunks.push_back(chunk);
+        }
+        let chunk = self
+            .chunks
+            .back_mut()
+            .expect("a chunk was just added if there was none");
+        let start = chunk.len();
+        write(chunk);
+        let len = chunk.len() - start;
+        self.bytes += len;
+        self.entries.push_back(Entry {
+            label,
+            sent: now,
+            chunk: self.first_chunk + self.chunks.len() as u64 - 1,
+            start: start as u32,
+            len: len as u32,
+            done: false,
+        });
+        self.first + self.entries.len() as u64 - 1
+    }
+
+    /// What the socket has to write, as up to `slices.len()` pieces; returns how many.
+    pub fn outgoing<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let (chunk, from) = self.unwritten;
+        let chunks = self.chunks.iter().skip((chunk - self.first_chunk) as usize);
+        let pieces = chunks
+            .enumerate()
+            .map(|(n, chunk)| &chunk[if n == 0 { from } else { 0 }..])
+            .filter(|piece| !piece.is_empty());
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        count
+    }
+
+    /// The socket has written so many bytes.
+    pub fn wrote(&mut self, mut bytes: usize) {
+        loop {
+            let (chunk, from) = self.unwritten;
+            let Some(left) = self
+                .chunks
+                .get((chunk - self.first_chunk) as usize)
+                .map(|chunk| chunk.len() - from)
+            else {
+                return;
+            };
+            let is_last = chunk - self.first_chunk + 1 == self.chunks.len() as u64;
+            if bytes < left || is_last {
+                self.unwritten.1 += bytes.min(left);
+                break;
+            }
+            bytes -= left;
+            self.unwritten = (chunk + 1, 0);
+        }
+        self.free_chunks();
+    }
+
+    /// The container has confirmed all messages up to this number.
+    pub fn confirm(&mut self, upto: u64) {
+        while self.first <= upto && self.pop() {}
+        self.free_chunks();
+    }
+
+    /// The container has returned a message: gives it to `again`, once.
+    pub fn returned(&mut self, number: u64, again: impl FnOnce(Label, &[u8])) {
+        let entry = number
+            .checked_sub(self.first)
+            .and_then(|at| self.entries.get_mut(usize::try_from(at).ok()?));
+        if let Some(entry) = entry
+            && !entry.done
+        {
+            entry.done = true;
+            again(entry.label, bytes_of(&self.chunks, self.first_chunk, entry));
+        }
+    }
+
+    /// Gives every unconfirmed message whose partition `wanted` names to `again`, oldest first, and keeps it no longer.
+    pub fn take(&mut self, wanted: impl Fn(PartitionId) -> bool, mut again: impl FnMut(Label, &[u8])) {
+        for entry in &mut self.entries {
+            if !entry.done && wanted(entry.label.partition) {
+                entry.done = true;
+                again(entry.label, bytes_of(&self.chunks, self.first_chunk, entry));
+            }
+        }
+    }
+
+    /// Gives up what is older than the window keeps: the peer has given it up, too.
+    pub fn expire(&mut self, now: Instant) {
+        while let Some(entry) = self.entries.front()
+            && entry.sent + self.max_age <= now
+            && self.pop()
+        {}
+        self.free_chunks();
+    }
+
+    fn pop(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else {
+            return false;
+        };
+        self.bytes -= entry.len as usize;
+        self.first += 1;
+        true
+    }
+
+    /// Frees chunks that are written and hold no entry.
+    fn free_chunks(&mut self) {
+        let (writing, written) = self.unwritten;
+        let needed = self.entries.front().map_or(u64::MAX, |entry| entry.chunk);
+        while self.first_chunk < writing.min(needed) {
+            let Some(mut chunk) = self.chunks.pop_front() else {
+                return;
+            };
+            self.first_chunk += 1;
+            if chunk.capacity() <= 2 * CHUNK {
+                chunk.clear();
+                self.empty = Some(chunk);
+            }
+        }
+        // All is written and confirmed: the only chunk starts anew, so that a quiet connection keeps to one.
+        if self.entries.is_empty()
+            && let [chunk] = self.chunks.make_contiguous()
+            && chunk.len() == written
+        {
+            chunk.clear();
+            self.unwritten.1 = 0;
+        }
+    }
+}
+
+fn bytes_of<'a>(chunks: &'a VecDeque<Vec<u8>>, first: u64, entry: &Entry) -> &'a [u8] {
+    let start = entry.start as usize;
+    &chunks[(entry.chunk - first) as usize][start..start + entry.len as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window() -> Window {
+        Window::new(1 << 20, Duration::from_secs(32))
+    }
+
+    fn add(window: &mut Window, partition: u16, text: &str) -> u64 {
+        let label = Label {
+            partition: PartitionId(partition),
+            order: window.first + window.entries.len() as u64,
+            returns: 0,
+        };
+        window.append(Instant::default(), label, |out| out.extend_from_slice(text.as_bytes()))
+    }
+
+    fn pending(window: &Window) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 64];
+        let count = window.outgoing(&mut slices);
+        slices[..count].iter().flat_map(|slice| slice.to_vec()).collect()
+    }
+
+    fn taken(window: &mut Window, wanted: impl Fn(u16) -> bool) -> Vec<String> {
+        let mut taken = Vec::new();
+        window.take(
+            |partition| wanted(partition.0),
+            |_, bytes| taken.push(String::from_utf8_lossy(bytes).into_owned()),
+        );
+        taken
+    }
+
+    #[test]
+    fn messages_are_written_once_and_kept_until_confirmed() {
+        let mut window = window();
+        assert_eq!((add(&mut window, 1, "one"), add(&mut window, 2, "two")), (1, 2));
+        assert_eq!(pending(&window), b"onetwo");
+        window.wrote(4);
+        assert_eq!(pending(&window), b"wo");
+        window.wrote(2);
+        assert_eq!((pending(&window), window.bytes()), (vec![], 6));
+        window.confirm(1);
+        assert_eq!(window.bytes(), 3);
+        add(&mut window, 1, "three");
+        assert_eq!(taken(&mut window, |_| true), ["two", "three"]);
+        assert_eq!(taken(&mut window, |_| true), Vec::<String>::new(), "each only once");
+    }
+
+    #[test]
+    fn a_returned_message_is_given_back_once() {
+        let mut window = window();
+        for text in ["one", "two", "three"] {
+            add(&mut window, 1, text);
+        }
+        let mut returned = Vec::new();
+        for number in [2, 2, 0, 9] {
+            window.returned(number, |_, bytes| returned.push(bytes.to_vec()));
+        }
+        assert_eq!(returned, [b"two"]);
+        assert_eq!(taken(&mut window, |_| true), ["one", "three"]);
+        window.confirm(u64::MAX);
+        assert_eq!(add(&mut window, 1, "four"), 4, "numbers go on");
+    }
+
+    #[test]
+    fn only_the_partitions_that_moved_are_taken() {
+        let mut window = window();
+        for (partition, text) in [(1, "a"), (2, "b"), (1, "c")] {
+            add(&mut window, partition, text);
+        }
+        assert_eq!(taken(&mut window, |partition| partition == 1), ["a", "c"]);
+        assert_eq!(taken(&mut window, |_| true), ["b"]);
+    }
+
+    #[test]
+    fn chunks_are_freed_in_any_order_of_writing_and_confirming() {
+        for (wrote, confirmed) in [(7, 3), (1, 11), (13, 13)] {
+            let mut window = window();
+            let text = "x".repeat(1000);
+            let (mut sent, mut written, mut upto) = (0, 0, 0);
+            for step in 0..3000 {
+                sent = add(&mut window, 1, &text);
+                if step % wrote == 0 {
+                    written += pending(&window).len();
+                    window.wrote(pending(&window).len());
+                }
+                if step % confirmed == 0 {
+                    upto = sent.min(written as u64 / 1000);
+                    window.confirm(upto);
+                }
+            }
+            assert!(window.chunks.len() <= 3, "{}", window.chunks.len());
+            assert_eq!(taken(&mut window, |_| true).len() as u64, sent - upto);
+            window.wrote(pending(&window).len());
+            window.confirm(sent);
+            assert_eq!((window.bytes(), window.chunks.len()), (0, 1));
+        }
+    }
+
+    #[test]
+    fn a_message_larger_than_a_chunk_passes() {
+        let mut window = window();
+        let large = "y".repeat(CHUNK + 1);
+        add(&mut window, 1, "small");
+        add(&mut window, 1, &large);
+        add(&mut window, 1, "last");
+        assert_eq!(pending(&window).len(), large.len() + 9);
+        window.wrote(large.len() + 9);
+        window.confirm(2);
+        assert_eq!(taken(&mut window, |_| true), ["last"]);
+    }
+
+    #[test]
+    fn bytes_and_age_are_bounded() {
+        let mut window = Window::new(10, Duration::from_secs(32));
+        add(&mut window, 1, "12345678");
+        assert!(window.has_room(2) && !window.has_room(3));
+        window.expire(Instant::from_micros(31_999_999));
+        assert_eq!(window.bytes(), 8);
+        window.expire(Instant::from_micros(32_000_000));
+        assert_eq!(
+            (window.bytes(), pending(&window).len()),
+            (0, 8),
+            "given up, not cut out of the stream"
+        );
+    }
+}
