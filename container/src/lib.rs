@@ -1,1 +1,9 @@
-//! See ARCHITECTURE.md.
+//! The SIP container: owns partitions, runs applications, replicates sessions to Redis.
+//!
+//! - [`records`]: what is replicated, and its bounds;
+//! - [`engine`]: one worker, sans-IO: partitions as actors, transactions, dialogs, timers, turns;
+//! - [`store`]: Redis behind a link of our own.
+
+pub mod engine;
+pub mod records;
+pub mod store;

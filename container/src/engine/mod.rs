@@ -1,0 +1,5 @@
+//! The engine.
+
+mod turn;
+
+pub use turn::{Announcement, Confirm, ConnectionId, Input, Output, Released, Turn, Write};

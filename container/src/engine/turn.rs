@@ -1,0 +1,92 @@
+//! What a turn of a worker leaves behind: writes first, and what may leave once they are acknowledged.
+
+use bytes::Bytes;
+use ucf::{Epoch, PartitionId, ProxyId};
+
+use crate::records::Key;
+
+/// A SIP connection from a proxy worker, numbered by the driver; never used again after it closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// One message on a connection: the number by which it is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The connection it came on.
+    pub connection: ConnectionId,
+    /// Its number there, from 1.
+    pub number: u64,
+}
+
+/// How an input ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// The input.
+    pub input: Input,
+    /// Its partition is not ours: the proxy sends it to the owner.
+    pub returned: bool,
+}
+
+/// Records of one partition to be written under its epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The epoch at which this worker owns it.
+    pub epoch: Epoch,
+    /// Running number within the epoch, from 1.
+    pub number: u64,
+    /// Drop all records first: the store is made equal to memory.
+    pub replace: bool,
+    /// Records to be stored.
+    pub sets: Vec<(Key, Bytes)>,
+    /// Records to be deleted.
+    pub deletes: Vec<Key>,
+}
+
+/// A SIP message for a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The proxy worker through which the peer was last heard; any other if that one is gone, or if there is none.
+    pub proxy: Option<ProxyId>,
+    /// Whose message it is.
+    pub partition: PartitionId,
+    /// At which epoch.
+    pub epoch: Epoch,
+    /// The message.
+    pub bytes: Bytes,
+}
+
+/// A server transaction that proxies shall know (DESIGN: "no call is ever doubled").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Key of the client's Via (RFC 3261 s17.2.3).
+    pub key: u64,
+    /// Key of Call-ID, From tag and CSeq (RFC 3261 s8.2.2.2).
+    pub merged: u64,
+    /// Its final response has been given: to be forgotten 32 s from now.
+    pub ended: bool,
+}
+
+/// One turn. Its announcements go out at once, its outputs and confirms after its writes
+/// ([`Engine::handle_written`](super::Engine::handle_written)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Number of the turn, from 1.
+    pub number: u64,
+    /// The writes, one per partition; without any the turn is as good as written.
+    pub writes: Vec<Write>,
+    /// New and ended transactions.
+    pub announcements: Vec<Announcement>,
+}
+
+/// What a written turn releases, in the order in which it is to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Messages.
+    pub outputs: Vec<Output>,
+    /// Inputs that need no keeping any more.
+    pub confirms: Vec<Confirm>,
+}

@@ -1,0 +1,308 @@
+//! The store in Redis: the requests of `ucf::store` as scripts, over a link of our own.
+//!
+//! | key | type | holds |
+//! | --- | --- | --- |
+//! | `sc:{CLUSTER:pN}:o` | hash | owner, epoch, running number and hand-over target of partition N |
+//! | `sc:{CLUSTER:pN}:r` | hash | its records |
+//! | `sc:{CLUSTER:m}:members` | hash | member records by incarnation |
+//! | `sc:{CLUSTER:m}:counters` | hash | their counters, and `era`: a random number as old as the data |
+
+mod link;
+mod reply;
+mod scripts;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use redis::{Cmd, Pipeline, Value};
+use ucf::store::{MemberRecord, StoreReply, StoreRequest};
+use ucf::{Incarnation, PartitionId};
+
+pub use link::{Link, Lost};
+
+use crate::engine::Write;
+
+/// A worker's or the control task's way to Redis.
+pub struct Store {
+    link: Link,
+    cluster: String,
+    shas: Shas,
+    /// Offered as the data's `era` if it has none.
+    entropy: u64,
+}
+
+/// Names of the scripts.
+struct Shas {
+    join: String,
+    renew: String,
+    remove: String,
+    claim: String,
+    target: String,
+    write: String,
+}
+
+/// An answer, and for a won claim the records.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer.
+    pub reply: StoreReply,
+    /// Keys and values.
+    pub records: Vec<(Bytes, Bytes)>,
+}
+
+/// How one write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, now or before.
+    Written,
+    /// Done, but the store had lost what it knew of the partition.
+    Behind,
+    /// Another owns the partition.
+    Stale,
+}
+
+/// A member as it is stored.
+#[derive(Clone, PartialEq, prost::Message)]
+struct MemberValue {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    sip: String,
+    #[prost(string, tag = "3")]
+    ucf: String,
+    #[prost(uint32, tag = "4")]
+    weight: u32,
+}
+
+impl Store {
+    /// A store that connects at its first request.
+    ///
+    /// # Errors
+    /// Fails if `url` is no address of a Redis.
+    pub fn new(url: &str, cluster: &str, budget: Duration, entropy: u64) -> Result<Self, Lost> {
+        let shas = Shas {
+            join: link::sha(scripts::JOIN),
+            renew: link::sha(scripts::RENEW),
+            remove: link::sha(scripts::REMOVE),
+            claim: link::sha(scripts::CLAIM),
+            target: link::sha(scripts::TARGET),
+            write: link::sha(scripts::WRITE),
+        };
+        Ok(Self {
+            link: Link::new(url, budget)?,
+            cluster: cluster.to_owned(),
+            shas,
+            entropy,
+        })
+    }
+
+    /// Carries requests out in one pipeline; answers stand in the same order.
+    ///
+    /// # Errors
+    /// The store is lost; whatever was asked may have been done.
+    pub async fn ask(&mut self, requests: &[StoreRequest]) -> Result<Vec<Answer>, Lost> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(requests.len() * 2);
+        for request in requests {
+            self.append(&mut pipeline, request);
+        }
+        let mut values = self.link.run(&pipeline).await?.into_iter();
+        let era = self.link.run_id();
+        requests
+            .iter()
+            .map(|request| reply::answer(request, era, &mut values))
+            .collect()
+    }
+
+    /// Writes the records of one turn in one script.
+    ///
+    /// # Errors
+    /// The store is lost; the same writes may be sent again, for their running numbers make them harmless.
+    pub async fn write(&mut self, member: Incarnation, writes: &[Write]) -> Result<Vec<Outcome>, Lost> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = evalsha(&self.shas.write, writes.len() * 2);
+        for write in writes {
+            command
+                .arg(self.owner_key(write.partition))
+                .arg(self.records_key(write.partition));
+        }
+        command.arg(hex(member));
+        for write in writes {
+            append_write(&mut command, write);
+        }
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        let value = self
+            .link
+            .run(&pipeline)
+            .await?
+            .pop()
+            .ok_or_else(|| Lost("no answer to a write".into()))?;
+        reply::outcomes(value, writes.len())
+    }
+
+    /// The store's clock, in milliseconds of the Unix epoch.
+    ///
+    /// # Errors
+    /// The store is lost.
+    pub async fn time(&mut self) -> Result<u64, Lost> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("TIME");
+        let value = self.link.run(&pipeline).await?.pop().unwrap_or(Value::Nil);
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(value).map_err(|error| Lost(error.to_string()))?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+
+    /// Where it connects to.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.link.address()
+    }
+
+    fn append(&self, pipeline: &mut Pipeline, request: &StoreRequest) {
+        match request {
+            StoreRequest::Join { record } => {
+                let mut command = self.on_members(&self.shas.join);
+                command
+                    .arg(hex(record.incarnation))
+                    .arg(encode(record))
+                    .arg(self.entropy);
+                pipeline.add_command(command);
+            }
+            StoreRequest::Renew { member, counter } => {
+                let mut command = self.on_members(&self.shas.renew);
+                command.arg(hex(*member)).arg(*counter).arg(self.entropy);
+                pipeline.add_command(command);
+            }
+            StoreRequest::Remove { member, counter } => {
+                let mut command = self.on_members(&self.shas.remove);
+                command
+                    .arg(hex(*member))
+                    .arg(counter.map(|c| c.to_string()).unwrap_or_default());
+                pipeline.add_command(command);
+            }
+            StoreRequest::Inspect { partitions } => {
+                for partition in partitions {
+                    let key = self.owner_key(*partition);
+                    pipeline.cmd("HMGET").arg(key).arg("owner").arg("epoch").arg("target");
+                }
+            }
+            StoreRequest::Claim {
+                partition,
+                member,
+                expected,
+                at_least,
+                as_target,
+            } => {
+                let mut command = self.on_owner(&self.shas.claim, *partition);
+                command.arg(hex(*member)).arg(expected.map(hex).unwrap_or_default());
+                command.arg(at_least.0).arg(u8::from(*as_target));
+                pipeline.add_command(command);
+                // After the claim no other can write, so what a plain command behind it reads is whole; through the
+                // script each record would be copied twice more.
+                pipeline.cmd("HGETALL").arg(self.records_key(*partition));
+            }
+            StoreRequest::Write(write) => {
+                let mut command = evalsha(&self.shas.write, 2);
+                command
+                    .arg(self.owner_key(write.partition))
+                    .arg(self.records_key(write.partition));
+                command.arg(hex(write.member));
+                append_plain_write(&mut command, write);
+                pipeline.add_command(command);
+            }
+            StoreRequest::Mark {
+                partition,
+                member,
+                epoch,
+                target,
+            } => {
+                let mut command = self.on_owner(&self.shas.target, *partition);
+                command.arg(hex(*member)).arg(epoch.0).arg(hex(*target));
+                pipeline.add_command(command);
+            }
+            StoreRequest::Withdraw {
+                partition,
+                member,
+                epoch,
+            } => {
+                let mut command = self.on_owner(&self.shas.target, *partition);
+                command.arg(hex(*member)).arg(epoch.0).arg("");
+                pipeline.add_command(command);
+            }
+        }
+    }
+
+    fn on_members(&self, sha: &str) -> Cmd {
+        let mut command = evalsha(sha, 2);
+        command
+            .arg(format!("sc:{{{}:m}}:members", self.cluster))
+            .arg(format!("sc:{{{}:m}}:counters", self.cluster));
+        command
+    }
+
+    fn on_owner(&self, sha: &str, partition: PartitionId) -> Cmd {
+        let mut command = evalsha(sha, 1);
+        command.arg(self.owner_key(partition));
+        command
+    }
+
+    fn owner_key(&self, partition: PartitionId) -> String {
+        format!("sc:{{{}:p{}}}:o", self.cluster, partition.0)
+    }
+
+    fn records_key(&self, partition: PartitionId) -> String {
+        format!("sc:{{{}:p{}}}:r", self.cluster, partition.0)
+    }
+}
+
+fn evalsha(sha: &str, keys: usize) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(sha).arg(keys);
+    command
+}
+
+fn append_write(command: &mut Cmd, write: &Write) {
+    command
+        .arg(write.epoch.0)
+        .arg(write.number)
+        .arg(u8::from(write.replace));
+    command.arg(write.sets.len()).arg(write.deletes.len());
+    for (key, value) in &write.sets {
+        command.arg(&key.to_bytes()).arg(value.as_ref());
+    }
+    for key in &write.deletes {
+        command.arg(&key.to_bytes());
+    }
+}
+
+fn append_plain_write(command: &mut Cmd, write: &ucf::store::Write) {
+    command.arg(write.epoch.0).arg(write.seq).arg(u8::from(write.replace));
+    command.arg(write.sets.len()).arg(write.deletes.len());
+    for (key, value) in &write.sets {
+        command.arg(key.as_slice()).arg(value.as_slice());
+    }
+    for key in &write.deletes {
+        command.arg(key.as_slice());
+    }
+}
+
+fn encode(record: &MemberRecord) -> Vec<u8> {
+    let value = MemberValue {
+        name: record.name.clone(),
+        sip: record.sip.clone(),
+        ucf: record.ucf.clone(),
+        weight: u32::from(record.weight),
+    };
+    value.encode_to_vec()
+}
+
+/// Sixteen digits, as members stand in the store.
+fn hex(member: Incarnation) -> String {
+    member.to_string()
+}

@@ -1,0 +1,99 @@
+//! The scripts: what `ucf::store` means, in Lua. Each touches one hash tag (`write` takes several partitions at once, which a
+//! single server allows) and calls Redis as few times as it can: a call costs about half a microsecond of the one core there is.
+//!
+//! Replies are arrays whose first element is a word; a refusal carries owner, epoch and target as stored.
+
+/// `KEYS` members, counters; `ARGV` incarnation, record, a random number in case the data has none.
+pub const JOIN: &str = r"
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HSET', KEYS[2], ARGV[1], '0')
+redis.call('HSETNX', KEYS[2], 'era', ARGV[3])
+return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+";
+
+/// `KEYS` members, counters; `ARGV` incarnation, counter, a random number in case the data has none.
+pub const RENEW: &str = r"
+redis.call('HSETNX', KEYS[2], 'era', ARGV[3])
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return {{}, redis.call('HGETALL', KEYS[2]), 'unlisted'}
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+";
+
+/// `KEYS` members, counters; `ARGV` incarnation, counter or nothing.
+pub const REMOVE: &str = r"
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+return 1
+";
+
+/// `KEYS` owner; `ARGV` member, expected owner or nothing, lowest epoch, `1` for a target.
+pub const CLAIM: &str = r"
+local s = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'target')
+local owner, epoch = s[1] or '', tonumber(s[2] or '0')
+if owner ~= ARGV[2] or (ARGV[4] == '1' and s[3] ~= ARGV[1]) then
+  return {'refused', owner, s[2] or '0', s[3] or ''}
+end
+epoch = math.max(epoch + 1, tonumber(ARGV[3]))
+epoch = string.format('%.0f', epoch)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'seq', '0')
+if s[3] then redis.call('HDEL', KEYS[1], 'target') end
+return {'claimed', epoch}
+";
+
+/// `KEYS` owner; `ARGV` member, epoch, target (nothing: withdraw).
+pub const TARGET: &str = r"
+local s = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'target')
+if s[1] ~= ARGV[1] or s[2] ~= ARGV[2] then
+  return {'refused', s[1] or '', s[2] or '0', s[3] or ''}
+end
+if ARGV[3] == '' then
+  redis.call('HDEL', KEYS[1], 'target')
+else
+  redis.call('HSET', KEYS[1], 'target', ARGV[3])
+end
+return {'done'}
+";
+
+/// `KEYS` owner and records of each write; `ARGV` member, then of each write: epoch, running number, `1` to drop all records
+/// first, how many to set, how many to delete, keys and values to be set, keys to be deleted. The reply names only the writes
+/// that did not go as usual, by number from 0 and word.
+pub const WRITE: &str = r"
+local K, A, call = KEYS, ARGV, redis.call
+local member, at, odd = A[1], 2, {}
+for i = 1, #K, 2 do
+  local o, epoch, seq, sets, dels = K[i], A[at], A[at + 1], tonumber(A[at + 3]), tonumber(A[at + 4])
+  local s = call('HMGET', o, 'owner', 'epoch', 'seq')
+  local go
+  if s[2] == epoch and s[1] == member then
+    if tonumber(seq) > tonumber(s[3]) then
+      go = true
+      call('HSET', o, 'seq', seq)
+    else
+      odd[#odd + 1] = {(i - 1) / 2, 'repeated'}
+    end
+  elseif not s[1] or tonumber(s[2]) < tonumber(epoch) then
+    go = true
+    call('HSET', o, 'owner', member, 'epoch', epoch, 'seq', seq)
+    call('HDEL', o, 'target')
+    odd[#odd + 1] = {(i - 1) / 2, 'behind'}
+  else
+    odd[#odd + 1] = {(i - 1) / 2, 'refused', s[1], s[2], call('HGET', o, 'target') or ''}
+  end
+  local first = at + 5
+  local last = first + 2 * sets
+  if go then
+    if A[at + 2] == '1' then call('DEL', K[i + 1]) end
+    if dels > 0 then call('HDEL', K[i + 1], unpack(A, last, last + dels - 1)) end
+    if sets > 0 then call('HSET', K[i + 1], unpack(A, first, last - 1)) end
+  end
+  at = last + dels
+end
+return odd
+";
+
+/// All of them, to be loaded on every new connection.
+pub const ALL: [&str; 6] = [JOIN, RENEW, REMOVE, CLAIM, TARGET, WRITE];
