@@ -19,6 +19,14 @@ impl Backoff {
         }
     }
 
+    /// The first repeat now, the next after `interval`.
+    pub(crate) fn at_once(now: Instant, interval: Duration) -> Self {
+        Self {
+            at: now,
+            ..Self::start(now, interval / 2)
+        }
+    }
+
     pub(crate) fn at(&self) -> Instant {
         self.at
     }
