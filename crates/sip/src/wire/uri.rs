@@ -173,6 +173,31 @@ impl<'a> Uri<'a> {
         Host::parse(self.host)
     }
 
+    /// Whether both name the same resource: RFC 3261 s19.1.4 for sip and sips, RFC 3966 s5 for tel, else the bytes,
+    /// but not the case of the scheme. Not transitive, as the RFC says itself.
+    #[must_use]
+    pub fn is_equivalent(&self, other: &Uri<'_>) -> bool {
+        match (self.scheme, other.scheme) {
+            (Scheme::Sip, Scheme::Sip) | (Scheme::Sips, Scheme::Sips) => {
+                same_part(self.user, other.user, false)
+                    && same_part(self.password, other.password, false)
+                    && same_host(self.host, other.host)
+                    && self.port == other.port
+                    && params_agree(self.params, other.params)
+                    && params_agree(other.params, self.params)
+                    && headers_agree(self.headers, other.headers)
+                    && headers_agree(other.headers, self.headers)
+            }
+            (Scheme::Tel, Scheme::Tel) => same_number(self, other),
+            _ => match (memchr(b':', self.raw), memchr(b':', other.raw)) {
+                (Some(a), Some(b)) => {
+                    self.raw[..a].eq_ignore_ascii_case(&other.raw[..b]) && self.raw[a..] == other.raw[b..]
+                }
+                _ => false,
+            },
+        }
+    }
+
     /// Whether this is sip or sips.
     #[must_use]
     pub const fn is_sip(&self) -> bool {
@@ -197,5 +222,179 @@ impl<'a> Scheme<'a> {
         } else {
             Self::Other(bytes)
         })
+    }
+}
+
+/// RFC 3966 s5: visual separators and case do not matter, every parameter does.
+fn same_number(one: &Uri<'_>, other: &Uri<'_>) -> bool {
+    fn plain<'n>(uri: &Uri<'n>) -> impl Iterator<Item = u8> + use<'n> {
+        let number = uri.user.unwrap_or_default().iter();
+        number
+            .filter(|b| !matches!(b, b'-' | b'.' | b'(' | b')'))
+            .map(u8::to_ascii_lowercase)
+    }
+    let has = |name: &[u8], value: Option<&[u8]>| {
+        other
+            .params
+            .get(name)
+            .is_some_and(|found| found.eq_ignore_ascii_case(value.unwrap_or_default()))
+    };
+    plain(one).eq(plain(other))
+        && one.params.iter().count() == other.params.iter().count()
+        && one.params.iter().all(|(name, value)| has(name, value))
+}
+
+fn same_host(one: &[u8], other: &[u8]) -> bool {
+    match (Host::parse(one), Host::parse(other)) {
+        (Some(Host::Address(one)), Some(Host::Address(other))) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// A parameter that stands in both must have one value; `user`, `ttl`, `method`, `maddr` and `transport` must stand in
+/// both or none. (The RFC's rule does not list `transport`, its example of URIs that differ does.)
+fn params_agree(one: Params<'_>, other: Params<'_>) -> bool {
+    const IN_BOTH: [&[u8]; 5] = [b"user", b"ttl", b"method", b"maddr", b"transport"];
+    one.iter().all(|(name, value)| match other.get(name) {
+        Some(found) => same_bytes(value.unwrap_or_default(), found, true),
+        None => !IN_BOTH.iter().any(|must| must.eq_ignore_ascii_case(name)),
+    })
+}
+
+/// Every header part of `one` stands in `other`; order does not matter.
+fn headers_agree(one: &[u8], other: &[u8]) -> bool {
+    let split = |part: &[u8]| memchr(b'=', part).unwrap_or(part.len());
+    one.split(|b| *b == b'&').all(|part| {
+        other.split(|b| *b == b'&').any(|candidate| {
+            let (a, b) = (split(part), split(candidate));
+            same_bytes(&part[..a], &candidate[..b], true) && same_bytes(&part[a..], &candidate[b..], false)
+        })
+    })
+}
+
+fn same_part(one: Option<&[u8]>, other: Option<&[u8]>, fold: bool) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => same_bytes(one, other, fold),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Equal but for escapes: a character is the same as its escape, unless it is reserved (RFC 3261 s19.1.4).
+fn same_bytes(one: &[u8], other: &[u8], fold: bool) -> bool {
+    let case = move |(byte, reserved): (u8, bool)| (if fold { byte.to_ascii_lowercase() } else { byte }, reserved);
+    unescaped(one).map(case).eq(unescaped(other).map(case))
+}
+
+/// The bytes behind the escapes; `true` marks a reserved character that was escaped.
+fn unescaped(bytes: &[u8]) -> impl Iterator<Item = (u8, bool)> + '_ {
+    let hex = |b: u8| (b as char).to_digit(16).map(|digit| digit as u8);
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (&first, tail) = rest.split_first()?;
+        if let (b'%', [high, low, after @ ..]) = (first, tail)
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            rest = after;
+            let byte = high << 4 | low;
+            return Some((byte, b";/?:@&=+$,".contains(&byte)));
+        }
+        rest = tail;
+        Some((first, false))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(text: &str) -> Uri<'_> {
+        Uri::parse(text.as_bytes()).unwrap_or_else(|| panic!("{text}"))
+    }
+
+    #[test]
+    fn uris_of_all_kinds_are_taken_apart() {
+        let sip = uri("sip:us;er=1?:pw@[2001:db8::9]:5070;transport=tcp;lr?subject=x&a=b");
+        assert_eq!(
+            (sip.user, sip.password, sip.port),
+            (Some(&b"us;er=1?"[..]), Some(&b"pw"[..]), Some(5070))
+        );
+        assert_eq!(sip.host(), Some(Host::Address("2001:db8::9".parse().unwrap())));
+        assert!(sip.params.has(b"LR") && sip.headers == b"subject=x&a=b");
+        let sips = uri("SIPS:host.example");
+        assert_eq!(
+            (sips.scheme, sips.user, sips.host()),
+            (Scheme::Sips, None, Some(Host::Name(b"host.example")))
+        );
+        let tel = uri("tel:+1-201;phone-context=x");
+        assert_eq!(
+            (tel.user, tel.params.get(b"phone-context")),
+            (Some(&b"+1-201"[..]), Some(&b"x"[..]))
+        );
+        assert_eq!(uri("urn:service:sos").scheme, Scheme::Urn);
+        assert_eq!(uri("soap.beep://h:1").scheme, Scheme::Other(b"soap.beep"));
+        for bad in [
+            "",
+            "sip",
+            "sip:",
+            ":a",
+            "sip:@h",
+            "sip:a@",
+            "sip:a@b@c",
+            "sip:h:0",
+            "sip:h:65536",
+            "sip:[::1",
+            "sip:a b",
+            "1:a",
+        ] {
+            assert_eq!(Uri::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn comparison_is_that_of_rfc_3261_19_1_4() {
+        for (one, other) in [
+            (
+                "sip:%61lice@atlanta.com;transport=TCP",
+                "sip:alice@AtLanTa.CoM;Transport=tcp",
+            ),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com;newparam=5"),
+            ("sip:carol@chicago.com;security=on", "sip:carol@chicago.com;newparam=5"),
+            (
+                "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+                "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com",
+            ),
+            (
+                "sip:alice@atlanta.com?subject=project%20x&priority=urgent",
+                "sip:alice@atlanta.com?priority=urgent&subject=project%20x",
+            ),
+            ("tel:+1-201-555", "TEL:+1(201)555"),
+            ("sip:[::1]", "sip:[0:0:0:0:0:0:0:1]"),
+        ] {
+            assert!(
+                uri(one).is_equivalent(&uri(other)) && uri(other).is_equivalent(&uri(one)),
+                "{one} {other}"
+            );
+        }
+        for (one, other) in [
+            (
+                "SIP:ALICE@AtLanTa.CoM;Transport=udp",
+                "sip:alice@AtLanTa.CoM;Transport=UDP",
+            ),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com;transport=udp"),
+            ("sip:bob@biloxi.com", "sip:bob@biloxi.com:6000;transport=tcp"),
+            ("sip:carol@chicago.com", "sip:carol@chicago.com?Subject=next%20meeting"),
+            ("sip:bob@phone21.boxesbybob.com", "sip:bob@192.0.2.4"),
+            (
+                "sip:carol@chicago.com;security=on",
+                "sip:carol@chicago.com;security=off",
+            ),
+            ("sip:a%3Bb@h", "sip:a;b@h"),
+            ("sip:h", "sips:h"),
+            ("tel:1", "tel:1;phone-context=x"),
+        ] {
+            assert!(!uri(one).is_equivalent(&uri(other)), "{one} {other}");
+        }
     }
 }
