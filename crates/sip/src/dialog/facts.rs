@@ -1,10 +1,12 @@
 //! What of a message the dialog layer needs, as slices of it.
 
+use crate::{HeaderName, Message, Method, NameAddr, Rack, SessionExpires};
+
 /// The facts of a request or response. Those that stand at their default do not exist in the message.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Facts<'a> {
     /// The method of a request; of a response the method in CSeq.
-    pub method: &'a [u8],
+    pub method: Method<'a>,
     /// The status code; 0 for a request.
     pub status: u16,
     /// Call-ID.
@@ -39,31 +41,92 @@ pub struct Facts<'a> {
     pub rack: Option<Rack<'a>>,
 }
 
-/// Who has to refresh a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refresher {
-    /// The sender of the latest request that negotiated it.
-    Uac,
-    /// Its receiver.
-    Uas,
+impl<'a> Facts<'a> {
+    /// The facts of a message that was [checked](crate::check): what is malformed all the same counts as absent.
+    #[must_use]
+    pub fn of(message: &Message<'a>) -> Self {
+        let (from, to) = (message.from(), message.to());
+        let raw = |address: &Option<NameAddr<'a>>| address.map_or(&b""[..], |address| address.raw);
+        let tag = |address: &Option<NameAddr<'a>>| address.and_then(|address| address.tag()).unwrap_or_default();
+        let mut facts = Self {
+            method: message.method(),
+            status: message.status().unwrap_or_default(),
+            call_id: message.call_id().unwrap_or_default(),
+            from: raw(&from),
+            from_tag: tag(&from),
+            to: raw(&to),
+            to_tag: tag(&to),
+            cseq: message.cseq().map_or(0, |cseq| cseq.number),
+            sdp: has_sdp(message),
+            ..Self::default()
+        };
+        match facts.method {
+            Method::Invite | Method::Update => facts.add_session(message),
+            Method::Prack => facts.rack = message.rack(),
+            _ => {}
+        }
+        facts
+    }
+
+    /// What INVITE, UPDATE and their responses say beyond the rest.
+    fn add_session(&mut self, message: &Message<'a>) {
+        self.contact = message.contact().map(|contact| contact.uri_bytes);
+        self.timer = message.supports(b"timer") || message.requires(b"timer");
+        self.reliable = message.requires(b"100rel") || (self.status == 0 && message.supports(b"100rel"));
+        self.session_expires = message.session_expires();
+        self.min_se = message.min_se();
+        self.rseq = message.rseq();
+        let makes_a_dialog = match self.status {
+            0 => self.to_tag.is_empty(),
+            status => (101..300).contains(&status),
+        };
+        if makes_a_dialog && message.header(HeaderName::RecordRoute).is_some() {
+            self.record_route = message.record_routes().map(|route| route.raw).collect();
+        }
+    }
+
+    /// The facts of the response that a failure stands for (RFC 3261 s8.1.3.1): 408 if nothing came in time, 503 if the transport failed.
+    #[must_use]
+    pub fn failure(method: Method<'a>, cseq: u32, status: u16) -> Self {
+        Self {
+            method,
+            cseq,
+            status,
+            ..Self::default()
+        }
+    }
 }
 
-/// The value of Session-Expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionExpires {
-    /// The interval in seconds.
-    pub seconds: u32,
-    /// Who refreshes, if said.
-    pub refresher: Option<Refresher>,
+impl Default for Facts<'_> {
+    fn default() -> Self {
+        Self {
+            method: Method::Other(b""),
+            status: 0,
+            call_id: b"",
+            from: b"",
+            from_tag: b"",
+            to: b"",
+            to_tag: b"",
+            cseq: 0,
+            contact: None,
+            record_route: Vec::new(),
+            sdp: false,
+            timer: false,
+            reliable: false,
+            session_expires: None,
+            min_se: None,
+            rseq: None,
+            rack: None,
+        }
+    }
 }
 
-/// The value of RAck (RFC 3262 s7.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Rack<'a> {
-    /// RSeq of the response.
-    pub rseq: u32,
-    /// Number of the request's CSeq.
-    pub cseq: u32,
-    /// Method of the request's CSeq.
-    pub method: &'a [u8],
+fn has_sdp(message: &Message<'_>) -> bool {
+    let starts = |value: &[u8], prefix: &[u8]| {
+        value
+            .get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    let is_sdp = |value| starts(value, b"application/sdp") || starts(value, b"multipart/");
+    !message.body().is_empty() && message.content_type().is_some_and(is_sdp)
 }

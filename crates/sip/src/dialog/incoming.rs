@@ -2,7 +2,7 @@
 
 use super::busy::Reliable;
 use super::{Busy, Dialog, DialogEffect, Facts, Refusal, SessionPolicy, session_timer};
-use crate::Instant;
+use crate::{Instant, Method};
 
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +59,17 @@ impl Dialog {
         out: &mut Vec<DialogEffect>,
     ) -> Verdict {
         match request.method {
-            b"ACK" => return self.acknowledged(request.cseq),
+            Method::Ack => return self.acknowledged(request.cseq),
             // A CANCEL is between transactions; one that matched none is answered 481 there.
-            b"CANCEL" => return Verdict::Drop,
+            Method::Cancel => return Verdict::Drop,
             _ if self.is_terminated() => return Verdict::reject(481),
             // RFC 3261 s12.2.2. The same number in a new transaction breaks the order as well.
             _ if self.remote_cseq.is_some_and(|latest| request.cseq <= latest) => return Verdict::reject(500),
             _ => self.remote_cseq = Some(request.cseq),
         }
         match request.method {
-            b"INVITE" | b"UPDATE" => self.session_request(request, policy, entropy),
-            b"PRACK" => self.provisional_acknowledged(now, request, out),
+            Method::Invite | Method::Update => self.session_request(request, policy, entropy),
+            Method::Prack => self.provisional_acknowledged(now, request, out),
             _ => Verdict::Process,
         }
     }
@@ -88,7 +88,7 @@ impl Dialog {
 
     /// INVITE and UPDATE: they refresh the target and the session, and may carry an offer.
     fn session_request(&mut self, request: &Facts<'_>, policy: &SessionPolicy, entropy: u64) -> Verdict {
-        let invite = request.method == b"INVITE";
+        let invite = request.method == Method::Invite;
         if let Some(verdict) = self.overlap(invite, request.sdp, entropy) {
             return verdict;
         }
@@ -139,11 +139,15 @@ impl Dialog {
     }
 
     fn provisional_acknowledged(&mut self, now: Instant, prack: &Facts<'_>, out: &mut Vec<DialogEffect>) -> Verdict {
-        let matched = prack.rack.filter(|rack| rack.method == b"INVITE").and_then(|rack| {
-            let busy = self.busy.as_mut()?;
-            let waits = busy.pending.unacknowledged == Some(rack.rseq) && busy.invite_cseq() == Some(rack.cseq);
-            waits.then_some(())
-        });
+        let matched = prack
+            .rack
+            .filter(|rack| rack.cseq.method == Method::Invite)
+            .and_then(|rack| {
+                let busy = self.busy.as_mut()?;
+                let waits =
+                    busy.pending.unacknowledged == Some(rack.rseq) && busy.invite_cseq() == Some(rack.cseq.number);
+                waits.then_some(())
+            });
         if matched.is_none() {
             return Verdict::reject(481);
         }

@@ -23,7 +23,7 @@ mod text;
 mod uac;
 
 pub use busy::{Pending, SentAck};
-pub use facts::{Facts, Rack, Refresher, SessionExpires};
+pub use facts::Facts;
 pub use incoming::Verdict;
 pub use outgoing::{NewRequest, Reaction};
 pub use parts::{DialogParts, OutgoingInviteParts, ReliableParts, SessionParts};

@@ -1,15 +1,15 @@
 //! Our requests inside a dialog (RFC 3261 s12.2.1), and what the responses to them change.
 
 use super::{Dialog, DialogState, Facts, SentAck};
-use crate::Instant;
+use crate::{Instant, Method};
 use bytes::Bytes;
 use std::time::Duration;
 
 /// A request to be written into a dialog. Call-ID, From, To, CSeq, Route, Max-Forwards, Contact and Content-Length are the dialog's to write.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct NewRequest<'a> {
     /// The method.
-    pub method: &'a [u8],
+    pub method: Method<'a>,
     /// The value of our Via, branch included.
     pub via: &'a [u8],
     /// Further header lines, each with its line end.
@@ -18,6 +18,20 @@ pub struct NewRequest<'a> {
     pub body: &'a [u8],
     /// Whether the body is an offer.
     pub sdp: bool,
+}
+
+impl<'a> NewRequest<'a> {
+    /// With nothing but what the dialog writes.
+    #[must_use]
+    pub fn new(method: Method<'a>, via: &'a [u8]) -> Self {
+        Self {
+            method,
+            via,
+            headers: b"",
+            body: b"",
+            sdp: false,
+        }
+    }
 }
 
 /// What a response to our request means for the dialog.
@@ -51,14 +65,14 @@ impl Dialog {
         self.local_cseq += 1;
         let cseq = self.local_cseq;
         match new.method {
-            b"INVITE" => {
+            Method::Invite => {
                 let pending = &mut self.busy_mut().pending;
                 pending.out_invite = Some(cseq);
                 pending.out_offer = new.sdp;
                 pending.remote_rseq = None;
             }
-            b"UPDATE" => self.busy_mut().pending.out_update = Some(cseq),
-            b"BYE" => self.stop(),
+            Method::Update => self.busy_mut().pending.out_update = Some(cseq),
+            Method::Bye => self.stop(),
             _ => {}
         }
         self.write(cseq, new)
@@ -76,7 +90,10 @@ impl Dialog {
     /// Writes the ACK of a 2xx to our INVITE with this CSeq, and keeps it to answer repeats of the 2xx (RFC 3261 s13.2.2.4).
     #[must_use]
     pub fn ack(&mut self, now: Instant, cseq: u32, new: &NewRequest<'_>) -> Bytes {
-        let new = NewRequest { method: b"ACK", ..*new };
+        let new = NewRequest {
+            method: Method::Ack,
+            ..*new
+        };
         let ack = self.write(cseq, &new);
         let until = now + self.timers.patience();
         let sent = SentAck {
@@ -98,7 +115,7 @@ impl Dialog {
         let text = self.text.get();
         let (uri, routes) = route(text.target, text.routes);
         let mut out = Vec::with_capacity(256 + self.text.heap_size() + new.headers.len() + new.body.len());
-        for part in [new.method, b" ", uri, b" SIP/2.0\r\nVia: ", new.via, b"\r\n"] {
+        for part in [new.method.as_bytes(), b" ", uri, b" SIP/2.0\r\nVia: ", new.via, b"\r\n"] {
             out.extend_from_slice(part);
         }
         if !routes.is_empty() {
@@ -110,8 +127,8 @@ impl Dialog {
         line(&mut out, b"Call-ID: ", text.call_id);
         out.extend_from_slice(b"CSeq: ");
         number(&mut out, cseq as usize);
-        line(&mut out, b" ", new.method);
-        if !text.contact.is_empty() && !matches!(new.method, b"ACK" | b"BYE" | b"PRACK") {
+        line(&mut out, b" ", new.method.as_bytes());
+        if !text.contact.is_empty() && !matches!(new.method, Method::Ack | Method::Bye | Method::Prack) {
             line(&mut out, b"Contact: ", text.contact);
         }
         out.extend_from_slice(new.headers);
@@ -127,9 +144,9 @@ impl Dialog {
     /// but for the repeats of its 2xx.
     pub fn handle_response(&mut self, now: Instant, response: &Facts<'_>, entropy: u64) -> Reaction {
         let reaction = match response.method {
-            b"INVITE" => self.invite_response(now, response),
-            b"UPDATE" => self.update_response(now, response),
-            b"BYE" if response.status >= 200 => {
+            Method::Invite => self.invite_response(now, response),
+            Method::Update => self.update_response(now, response),
+            Method::Bye if response.status >= 200 => {
                 self.terminate();
                 return Reaction::Ended;
             }

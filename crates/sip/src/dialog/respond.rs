@@ -2,8 +2,8 @@
 
 use super::busy::{Reliable, Unacknowledged};
 use super::{Agreed, Busy, Dialog, DialogEffect, DialogState};
-use crate::Instant;
 use crate::transaction::{Backoff, Timers};
+use crate::{Instant, Method};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// Method of the request.
-    pub method: &'a [u8],
+    pub method: Method<'a>,
     /// CSeq of the request.
     pub cseq: u32,
     /// The status code.
@@ -32,16 +32,16 @@ impl Dialog {
         let Answer {
             method, cseq, status, ..
         } = answer;
-        if method == b"INVITE" {
+        if method == Method::Invite {
             if self.pending().in_invite == Some(cseq) {
                 self.respond_to_invite(now, answer, response, out);
             }
             return;
         }
         out.push(DialogEffect::Respond { cseq, status, response });
-        if method == b"UPDATE" && status >= 200 {
+        if method == Method::Update && status >= 200 {
             self.finish_update(now, cseq, status);
-        } else if method == b"BYE" && (200..300).contains(&status) {
+        } else if method == Method::Bye && (200..300).contains(&status) {
             self.terminate();
         }
     }

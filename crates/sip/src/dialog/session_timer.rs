@@ -1,7 +1,7 @@
 //! Session timers (RFC 4028): who refreshes, when, and when the session is given up.
 
-use super::{DialogEffect, Facts, Refresher, Refusal, SessionExpires};
-use crate::Instant;
+use super::{DialogEffect, Facts, Refusal};
+use crate::{Instant, Refresher, SessionExpires};
 use std::time::Duration;
 
 /// RFC 4028 s4: no interval and no Min-SE is below it.

@@ -1,7 +1,7 @@
 //! The INVITE client transaction (RFC 3261 s17.1.1, RFC 6026 s7.2).
 
 use super::{Backoff, ClientSnapshot, ClientState, Effect, Effects, Timers};
-use crate::Instant;
+use crate::{HeaderName, Instant, Message};
 use bytes::Bytes;
 
 /// What of a response the machines need.
@@ -11,6 +11,17 @@ pub struct Response<'a> {
     pub status: u16,
     /// The value of its To, tag included: the ACK of a 300-699 carries it.
     pub to: &'a [u8],
+}
+
+impl<'a> Response<'a> {
+    /// Out of a response.
+    #[must_use]
+    pub fn of(response: &Message<'a>) -> Self {
+        Self {
+            status: response.status().unwrap_or_default(),
+            to: response.header(HeaderName::To).unwrap_or_default(),
+        }
+    }
 }
 
 /// The machine.

@@ -1,5 +1,6 @@
 //! Which transaction a message belongs to (RFC 3261 s17.1.3, s17.2.3).
 
+use crate::{Message, Method, Via};
 use std::fmt;
 
 /// The key of a transaction: method, sent-by and branch in one allocation, readable in a log line.
@@ -11,14 +12,16 @@ use std::fmt;
 pub struct TransactionKey(Box<[u8]>);
 
 /// What of a request goes into its key.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct KeyParts<'a> {
     /// The method of the request line.
-    pub method: &'a [u8],
+    pub method: Method<'a>,
     /// `branch` of the topmost Via.
     pub branch: Option<&'a [u8]>,
-    /// Host and port of the topmost Via as they stand.
-    pub sent_by: &'a [u8],
+    /// Host of the topmost Via.
+    pub host: &'a [u8],
+    /// Port of the topmost Via, if one is written.
+    pub port: Option<u16>,
     /// The whole topmost Via value. This and the rest matter only for peers of RFC 2543.
     pub via: &'a [u8],
     /// Request-URI.
@@ -31,28 +34,51 @@ pub struct KeyParts<'a> {
     pub cseq: u32,
 }
 
+impl<'a> KeyParts<'a> {
+    /// Out of a request. Without a Via that can be read there is no transaction.
+    #[must_use]
+    pub fn of(request: &Message<'a>) -> Option<Self> {
+        let Via { raw, host, port, .. } = request.via()?;
+        Some(Self {
+            method: request.method(),
+            branch: request.via()?.branch(),
+            host,
+            port,
+            via: raw,
+            uri: request.request_uri_bytes(),
+            from_tag: request.from().and_then(|from| from.tag()).unwrap_or_default(),
+            call_id: request.call_id().unwrap_or_default(),
+            cseq: request.cseq().map_or(0, |cseq| cseq.number),
+        })
+    }
+}
+
 const COOKIE: &[u8] = b"z9hG4bK";
 
 impl TransactionKey {
     /// The key of a request that came in.
     #[must_use]
     pub fn server(parts: &KeyParts<'_>) -> Self {
-        let method = if parts.method == b"ACK" {
-            b"INVITE"
-        } else {
-            parts.method
-        };
+        let method = canonical(parts.method);
         match parts.branch.filter(|branch| has_cookie(branch)) {
-            Some(branch) => Self::modern(method, parts.sent_by, branch),
+            Some(branch) => Self::modern(method, parts.host, parts.port, branch),
             None => Self::legacy(method, parts),
         }
     }
 
     /// The key of a request that we send, and of its responses: our branch and the CSeq's method (RFC 3261 s17.1.3).
     #[must_use]
-    pub fn client(branch: &[u8], cseq_method: &[u8]) -> Self {
-        let method = if cseq_method == b"ACK" { b"INVITE" } else { cseq_method };
-        Self::modern(method, b"", branch)
+    pub fn client(branch: &[u8], cseq_method: Method<'_>) -> Self {
+        Self::modern(canonical(cseq_method), b"", None, branch)
+    }
+
+    /// The key of the transaction that a message belongs to: a request, or a response to a request of ours.
+    #[must_use]
+    pub fn of(message: &Message<'_>) -> Option<Self> {
+        if message.is_request() {
+            return KeyParts::of(message).map(|parts| Self::server(&parts));
+        }
+        Some(Self::client(message.via()?.branch()?, message.method()))
     }
 
     /// The key of the INVITE that a CANCEL with this key is about (RFC 3261 s9.2: same Via, other method).
@@ -87,16 +113,15 @@ impl TransactionKey {
     }
 
     // METHOD SP sent-by SP branch. Method and sent-by hold no space, so nothing can be read in two ways.
-    fn modern(method: &[u8], sent_by: &[u8], branch: &[u8]) -> Self {
-        let mut key = Vec::with_capacity(method.len() + sent_by.len() + branch.len() + 2);
+    fn modern(method: &[u8], host: &[u8], port: Option<u16>, branch: &[u8]) -> Self {
+        let mut key = Vec::with_capacity(method.len() + host.len() + branch.len() + 8);
         key.extend_from_slice(method);
         key.push(b' ');
-        key.extend(
-            sent_by
-                .iter()
-                .filter(|byte| !byte.is_ascii_whitespace())
-                .map(u8::to_ascii_lowercase),
-        );
+        key.extend(host.iter().filter(|byte| **byte != b' ').map(u8::to_ascii_lowercase));
+        if let Some(port) = port {
+            key.push(b':');
+            key.extend_from_slice(port.to_string().as_bytes());
+        }
         key.push(b' ');
         key.extend_from_slice(branch);
         Self(key.into())
@@ -115,6 +140,14 @@ impl TransactionKey {
     }
 }
 
+/// The ACK of a refused INVITE belongs to its transaction.
+fn canonical<'a>(method: Method<'a>) -> &'a [u8] {
+    match method {
+        Method::Ack => b"INVITE",
+        method => method.as_bytes(),
+    }
+}
+
 fn has_cookie(branch: &[u8]) -> bool {
     // Parameter values are case-insensitive (RFC 3261 s7.3.1). A bare cookie identifies nothing.
     branch.len() > COOKIE.len() && branch[..COOKIE.len()].eq_ignore_ascii_case(COOKIE)
@@ -130,11 +163,12 @@ impl fmt::Debug for TransactionKey {
 mod tests {
     use super::*;
 
-    fn parts<'a>(method: &'a [u8], branch: Option<&'a [u8]>) -> KeyParts<'a> {
+    fn parts<'a>(method: Method<'a>, branch: Option<&'a [u8]>) -> KeyParts<'a> {
         KeyParts {
             method,
             branch,
-            sent_by: b"Pc33.Example.com:5061",
+            host: b"Pc33.Example.com",
+            port: Some(5061),
             via: b"SIP/2.0/UDP pc33.example.com:5061",
             uri: b"sip:bob@example.com",
             from_tag: b"88sja8x",
@@ -145,35 +179,35 @@ mod tests {
 
     #[test]
     fn an_ack_has_the_key_of_its_invite_and_a_cancel_finds_it() {
-        let invite = TransactionKey::server(&parts(b"INVITE", Some(b"z9hG4bKa7")));
-        let ack = TransactionKey::server(&parts(b"ACK", Some(b"z9hG4bKa7")));
-        let cancel = TransactionKey::server(&parts(b"CANCEL", Some(b"z9hG4bKa7")));
+        let invite = TransactionKey::server(&parts(Method::Invite, Some(b"z9hG4bKa7")));
+        let ack = TransactionKey::server(&parts(Method::Ack, Some(b"z9hG4bKa7")));
+        let cancel = TransactionKey::server(&parts(Method::Cancel, Some(b"z9hG4bKa7")));
         assert_eq!(invite, ack);
         assert_ne!(invite, cancel);
         assert_eq!(cancel.of_invite(), invite);
         assert!(invite.matches(&cancel));
-        assert!(!invite.matches(&TransactionKey::server(&parts(b"CANCEL", Some(b"z9hG4bKa8")))));
+        assert!(!invite.matches(&TransactionKey::server(&parts(Method::Cancel, Some(b"z9hG4bKa8")))));
     }
 
     #[test]
     fn sent_by_tells_two_clients_with_one_branch_apart_but_its_case_does_not_matter() {
-        let mut other = parts(b"INVITE", Some(b"z9hG4bKa7"));
+        let mut other = parts(Method::Invite, Some(b"z9hG4bKa7"));
         let key = TransactionKey::server(&other);
-        other.sent_by = b"pc33.example.COM : 5061";
+        other.host = b"pc33.example.COM";
         assert_eq!(TransactionKey::server(&other), key);
-        other.sent_by = b"pc34.example.com:5061";
+        other.host = b"pc34.example.com";
         assert_ne!(TransactionKey::server(&other), key);
     }
 
     #[test]
     fn without_the_cookie_the_whole_request_identifies_it() {
         for branch in [None, Some(&b"1"[..]), Some(b"z9hG4bK")] {
-            let invite = TransactionKey::server(&parts(b"INVITE", branch));
-            let mut other = parts(b"INVITE", branch);
+            let invite = TransactionKey::server(&parts(Method::Invite, branch));
+            let mut other = parts(Method::Invite, branch);
             other.cseq += 1;
             assert_ne!(TransactionKey::server(&other), invite);
-            assert_eq!(TransactionKey::server(&parts(b"ACK", branch)), invite);
-            assert!(invite.matches(&TransactionKey::server(&parts(b"CANCEL", branch))));
+            assert_eq!(TransactionKey::server(&parts(Method::Ack, branch)), invite);
+            assert!(invite.matches(&TransactionKey::server(&parts(Method::Cancel, branch))));
         }
     }
 }
