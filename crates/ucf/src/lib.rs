@@ -4,10 +4,13 @@
 //! per container and a transaction table. What they tell one another is in [`wire`]. No clock, socket or randomness of its own:
 //! time and entropy are arguments.
 
+pub mod assignment;
 pub mod base32;
+pub mod detector;
 pub mod flow;
 pub mod hold;
 pub mod id;
+pub mod lease;
 pub mod load;
 pub mod member;
 pub mod plan;

@@ -246,6 +246,12 @@ pub struct PeerStatus {
     /// It is cut off from the store while others are not: they are to claim what it owns.
     #[prost(bool, tag = "3")]
     pub cut_off: bool,
+    /// It has acted from memory and not yet written what came of it.
+    #[prost(bool, tag = "4")]
+    pub from_memory: bool,
+    /// Every member has admitted it: it may claim.
+    #[prost(bool, tag = "5")]
+    pub admitted: bool,
 }
 
 /// A partition at an epoch.

@@ -63,12 +63,12 @@ pub enum Notice {
         /// The stored epoch.
         epoch: Epoch,
     },
-    /// A write found a lower epoch or none: the store lost what it knew.
+    /// A write (other than those of `Reconcile`) found a lower epoch or none: the store lost what it knew.
     Behind(PartitionId),
     /// A write is unanswered for [`super::STORE_BUDGET`], or its connection was lost.
     StoreSilent,
-    /// After [`Effect::Reconcile`]: the store equals memory for all partitions that were named.
-    Reconciled,
+    /// After [`Effect::Reconcile`] of this round: the store equals memory for all partitions that were named and are still owned.
+    Reconciled(u64),
 }
 
 /// What the driver does for a member, in this order.
@@ -121,9 +121,14 @@ pub enum Effect {
     },
     /// What output may leave from now on.
     Gate(Gate),
-    /// Write each of these partitions whole (`Write::replace`) and forget older writes of them, then `Notice::Reconciled`. Sent again if
-    /// the store is lost meanwhile.
-    Reconcile(Vec<(PartitionId, Epoch)>),
+    /// Write each of these partitions whole (`Write::replace`) and forget older writes of them, then `Notice::Reconciled`. A later round
+    /// replaces an earlier one (the store was lost meanwhile).
+    Reconcile {
+        /// Ties the notice to this.
+        round: u64,
+        /// What, at which epochs.
+        partitions: Vec<(PartitionId, Epoch)>,
+    },
     /// The list of members is left: the process may end.
     Left,
     /// Something that operators care about.

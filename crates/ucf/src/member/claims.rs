@@ -1,0 +1,399 @@
+//! Claims: of a dead member's partitions, of orphans, of one's own after a lost reply, and as the target of a hand-over.
+
+use super::store_link::What;
+use super::{Effect, Event, Held, Known, Member, Phase, Suspicion};
+use crate::assignment;
+use crate::store::{StoreReply, StoreRequest, StoredOwner};
+use crate::wire::MemberState;
+use crate::{Epoch, Incarnation, PartitionId};
+use sip::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Rank k claims after k of these.
+const RANK_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a first joiner leaves partitions that nobody ever owned to those who start beside it.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Claims under way at once: enough to keep the store busy, few enough that heartbeats are not late behind their records.
+const PIPELINE: usize = 256;
+
+/// Partitions asked for by one request of a sweep.
+const SWEEP_CHUNK: usize = 256;
+
+/// How soon is looked again at an owner that has to write first.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A target claims an offered partition within this time or not at all: later the owner has taken the offer back.
+const OFFER_TTL: Duration = Duration::from_millis(400);
+
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// At most one per partition.
+    wanted: BTreeMap<PartitionId, Claim>,
+    under_way: usize,
+    /// Sent, and the store was lost before it answered.
+    pub(super) unresolved: BTreeSet<PartitionId>,
+    /// The one member whose silence was enough, and when.
+    forced: Option<(Incarnation, Instant)>,
+    takeovers: BTreeMap<Incarnation, Takeover>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    /// The owner as stored, as far as known.
+    expected: Option<Incarnation>,
+    /// Whose partition this is: `expected`, unless the store forgot.
+    from: Option<Incarnation>,
+    as_target: bool,
+    due: Instant,
+    sent: bool,
+}
+
+#[derive(Debug)]
+struct Takeover {
+    since: Instant,
+    claimed: usize,
+    waiting: BTreeSet<PartitionId>,
+}
+
+impl Claims {
+    pub(super) fn next_due(&self) -> Instant {
+        if self.under_way >= PIPELINE {
+            return Instant::MAX;
+        }
+        let unsent = self.wanted.values().filter(|c| !c.sent && !c.as_target);
+        unsent.map(|c| c.due).min().unwrap_or(Instant::MAX)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    pub(super) fn clear_unsent(&mut self) {
+        self.wanted.retain(|_, claim| claim.sent);
+    }
+
+    /// The reply to a claim will not come.
+    pub(super) fn lost(&mut self, partition: PartitionId) {
+        if self.wanted.remove(&partition).is_some_and(|claim| claim.sent) {
+            self.under_way -= 1;
+            self.unresolved.insert(partition);
+        }
+    }
+
+    /// Somebody else owns it now: a claim that still waits is moot.
+    pub(super) fn owner_changed(&mut self, partition: PartitionId, owner: Incarnation) {
+        let moot = |claim: &Claim| !claim.sent && claim.from != Some(owner);
+        if self.wanted.get(&partition).is_some_and(moot) {
+            self.wanted.remove(&partition);
+            self.takeovers
+                .values_mut()
+                .for_each(|t| _ = t.waiting.remove(&partition));
+        }
+    }
+}
+
+impl Member {
+    /// Schedules claims of all that a member in suspicion owns, once per suspicion; sweeps do it again.
+    pub(super) fn claim_from_suspect(&mut self, now: Instant, id: Incarnation) {
+        let peer = self.peers.get(&id).expect("only known members are suspected");
+        let Some((why, since)) = peer.suspicion.filter(|_| !peer.claimed) else {
+            return;
+        };
+        if why == Suspicion::Silent && !self.may_force(now, id) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.claimed = true;
+        }
+        let owned: Vec<_> = (0..self.config.partitions)
+            .map(PartitionId)
+            .filter(|p| self.known(*p).owner == Some(id))
+            .collect();
+        if owned.is_empty() {
+            return;
+        }
+        self.claims.takeovers.insert(
+            id,
+            Takeover {
+                since,
+                claimed: 0,
+                waiting: BTreeSet::new(),
+            },
+        );
+        let claimers = self.claimers();
+        for partition in owned {
+            let rank = assignment::rank(partition, self.incarnation(), &claimers);
+            self.want(
+                partition,
+                Some(id),
+                now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX),
+            );
+        }
+    }
+
+    /// Silence without a close is enough for one member in a lease period: slow processors must not bring down one after the other.
+    fn may_force(&mut self, now: Instant, id: Incarnation) -> bool {
+        let spent = self.claims.forced.filter(|(_, at)| now.since(*at) < self.config.lease);
+        match spent {
+            Some((other, _)) => other == id,
+            None => {
+                self.claims.forced = Some((id, now));
+                true
+            }
+        }
+    }
+
+    pub(super) fn known(&self, partition: PartitionId) -> Known {
+        self.table[usize::from(partition.0)]
+    }
+
+    fn want(&mut self, partition: PartitionId, expected: Option<Incarnation>, due: Instant) {
+        if self.held.contains_key(&partition) || self.state == MemberState::Quiescing {
+            return;
+        }
+        let from = self.known(partition).owner.or(expected);
+        let claim = Claim {
+            expected,
+            from,
+            as_target: false,
+            due,
+            sent: false,
+        };
+        match self.claims.wanted.get_mut(&partition) {
+            Some(known) if known.sent => return,
+            Some(known) => known.due = known.due.min(due),
+            None => _ = self.claims.wanted.insert(partition, claim),
+        }
+        if let Some(takeover) = from.and_then(|id| self.claims.takeovers.get_mut(&id)) {
+            takeover.waiting.insert(partition);
+        }
+    }
+
+    /// The owner offers a partition that it has stopped and marked for us.
+    pub(super) fn on_offer(&mut self, now: Instant, from: Incarnation, partition: PartitionId, epoch: Epoch) {
+        let busy = self.claims.wanted.get(&partition).is_some_and(|c| c.sent) || self.held.contains_key(&partition);
+        if busy || self.state == MemberState::Quiescing || self.known(partition).epoch > epoch {
+            return;
+        }
+        self.note_stored(partition, from, epoch);
+        let claim = Claim {
+            expected: Some(from),
+            from: Some(from),
+            as_target: !self.config.faults.hands_over_unfenced,
+            due: now,
+            sent: false,
+        };
+        self.claims.wanted.insert(partition, claim);
+    }
+
+    /// Sends what is due, as far as claims are allowed at all.
+    pub(super) fn send_claims(&mut self, now: Instant) {
+        let expired = |c: &Claim| c.as_target && !c.sent && now.since(c.due) > OFFER_TTL;
+        self.claims.wanted.retain(|_, claim| !expired(claim));
+        if self.claims.wanted.is_empty() || !self.may_claim(now) {
+            // What is due waits for something else than time: the next tick looks again.
+            let due = self
+                .claims
+                .wanted
+                .values_mut()
+                .filter(|c| !c.sent && c.due <= now && !c.as_target);
+            due.for_each(|claim| claim.due = self.next_tick.max(now + Duration::from_millis(1)));
+            return;
+        }
+        let due = self.claims.wanted.iter().filter(|(_, c)| !c.sent && c.due <= now);
+        let due: Vec<_> = due.map(|(p, c)| (*p, *c)).collect();
+        for (partition, claim) in due {
+            if self.claims.under_way >= PIPELINE {
+                break;
+            }
+            if !claim.as_target && !self.is_claimable(partition, claim.from) {
+                self.forget_claim(partition);
+                continue;
+            }
+            if !claim.as_target && self.must_wait_for(now, claim.from) {
+                self.claims.wanted.get_mut(&partition).expect("it is due").due = now + AGAIN;
+                continue;
+            }
+            self.send_claim(now, partition, claim);
+        }
+    }
+
+    fn send_claim(&mut self, now: Instant, partition: PartitionId, claim: Claim) {
+        let request = StoreRequest::Claim {
+            partition,
+            member: self.incarnation(),
+            expected: claim.expected,
+            at_least: self.known(partition).epoch.next(),
+            as_target: claim.as_target,
+        };
+        self.claims.under_way += 1;
+        self.claims.wanted.get_mut(&partition).expect("it is due").sent = true;
+        self.event(Event::Claiming {
+            partition,
+            from: claim.from,
+        });
+        self.ask_store(now, What::Claim(partition), request);
+    }
+
+    /// Whether this member may claim anything now.
+    fn may_claim(&mut self, now: Instant) -> bool {
+        // A member that was away for long may have been taken off the list: then it is not asked any more by those who act from memory.
+        let fresh = self.store.renewed.is_some_and(|at| now.since(at) < self.config.lease);
+        let whole = self.phase == Phase::Listed && self.admitted && self.store.is_up();
+        whole && fresh && self.reconcile.is_none() && !self.store.forgot && !self.memory.has_promised(now)
+    }
+
+    /// Whether the partition of `owner` may be claimed: nobody's, our own, a stranger's, or one's who is down.
+    fn is_claimable(&self, partition: PartitionId, owner: Option<Incarnation>) -> bool {
+        if self.held.contains_key(&partition) {
+            return false;
+        }
+        let Some(owner) = owner else { return true };
+        owner == self.incarnation() || self.peers.get(&owner).is_none_or(|p| self.is_down(p))
+    }
+
+    fn is_down(&self, peer: &super::Peer) -> bool {
+        let stranger = peer.unlisted_since.is_some() && !peer.linked;
+        stranger
+            || peer
+                .suspicion
+                .is_some_and(|(why, _)| why != Suspicion::Silent || peer.claimed)
+    }
+
+    /// An owner in touch that acted from memory writes its records first; so may one that was silent when the store came back.
+    fn must_wait_for(&self, now: Instant, owner: Option<Incarnation>) -> bool {
+        let waited = now.since(self.store.back_at.max(self.admitted_at)) >= self.config.lease * 2;
+        let peer = owner.and_then(|id| self.peers.get(&id));
+        !waited && peer.is_some_and(|p| p.linked && p.status.is_some_and(|s| s.from_memory))
+    }
+
+    fn forget_claim(&mut self, partition: PartitionId) {
+        self.claims.wanted.remove(&partition);
+        self.takeover_progress(partition, None, Instant::default());
+    }
+
+    pub(super) fn on_claim(&mut self, now: Instant, partition: PartitionId, reply: StoreReply) {
+        let Some(claim) = self.claims.wanted.remove(&partition) else {
+            return;
+        };
+        self.claims.under_way -= 1;
+        self.claims.unresolved.remove(&partition);
+        match reply {
+            StoreReply::Claimed { epoch } => self.take_on(partition, epoch),
+            StoreReply::Refused(stored) => {
+                self.event(Event::ClaimRefused { partition });
+                self.takeover_progress(partition, None, now);
+                self.on_stored(now, &stored, 0);
+            }
+            _ => {}
+        }
+        debug_assert!(claim.sent);
+    }
+
+    fn take_on(&mut self, partition: PartitionId, epoch: Epoch) {
+        self.table[usize::from(partition.0)] = Known {
+            owner: Some(self.incarnation()),
+            epoch,
+        };
+        let held = Held { epoch, hand_over: None };
+        self.held.insert(partition, held);
+        self.announce.insert(partition);
+        self.effects.push_back(Effect::Activate { partition, epoch });
+    }
+
+    pub(super) fn claims_loaded(&mut self, now: Instant, partition: PartitionId) {
+        self.takeover_progress(partition, Some(()), now);
+    }
+
+    fn takeover_progress(&mut self, partition: PartitionId, loaded: Option<()>, now: Instant) {
+        let mut finished = Vec::new();
+        for (from, takeover) in &mut self.claims.takeovers {
+            if takeover.waiting.remove(&partition) {
+                takeover.claimed += usize::from(loaded.is_some());
+                if takeover.waiting.is_empty() {
+                    finished.push(*from);
+                }
+            }
+        }
+        for from in finished {
+            let takeover = self.claims.takeovers.remove(&from).expect("it was just seen");
+            if takeover.claimed > 0 && loaded.is_some() {
+                self.event(Event::Takeover {
+                    from,
+                    partitions: takeover.claimed,
+                    took: now.since(takeover.since),
+                });
+            }
+        }
+    }
+
+    /// Asks the store for all owners, every L: orphans, lost replies, members to be removed.
+    pub(super) fn sweep_if_due(&mut self, now: Instant) {
+        if self.next_sweep > now || !self.store.is_up() || self.phase != Phase::Listed || self.reconcile.is_some() {
+            return;
+        }
+        self.next_sweep = now + self.config.lease;
+        self.announce_all();
+        if self.swept {
+            self.remove_dead(now);
+        }
+        let all: Vec<_> = (0..self.config.partitions).map(PartitionId).collect();
+        for chunk in all.chunks(SWEEP_CHUNK) {
+            let partitions = chunk.to_vec();
+            self.ask_store(now, What::Inspect, StoreRequest::Inspect { partitions });
+        }
+    }
+
+    pub(super) fn on_owners(&mut self, now: Instant, reply: StoreReply) {
+        let StoreReply::Owners(owners) = reply else { return };
+        self.swept = true;
+        let claimers = self.claimers();
+        for stored in owners {
+            self.claims.unresolved.remove(&stored.partition);
+            let rank = assignment::rank(stored.partition, self.incarnation(), &claimers);
+            self.on_stored(now, &stored, rank);
+        }
+    }
+
+    /// What the store says of a partition; what is to be claimed is claimed after `rank` delays.
+    fn on_stored(&mut self, now: Instant, stored: &StoredOwner, rank: usize) {
+        let partition = stored.partition;
+        if usize::from(partition.0) >= self.table.len() {
+            return;
+        }
+        let me = self.incarnation();
+        if let Some(held) = self.held.get(&partition) {
+            let epoch = held.epoch;
+            if stored.epoch < epoch {
+                self.store_forgot(now);
+            } else if stored.owner.is_some_and(|o| o != me) {
+                let owner = stored.owner.expect("it was just seen");
+                self.note_stored(partition, owner, stored.epoch);
+                self.lose_partition_to(now, partition, owner, stored.epoch);
+            }
+            return;
+        }
+        if let Some(owner) = stored.owner {
+            self.note_stored(partition, owner, stored.epoch);
+        }
+        // Whom we have heard of may own it although the store forgot: then it will write it.
+        let known = self.known(partition);
+        let heard = if known.epoch > stored.epoch {
+            known.owner
+        } else {
+            stored.owner
+        };
+        if !self.is_claimable(partition, heard) || self.claims.wanted.contains_key(&partition) {
+            return;
+        }
+        let rank = if heard == Some(me) { 0 } else { rank };
+        let mut due = now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
+        if heard.is_none() {
+            due = due.max(self.listed_at + SETTLE);
+        }
+        self.want(partition, stored.owner, due);
+    }
+}

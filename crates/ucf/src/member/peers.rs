@@ -1,0 +1,194 @@
+//! The other members: links, what they say, and whether they are down.
+
+use super::{Effect, Event, LinkEnd, Member, Suspicion};
+use crate::detector::Verdict;
+use crate::store::MemberRecord;
+use crate::wire::{Empty, PeerBody, PeerStatus};
+use crate::{Epoch, Incarnation};
+use sip::Instant;
+use std::time::Duration;
+
+/// Waits between attempts to connect: the first and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Members that are known at most; the list in the store is of trusted parts, this is against a broken one.
+const MAX_PEERS: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// From the list of members.
+    pub(super) record: Option<MemberRecord>,
+    /// Since when it is not on the list.
+    pub(super) unlisted_since: Option<Instant>,
+    pub(super) linked: bool,
+    /// A connection was refused since the last link: nobody is there any more.
+    refused: bool,
+    connecting: bool,
+    next_try: Instant,
+    tries: u32,
+    pub(super) admitted_me: bool,
+    pub(super) status: Option<PeerStatus>,
+    status_number: u64,
+    pub(super) suspicion: Option<(Suspicion, Instant)>,
+    /// What is claimed from it has been scheduled under the present suspicion.
+    pub(super) claimed: bool,
+    pub(super) recovered_at: Option<Instant>,
+}
+
+impl Peer {
+    /// Its process has ended: its side closed and nobody listens there any more.
+    pub(super) fn is_gone(&self) -> bool {
+        !self.linked && self.refused
+    }
+
+    pub(super) fn weight(&self) -> u16 {
+        self.record.as_ref().map_or(100, |r| r.weight)
+    }
+
+    /// It can be asked to take a partition.
+    pub(super) fn is_well(&self) -> bool {
+        self.linked && self.suspicion.is_none() && self.status.is_some_and(|s| s.admitted && s.stored)
+    }
+}
+
+impl Member {
+    pub(super) fn connect_peers(&mut self, now: Instant) {
+        let mut wanted = Vec::new();
+        for (id, peer) in &mut self.peers {
+            let Some(record) = &peer.record else { continue };
+            if peer.linked || peer.connecting || peer.next_try > now {
+                continue;
+            }
+            peer.connecting = true;
+            wanted.push(Effect::Connect {
+                member: *id,
+                address: record.ucf.clone(),
+            });
+        }
+        self.effects.extend(wanted);
+    }
+
+    pub(super) fn on_peer_up(&mut self, now: Instant, id: Incarnation) {
+        if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&id) {
+            return;
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer {
+            // It may be on the list since the last renewal; the next one tells.
+            unlisted_since: Some(now),
+            ..Peer::default()
+        });
+        peer.linked = true;
+        peer.refused = false;
+        peer.connecting = false;
+        peer.tries = 0;
+        self.greet(id);
+    }
+
+    pub(super) fn on_peer_end(&mut self, now: Instant, id: Incarnation, end: LinkEnd) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if end == LinkEnd::Refused && peer.linked {
+            // Its own connection to us stands: what was refused was one of two.
+            return;
+        }
+        let was_linked = std::mem::replace(&mut peer.linked, false);
+        peer.connecting = false;
+        peer.refused |= end == LinkEnd::Refused;
+        let wait = (RETRY.0 * 2_u32.saturating_pow(peer.tries.min(8))).min(RETRY.1);
+        // Asked at once after a link ended: whether nobody is there is soon wanted to be known.
+        peer.next_try = if was_linked { now } else { now + wait };
+        peer.tries = if was_linked { 0 } else { peer.tries + 1 };
+        if peer.is_gone() {
+            self.memory.release_gone(id);
+        }
+        if was_linked {
+            self.connect_peers(now);
+        }
+        self.check_admission(now);
+    }
+
+    pub(super) fn on_peer_body(&mut self, now: Instant, from: Incarnation, number: u64, body: PeerBody) {
+        match body {
+            PeerBody::Status(status) => self.on_status(now, from, number, status),
+            PeerBody::Admit(_) => {
+                // From now on it is asked before anything is done from memory; what was agreed before without it is not extended.
+                if self.peers.contains_key(&from) && !self.memory.acts() {
+                    self.say(from, PeerBody::Admitted(Empty {}));
+                }
+            }
+            PeerBody::Admitted(_) => {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.admitted_me = true;
+                }
+                self.check_admission(now);
+            }
+            PeerBody::Offer(offer) => {
+                if let Some(partition) = self.partition(offer.partition) {
+                    self.on_offer(now, from, partition, Epoch(offer.epoch));
+                }
+            }
+            PeerBody::Ask(round) => self.on_ask(now, from, number, round.round),
+            PeerBody::Promise(promise) => self.on_promise(now, from, &promise),
+            PeerBody::Refuse(round) => self.on_refuse(from, round.round),
+            PeerBody::Tell(round) => self.tell_owned(from, round.round),
+            PeerBody::Owns(owns) => self.on_owns(now, from, &owns),
+        }
+    }
+
+    fn on_status(&mut self, now: Instant, from: Incarnation, number: u64, status: PeerStatus) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        // Two links may overtake one another.
+        if number <= peer.status_number {
+            return;
+        }
+        peer.status_number = number;
+        peer.status = Some(status);
+        if status.stored {
+            self.memory.release(from, number);
+        }
+        self.detect(now);
+    }
+
+    /// Looks at everybody anew: who is down, and what is to be claimed for that.
+    pub(super) fn detect(&mut self, now: Instant) {
+        let ids: Vec<_> = self.peers.keys().copied().collect();
+        for id in ids {
+            let found = self.suspicion_of(now, id);
+            let peer = self.peers.get_mut(&id).expect("its id was just listed");
+            match (peer.suspicion, found) {
+                (None, None) => {}
+                (None, Some(why)) => {
+                    peer.suspicion = Some((why, now));
+                    peer.claimed = false;
+                    self.event(Event::Suspected { member: id, why });
+                }
+                (Some(_), None) => {
+                    peer.suspicion = None;
+                    peer.recovered_at = Some(now);
+                    self.event(Event::Recovered { member: id });
+                }
+                (Some((before, since)), Some(why)) => peer.suspicion = Some((stronger(before, why), since)),
+            }
+            self.claim_from_suspect(now, id);
+        }
+    }
+
+    fn suspicion_of(&self, now: Instant, id: Incarnation) -> Option<Suspicion> {
+        let peer = self.peers.get(&id)?;
+        let verdict = self.detector.verdict(now, id);
+        let cut_off = peer.linked && peer.status.is_some_and(|s| s.cut_off);
+        match verdict {
+            Verdict::Closed => Some(Suspicion::Closed),
+            _ if self.lease.is_gone(id) => Some(Suspicion::Lease),
+            _ if cut_off && self.store.is_up() => Some(Suspicion::CutOff),
+            Verdict::Silent => Some(Suspicion::Silent),
+            // Whoever was found closed stays so until someone has seen it alive: a proxy that forgets or leaves does not vouch.
+            Verdict::Unknown if !peer.linked => peer.suspicion.map(|(why, _)| why).filter(|w| *w == Suspicion::Closed),
+            Verdict::Unknown | Verdict::Up => None,
+        }
+    }
+}
+
+fn stronger(before: Suspicion, now: Suspicion) -> Suspicion {
+    // A silence that turns out to be a close, or a lost lease, needs no sparing any more; not the other way round.
+    if now == Suspicion::Silent { before } else { now }
+}

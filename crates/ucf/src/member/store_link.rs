@@ -1,0 +1,191 @@
+//! The member's requests to the store: what is under way, when the store counts as lost, and renewals.
+
+use super::{Effect, Event, Gate, Member, Phase, RequestId, STORE_BUDGET};
+use crate::store::{Era, StoreReply, StoreRequest};
+use crate::{Incarnation, PartitionId};
+use sip::Instant;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often a lost store is tried.
+const PROBE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct StoreLink {
+    next: u64,
+    /// Bounded by the claims under way and one request per hand-over.
+    under_way: BTreeMap<RequestId, (Instant, What)>,
+    lost_since: Option<Instant>,
+    /// It never answered yet.
+    fresh: bool,
+    era: Option<Era>,
+    /// The era changed, or a write found less than it should, and memory is not yet written.
+    pub(super) forgot: bool,
+    counter: u64,
+    /// When the last renewal that succeeded was sent.
+    pub(super) renewed: Option<Instant>,
+    renew_due: Instant,
+    /// When it answered again after it was lost.
+    pub(super) back_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Join,
+    Renew,
+    Inspect,
+    Claim(PartitionId),
+    Mark(PartitionId),
+    Withdraw(PartitionId),
+    Remove(Incarnation),
+    Leave,
+}
+
+impl StoreLink {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            next: 1,
+            under_way: BTreeMap::new(),
+            lost_since: None,
+            fresh: true,
+            era: None,
+            forgot: false,
+            counter: 0,
+            renewed: None,
+            renew_due: now,
+            back_at: now,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.lost_since.is_none() && !self.fresh
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost_since.is_some()
+    }
+
+    pub(super) fn take(&mut self, id: RequestId) -> Option<(Instant, What)> {
+        self.under_way.remove(&id)
+    }
+
+    fn has(&self, what: impl Fn(&What) -> bool) -> bool {
+        self.under_way.values().any(|(_, w)| what(w))
+    }
+
+    fn overdue(&self, now: Instant) -> bool {
+        // Ids grow with time: the first is the oldest.
+        let oldest = self.under_way.first_key_value();
+        oldest.is_some_and(|(_, (at, _))| now.since(*at) >= STORE_BUDGET)
+    }
+}
+
+impl Member {
+    pub(super) fn ask_store(&mut self, now: Instant, what: What, request: StoreRequest) {
+        let id = RequestId(self.store.next);
+        self.store.next += 1;
+        self.store.under_way.insert(id, (now, what));
+        self.effects.push_back(Effect::Store(id, request));
+    }
+
+    /// Gives up what is overdue, renews what is due.
+    pub(super) fn check_store(&mut self, now: Instant) {
+        if self.store.overdue(now) {
+            self.lose_store(now);
+        }
+        if self.store.renew_due <= now && !self.store.has(|w| matches!(w, What::Join | What::Renew)) {
+            self.renew(now);
+        }
+    }
+
+    /// Finds out soon whether the store answers.
+    pub(super) fn probe_store(&mut self, now: Instant) {
+        if self.store.is_up() && self.phase != Phase::Left && !self.store.has(|w| matches!(w, What::Renew)) {
+            self.renew(now);
+        }
+    }
+
+    fn renew(&mut self, now: Instant) {
+        self.store.renew_due = now + self.config.lease / 3;
+        match self.phase {
+            Phase::Joining => {
+                let record = self.config.record.clone();
+                self.ask_store(now, What::Join, StoreRequest::Join { record });
+            }
+            Phase::Listed | Phase::Leaving => {
+                self.store.counter += 1;
+                let request = StoreRequest::Renew {
+                    member: self.incarnation(),
+                    counter: self.store.counter,
+                };
+                self.ask_store(now, What::Renew, request);
+            }
+            Phase::Left => {}
+        }
+    }
+
+    pub(super) fn lose_store(&mut self, now: Instant) {
+        let under_way = std::mem::take(&mut self.store.under_way);
+        if let Some((last, _)) = under_way.last_key_value() {
+            self.effects.push_back(Effect::ResetStore(*last));
+        }
+        for (_, what) in under_way.into_values() {
+            match what {
+                What::Claim(partition) => self.claims.lost(partition),
+                What::Mark(partition) | What::Withdraw(partition) => self.hand_over_reply_lost(now, partition),
+                What::Leave => self.phase = Phase::Listed,
+                _ => {}
+            }
+        }
+        self.store.renew_due = now + PROBE;
+        if self.store.is_lost() {
+            return;
+        }
+        self.store.lost_since = Some(now);
+        self.reconcile = None;
+        self.event(Event::StoreLost);
+        self.set_gate(Gate::Hold);
+        self.tell_status();
+        self.answer_asked(now);
+        self.ask_peers(now);
+    }
+
+    pub(super) fn on_members(&mut self, now: Instant, sent: Instant, reply: StoreReply) {
+        let (members, era) = match reply {
+            StoreReply::Members { members, era } => (Some(members), era),
+            StoreReply::NotListed { era } => (None, era),
+            _ => return,
+        };
+        let other_era = self.store.era.is_some_and(|e| e != era);
+        self.store.era = Some(era);
+        self.store.forgot |= other_era && !self.held.is_empty();
+        let Some(members) = members else {
+            return self.rejoin(now, other_era);
+        };
+        self.store.fresh = false;
+        self.store.renewed = Some(sent);
+        let counters = members.iter().map(|m| (m.record.incarnation, m.counter));
+        self.lease.observe(now, sent, counters);
+        self.learn_members(now, members);
+        if let Some(since) = self.store.lost_since.take() {
+            self.store.back_at = now;
+            let after = now.since(since);
+            let forgot = self.store.forgot;
+            self.event(Event::StoreBack { after, forgot });
+            self.back_in_store(now);
+        } else if self.store.forgot && self.reconcile.is_none() {
+            self.back_in_store(now);
+        }
+        self.answer_asked(now);
+    }
+
+    /// Off the list: either the store forgot, or others took this member for dead and claimed what it owned.
+    fn rejoin(&mut self, now: Instant, other_era: bool) {
+        if !other_era && !self.store.forgot {
+            self.drop_all(super::DropReason::Expelled);
+        }
+        self.phase = Phase::Joining;
+        self.admitted = false;
+        self.renew(now);
+    }
+}
