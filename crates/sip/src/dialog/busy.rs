@@ -28,8 +28,10 @@ pub struct Pending {
     pub unacknowledged: Option<u32>,
     /// RSeq of the peer's latest reliable provisional response.
     pub remote_rseq: Option<u32>,
-    /// The session timer that our 2xx will state.
-    pub agreed: Option<Agreed>,
+    /// The session timer that our 2xx to the INVITE will state.
+    pub invite_agreed: Option<Agreed>,
+    /// The session timer that our 2xx to the UPDATE will state.
+    pub update_agreed: Option<Agreed>,
 }
 
 /// The ACK of a 2xx, kept to answer repeats of that 2xx.

@@ -110,12 +110,13 @@ impl Dialog {
             return Verdict::reject(400);
         }
         let pending = &mut self.busy_mut().pending;
-        pending.agreed = agreed;
         if invite {
             pending.in_invite = Some(request.cseq);
             pending.in_offer = request.sdp;
+            pending.invite_agreed = agreed;
         } else {
             pending.in_update = Some(request.cseq);
+            pending.update_agreed = agreed;
         }
         Verdict::Process
     }

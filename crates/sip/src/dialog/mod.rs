@@ -66,6 +66,8 @@ pub enum DialogState {
 pub enum DialogEffect {
     /// Give this response to its server transaction, now: it was passed to [`Dialog::respond`], perhaps earlier.
     Respond {
+        /// Whether the request is an INVITE.
+        invite: bool,
         /// CSeq of the request.
         cseq: u32,
         /// The status code.
@@ -153,7 +155,7 @@ impl Dialog {
         let pending = &mut dialog.busy_mut().pending;
         pending.in_invite = Some(invite.cseq);
         pending.in_offer = invite.sdp;
-        pending.agreed = agreed;
+        pending.invite_agreed = agreed;
         Ok(dialog)
     }
 
@@ -229,11 +231,16 @@ impl Dialog {
         self.text.heap_size() + self.busy.as_ref().map_or(0, |_| size_of::<Busy>())
     }
 
-    /// Ends it at once: a BYE of ours was sent, or the call was given up.
+    /// Ends it at once: a BYE was sent or answered, or the call was given up. An INVITE of the peer that is still unanswered can only be refused
+    /// from now on.
     pub fn terminate(&mut self) {
         self.state = DialogState::Terminated;
         self.session = SessionTimer::off();
+        let in_invite = self.pending().in_invite;
         self.busy = None;
+        if in_invite.is_some() {
+            self.busy_mut().pending.in_invite = in_invite;
+        }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).

@@ -217,7 +217,10 @@ impl Dialog {
         if let Some(contact) = response.contact {
             self.text.set_target(contact);
         }
-        self.session.agreed_as_uac(now, response.session_expires);
+        // Before the 2xx to the INVITE there is no session to time.
+        if self.state == DialogState::Confirmed {
+            self.session.agreed_as_uac(now, response.session_expires);
+        }
         self.tidy();
     }
 

@@ -38,7 +38,12 @@ impl Dialog {
             }
             return;
         }
-        out.push(DialogEffect::Respond { cseq, status, response });
+        out.push(DialogEffect::Respond {
+            invite: false,
+            cseq,
+            status,
+            response,
+        });
         if method == Method::Update && status >= 200 {
             self.finish_update(now, cseq, status);
         } else if method == Method::Bye && (200..300).contains(&status) {
@@ -49,8 +54,11 @@ impl Dialog {
     fn finish_update(&mut self, now: Instant, cseq: u32, status: u16) {
         let pending = &mut self.busy_mut().pending;
         if pending.in_update.take_if(|update| *update == cseq).is_some() && status < 300 {
-            let agreed = pending.agreed;
-            self.session.agreed_as_uas(now, agreed);
+            let agreed = pending.update_agreed.take();
+            // Before the 2xx to the INVITE there is no session to time.
+            if self.state == DialogState::Confirmed {
+                self.session.agreed_as_uas(now, agreed);
+            }
         }
         self.tidy();
     }
@@ -70,7 +78,7 @@ impl Dialog {
                 status,
                 response,
             }),
-            None if status < 200 => out.push(DialogEffect::Respond { cseq, status, response }),
+            None if status < 200 => out.push(DialogEffect::invite_response(cseq, status, response)),
             // RFC 3262 s3: a 2xx must not overtake a session description that waits for its PRACK.
             _ if status < 300 && busy.reliable.iter().any(Reliable::has_sdp) => {
                 busy.reliable.retain(|queued| !matches!(queued, Reliable::Final { .. }));
@@ -89,23 +97,23 @@ impl Dialog {
         response: Bytes,
         out: &mut Vec<DialogEffect>,
     ) {
-        out.push(DialogEffect::Respond {
-            cseq,
-            status,
-            response: response.clone(),
-        });
+        let accepted = status < 300;
+        if accepted && self.is_terminated() {
+            return;
+        }
+        out.push(DialogEffect::invite_response(cseq, status, response.clone()));
         let timers = self.timers;
         let busy = self.busy_mut();
         busy.pending.in_invite = None;
         busy.pending.in_offer = false;
         // RFC 3262 s3: not repeated any longer, but a PRACK that comes late is still welcome.
         busy.reliable.clear();
-        let agreed = busy.pending.agreed.take();
-        if status < 300 {
+        let agreed = busy.pending.invite_agreed.take();
+        if accepted {
             busy.answer = Some(Unacknowledged::new(now, &timers, cseq, response));
             self.state = DialogState::Confirmed;
             self.session.agreed_as_uas(now, agreed);
-        } else if self.state == DialogState::Early && !self.caller {
+        } else if self.state != DialogState::Confirmed && !self.caller {
             self.terminate();
         } else {
             self.tidy();
@@ -132,8 +140,12 @@ impl Dialog {
     /// What the 2xx to the INVITE or UPDATE under way will state about the session timer: its header lines are
     /// [`Agreed::header_lines`].
     #[must_use]
-    pub fn agreed(&self) -> Option<Agreed> {
-        self.pending().agreed
+    pub fn agreed(&self, method: Method<'_>) -> Option<Agreed> {
+        match method {
+            Method::Invite => self.pending().invite_agreed,
+            Method::Update => self.pending().update_agreed,
+            _ => None,
+        }
     }
 
     /// After a takeover: goes on repeating the 2xx of `cseq` for as long as was `left`, at once and then with growing pauses, and gives up
@@ -171,7 +183,18 @@ impl Busy {
             status,
             wait,
         });
-        out.push(DialogEffect::Respond { cseq, status, response });
+        out.push(DialogEffect::invite_response(cseq, status, response));
+    }
+}
+
+impl DialogEffect {
+    fn invite_response(cseq: u32, status: u16, response: Bytes) -> Self {
+        Self::Respond {
+            invite: true,
+            cseq,
+            status,
+            response,
+        }
     }
 }
 
