@@ -61,6 +61,8 @@ pub enum DropReason {
     StrayResponse,
     /// An ACK that belongs to nothing here.
     StrayAck,
+    /// An ACK that has gone in circles.
+    Looped,
     /// Another container owns its partition.
     Fenced,
     /// Output from memory whose heartbeat is too old.
@@ -75,10 +77,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, with the names that metrics use.
-    pub const NAMES: [(Self, &'static str); 8] = [
+    pub const NAMES: [(Self, &'static str); 9] = [
         (Self::Malformed, "malformed"),
         (Self::StrayResponse, "stray_response"),
         (Self::StrayAck, "stray_ack"),
+        (Self::Looped, "looped"),
         (Self::Fenced, "fenced"),
         (Self::Stale, "stale"),
         (Self::NoFlow, "no_flow"),
@@ -105,17 +108,14 @@ pub struct Counters {
 }
 
 impl Counters {
-    #[expect(dead_code)]
     pub(super) fn count(&mut self, kind: Kind, outcome: Outcome) {
         self.messages[kind as usize][outcome as usize] += 1;
     }
 
-    #[expect(dead_code)]
     pub(super) fn drop(&mut self, why: DropReason) {
         self.drops[why as usize] += 1;
     }
 
-    #[expect(dead_code)]
     pub(super) fn answer(&mut self, status: u16) {
         *self.answers.entry(status).or_default() += 1;
     }

@@ -11,104 +11,292 @@
 //! - calls [`Forwarder::handle_timeout`] at [`Forwarder::poll_timeout`].
 
 mod config;
+mod containers;
 mod counters;
+mod deliver;
 mod effects;
+mod own;
+mod path;
+mod refusal;
+mod request;
 
 pub use config::{Config, Limits, Listener};
 pub use counters::{Counters, DropReason, Kind, Outcome};
 pub use effects::{Effect, Effects, LinkId, Span};
 
 use std::io::IoSlice;
+use std::time::Duration;
 
-use sip::Instant;
+use sip::{Edit, Index, Instant, Message};
+use ucf::Incarnation;
 use ucf::flow::Flow;
-use ucf::wire::{Body, Hello, MemberState};
+use ucf::hold::Hold;
+use ucf::load::Balancer;
+use ucf::routing::{RoutingTable, Slot};
+use ucf::transactions::TransactionTable;
+use ucf::window::Window;
+use ucf::wire::{Body, Heartbeat, Hello, MemberState};
+
+use containers::Containers;
+use own::Own;
+use path::Arrival;
+
+/// How often containers hear of us.
+const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// One worker of a proxy.
 pub struct Forwarder {
+    core: Core,
+    /// Reused for every message.
+    index: Index,
+    edit: Edit,
+    scan: sip::Limits,
+}
+
+/// What the path of a message works on, apart from the message itself.
+struct Core {
     config: Config,
+    own: Own,
+    routing: RoutingTable,
+    balancer: Balancer,
+    transactions: TransactionTable,
+    hold: Hold,
+    containers: Containers,
     counters: Counters,
+    /// Number of the last message towards a container.
+    order: u64,
+    random: u64,
+    buffer: Vec<u8>,
+    next_heartbeat: Instant,
 }
 
 impl Forwarder {
     /// A worker that knows no container yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        let limits = config.limits;
         Self {
-            config,
-            counters: Counters::default(),
+            core: Core {
+                own: Own::new(&config),
+                routing: RoutingTable::new(config.keyring.partitions()),
+                balancer: Balancer::default(),
+                transactions: TransactionTable::new(limits.transactions),
+                hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
+                containers: Containers::default(),
+                counters: Counters::default(),
+                order: 0,
+                random: config.entropy | 1,
+                buffer: Vec::new(),
+                next_heartbeat: Instant::default(),
+                config,
+            },
+            index: Index::new(),
+            edit: Edit::new(),
+            scan: sip::Limits::default(),
         }
     }
 
     /// A message of a client: a datagram, or one message of a stream. `source.held` is set for streams. If it belongs to
     /// another worker's calls, the effect is [`Effect::Pass`].
     pub fn handle_client(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects) {
-        let _ = (now, source, bytes, effects);
+        self.client(now, source, bytes, effects, true);
     }
 
     /// A message that another worker has passed on by [`Effect::Pass`].
     pub fn handle_passed(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects) {
-        let _ = (now, source, bytes, effects);
+        self.client(now, source, bytes, effects, false);
+    }
+
+    fn client(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects, may_pass: bool) {
+        if self.index.scan(bytes, &self.scan).is_err() {
+            return self.core.counters.drop(DropReason::Malformed);
+        }
+        let message = &Message::new(bytes, &self.index);
+        if may_pass && let Some(worker) = self.core.other_worker(message) {
+            let source = *source;
+            let write = |out: &mut Vec<u8>| out.extend_from_slice(message.as_bytes());
+            return effects.push_message(write, |message| Effect::Pass {
+                worker,
+                source,
+                message,
+            });
+        }
+        let arrival = Arrival { now, message };
+        self.core.client(arrival, source, &mut self.edit, effects);
     }
 
     /// One whole message from a container's SIP connection.
     pub fn handle_container(&mut self, now: Instant, link: LinkId, bytes: &[u8], effects: &mut Effects) {
-        let _ = (now, link, bytes, effects);
+        let Some(slot) = self.core.heard(now, link) else { return };
+        if self.index.scan(bytes, &self.scan).is_err() {
+            return self.core.counters.drop(DropReason::Malformed);
+        }
+        let message = &Message::new(bytes, &self.index);
+        let arrival = Arrival { now, message };
+        self.core.container(arrival, (slot, link), &mut self.edit, effects);
     }
 
-    /// Both connections to a container stand; `hello` is what it said of itself.
-    pub fn link_up(&mut self, now: Instant, hello: &Hello, effects: &mut Effects) -> LinkId {
-        let _ = (now, hello, effects);
-        LinkId(0)
+    /// Both connections to a container stand; `hello` is what it said of itself. None if it cannot be one of this cluster, or
+    /// if there are too many: the driver closes both.
+    pub fn link_up(&mut self, now: Instant, hello: &Hello, effects: &mut Effects) -> Option<LinkId> {
+        self.core.link_up(now, hello, effects)
     }
 
     /// Either connection has closed; the driver closes the other one. What was unconfirmed goes to the new owners.
     pub fn link_down(&mut self, now: Instant, link: LinkId, effects: &mut Effects) {
-        let _ = (now, link, effects);
+        if let Some(slot) = self.core.containers.slot(link) {
+            self.core.fallen(now, slot, effects);
+        }
     }
 
     /// A frame from a container's UCF connection.
     pub fn handle_frame(&mut self, now: Instant, link: LinkId, body: &Body, effects: &mut Effects) {
-        let _ = (now, link, body, effects);
+        if let Some(slot) = self.core.heard(now, link) {
+            self.core.frame(now, slot, body, effects);
+        }
     }
 
     /// What is to be written to the container's SIP connection, up to `slices.len()` pieces; returns how many.
     pub fn outgoing<'a>(&'a self, link: LinkId, slices: &mut [IoSlice<'a>]) -> usize {
-        let _ = (link, slices);
-        0
+        let containers = &self.core.containers;
+        let link = containers.slot(link).and_then(|slot| containers.link(slot));
+        link.map_or(0, |link| link.window.outgoing(slices))
     }
 
     /// So many bytes of [`Self::outgoing`] have been written.
     pub fn wrote(&mut self, link: LinkId, bytes: usize) {
-        let _ = (link, bytes);
+        let containers = &mut self.core.containers;
+        if let Some(link) = containers.slot(link).and_then(|slot| containers.link_mut(slot)) {
+            link.window.wrote(bytes);
+        }
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        Instant::MAX
+        self.core.next_heartbeat.min(self.core.hold.poll_timeout())
     }
 
     /// Heartbeats, and what has waited too long.
     pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
-        let _ = (now, effects);
+        self.core.expire_held(now, effects);
+        if now >= self.core.next_heartbeat {
+            self.core.next_heartbeat = now + HEARTBEAT;
+            self.core.beat(now, effects);
+            self.core.expire(now);
+        }
     }
 
-    /// Which containers this worker is linked to, and how they are, for health and the admin page.
+    /// The containers that this worker is linked to, for health and the admin page.
     pub fn containers(&self) -> impl Iterator<Item = ContainerView<'_>> {
-        std::iter::empty()
+        self.core.containers.iter().filter_map(|(slot, container)| {
+            let link = container.link.as_ref()?;
+            Some(ContainerView {
+                link: link.id,
+                name: &container.name,
+                incarnation: container.incarnation,
+                state: self.core.balancer.state(slot).unwrap_or(MemberState::Joining),
+                partitions: self.core.routing.owned(slot).len(),
+                unconfirmed: link.window.bytes(),
+            })
+        })
     }
 
     /// What has been counted so far.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Counters {
+        Counters {
+            holding: self.core.hold.len(),
+            transactions: self.core.transactions.len(),
+            ..self.core.counters.clone()
+        }
     }
 
     /// The configuration it was made with.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.core.config
+    }
+}
+
+impl Core {
+    /// The worker whose calls the message belongs to, if that is another one.
+    fn other_worker(&self, message: &Message<'_>) -> Option<u16> {
+        let workers = u64::from(self.config.workers);
+        if workers < 2 {
+            return None;
+        }
+        let worker = (self.config.keyring.hash(message.call_id()?) % workers) as u16;
+        (worker != self.config.me.worker).then_some(worker)
+    }
+
+    /// A container lives.
+    fn heard(&mut self, now: Instant, link: LinkId) -> Option<Slot> {
+        let slot = self.containers.slot(link)?;
+        self.containers.get_mut(slot)?.heard = now;
+        Some(slot)
+    }
+
+    fn link_up(&mut self, now: Instant, hello: &Hello, effects: &mut Effects) -> Option<LinkId> {
+        let incarnation = Incarnation(hello.incarnation);
+        if hello.cluster != self.config.cluster || hello.worker.is_some() || incarnation.0 == 0 {
+            return None;
+        }
+        let slot = self.routing.enter(incarnation)?;
+        // A link that the driver has not yet seen fall is replaced, and what it leaves goes on in the new one.
+        self.fallen(now, slot, effects);
+        let limits = &self.config.limits;
+        let window = Window::new(limits.window_bytes, limits.window_age);
+        let id = self.containers.up(now, slot, incarnation, &hello.name, window);
+        self.release(now, effects);
+        Some(id)
+    }
+
+    fn frame(&mut self, now: Instant, slot: Slot, body: &Body, effects: &mut Effects) {
+        match body {
+            Body::Report(report) => self.balancer.report(now, slot, report),
+            Body::Confirm(confirm) => self.confirm(now, slot, confirm, effects),
+            Body::Ownership(announced) => self.ownership(now, announced, effects),
+            Body::Transactions(announced) => {
+                let partitions = self.routing.partitions();
+                self.transactions.announced(now, announced, partitions);
+            }
+            // Not for proxies, or of a later version.
+            _ => (),
+        }
+    }
+
+    fn beat(&mut self, now: Instant, effects: &mut Effects) {
+        let views = self.containers.views(now);
+        for link in self.containers.links_mut() {
+            let heartbeat = Heartbeat {
+                number: link.beat(now),
+                views: views.clone(),
+            };
+            effects.push(Effect::Frame {
+                link: link.id,
+                body: Body::Heartbeat(heartbeat),
+            });
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.transactions.expire(now);
+        for link in self.containers.links_mut() {
+            link.window.expire(now);
+        }
+        while let Some(slot) = self.containers.forget(now) {
+            self.routing.forget(slot);
+            self.balancer.forget(slot);
+        }
+    }
+
+    /// xorshift64: spreads choices; nothing secret hangs on it.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
     }
 }
 
@@ -120,7 +308,7 @@ pub struct ContainerView<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its incarnation.
-    pub incarnation: ucf::Incarnation,
+    pub incarnation: Incarnation,
     /// As it last reported.
     pub state: MemberState,
     /// Partitions that it owns as far as this worker has heard.

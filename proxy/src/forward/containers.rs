@@ -1,0 +1,170 @@
+//! The containers that a worker knows, and its links to them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sip::Instant;
+use ucf::Incarnation;
+use ucf::routing::Slot;
+use ucf::window::Window;
+use ucf::wire::View;
+
+use super::effects::LinkId;
+
+/// How many heartbeats back a container may name one: more than a lease.
+const HEARTBEATS: usize = 256;
+
+/// How long a container that is gone stays in the views: longer than any lease, so that every member has seen it.
+const FORGET: Duration = Duration::from_secs(60);
+
+/// Bits of a link's id that are its slot; `ucf::routing::MAX_MEMBERS` fits.
+const SLOT_BITS: u32 = 10;
+
+/// One life of a container.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) incarnation: Incarnation,
+    pub(super) name: String,
+    /// When it was last heard; once closed, when that was.
+    pub(super) heard: Instant,
+    pub(super) link: Option<Link>,
+}
+
+/// The two connections to a container.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) window: Window,
+    /// Number of the last heartbeat sent, and when it and those before it were.
+    heartbeat: u64,
+    beats: VecDeque<Instant>,
+}
+
+impl Link {
+    /// The number of the next heartbeat.
+    pub(super) fn beat(&mut self, now: Instant) -> u64 {
+        if self.beats.len() == HEARTBEATS {
+            self.beats.pop_front();
+        }
+        self.beats.push_back(now);
+        self.heartbeat += 1;
+        self.heartbeat
+    }
+
+    /// How long ago a heartbeat was sent; none if that is not known any more.
+    pub(super) fn age(&self, now: Instant, heartbeat: u64) -> Option<Duration> {
+        let back = usize::try_from(self.heartbeat.checked_sub(heartbeat)?).ok()?;
+        let at = self.beats.len().checked_sub(back + 1)?;
+        Some(now.since(self.beats[at]))
+    }
+}
+
+/// Containers by slot of the routing table.
+#[derive(Debug, Default)]
+pub(super) struct Containers {
+    by_slot: Vec<Option<Container>>,
+    /// How many links there have been.
+    links: u32,
+}
+
+impl Containers {
+    pub(super) fn get(&self, slot: Slot) -> Option<&Container> {
+        self.by_slot.get(usize::from(slot.0))?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Container> {
+        self.by_slot.get_mut(usize::from(slot.0))?.as_mut()
+    }
+
+    pub(super) fn link(&self, slot: Slot) -> Option<&Link> {
+        self.get(slot)?.link.as_ref()
+    }
+
+    pub(super) fn link_mut(&mut self, slot: Slot) -> Option<&mut Link> {
+        self.get_mut(slot)?.link.as_mut()
+    }
+
+    /// The slot of a link that stands.
+    pub(super) fn slot(&self, id: LinkId) -> Option<Slot> {
+        let slot = Slot((id.0 & ((1 << SLOT_BITS) - 1)) as u16);
+        (self.link(slot)?.id == id).then_some(slot)
+    }
+
+    /// A link stands. Whatever was there under this slot is replaced.
+    pub(super) fn up(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        incarnation: Incarnation,
+        name: &str,
+        window: Window,
+    ) -> LinkId {
+        let at = usize::from(slot.0);
+        if self.by_slot.len() <= at {
+            self.by_slot.resize_with(at + 1, || None);
+        }
+        self.links = self.links.wrapping_add(1);
+        let id = LinkId(self.links << SLOT_BITS | u32::from(slot.0));
+        self.by_slot[at] = Some(Container {
+            incarnation,
+            name: name.to_owned(),
+            heard: now,
+            link: Some(Link {
+                id,
+                window,
+                heartbeat: 0,
+                beats: VecDeque::new(),
+            }),
+        });
+        id
+    }
+
+    /// The link has closed; gives what it leaves behind.
+    pub(super) fn down(&mut self, now: Instant, slot: Slot) -> Option<Link> {
+        let container = self.get_mut(slot)?;
+        container.heard = now;
+        container.link.take()
+    }
+
+    /// Those that have been gone for long, taken out.
+    pub(super) fn forget(&mut self, now: Instant) -> Option<Slot> {
+        let gone = |container: &Container| container.link.is_none() && now.since(container.heard) >= FORGET;
+        let at = self
+            .by_slot
+            .iter()
+            .position(|container| container.as_ref().is_some_and(gone))?;
+        self.by_slot[at] = None;
+        Some(Slot(at as u16))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Container)> {
+        self.by_slot
+            .iter()
+            .enumerate()
+            .filter_map(|(at, container)| Some((Slot(at as u16), container.as_ref()?)))
+    }
+
+    pub(super) fn links_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.by_slot.iter_mut().flatten().filter_map(|c| c.link.as_mut())
+    }
+
+    pub(super) fn links_with_slots_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Link)> {
+        self.by_slot
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(at, container)| Some((Slot(at as u16), container.as_mut()?.link.as_mut()?)))
+    }
+
+    /// How this worker sees every container that it knows.
+    pub(super) fn views(&self, now: Instant) -> Vec<View> {
+        self.by_slot
+            .iter()
+            .flatten()
+            .map(|container| View {
+                incarnation: container.incarnation.0,
+                silent_ms: u32::try_from(now.since(container.heard).as_millis()).unwrap_or(u32::MAX),
+                closed: container.link.is_none(),
+            })
+            .collect()
+    }
+}

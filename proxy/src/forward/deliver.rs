@@ -1,0 +1,253 @@
+//! To the containers: window, hold, and the way to a new owner (DESIGN section 4, "Nothing in flight is lost").
+
+use sip::{Edit, Index, Instant, Limits, Message, Method};
+use ucf::PartitionId;
+use ucf::flow::Flow;
+use ucf::hold::Held;
+use ucf::routing::{Change, Slot};
+use ucf::window::Label;
+use ucf::wire::{Confirm, Ownership};
+
+use super::Core;
+use super::counters::{DropReason, Kind, Outcome};
+use super::effects::Effects;
+use super::path::response_flow;
+use super::refusal::Refusal;
+
+/// How often containers may return a message before it is given up: each time it went to whom the table named.
+const MAX_RETURNS: u8 = 8;
+
+/// Room that splices may take.
+const SPLICES: usize = 1024;
+
+impl Core {
+    /// Sends an edited message to the partition's owner, or lets it wait for one.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        partition: PartitionId,
+        message: &Message<'_>,
+        edit: &Edit,
+    ) -> Result<Outcome, Refusal> {
+        let label = Label {
+            partition,
+            order: self.next_order(),
+            returns: 0,
+        };
+        if let Some(slot) = self.routing.route(partition).settled()
+            && let Some(link) = self.containers.link_mut(slot)
+        {
+            if !link.window.has_room(message.as_bytes().len() + SPLICES) {
+                return Err(Refusal::FULL);
+            }
+            link.window.append(now, label, |out| edit.apply_into(message, out));
+            return Ok(Outcome::Forwarded);
+        }
+        self.buffer.clear();
+        edit.apply_into(message, &mut self.buffer);
+        if self.hold.keep(now, label, &self.buffer) {
+            Ok(Outcome::Held)
+        } else {
+            Err(Refusal::FULL)
+        }
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    /// A container tells what it owns: what waited goes on, and what another has not confirmed goes there too.
+    pub(super) fn ownership(&mut self, now: Instant, announced: &Ownership, effects: &mut Effects) {
+        let mut changes = Vec::new();
+        self.routing.announced(announced, &mut changes);
+        self.take_from_old_owners(now, &changes, effects);
+        if !changes.is_empty() {
+            self.release(now, effects);
+        }
+    }
+
+    /// Unconfirmed messages of partitions that have another owner now wait for their turn with those that are held.
+    fn take_from_old_owners(&mut self, now: Instant, changes: &[Change], effects: &mut Effects) {
+        let Some(owner) = changes
+            .first()
+            .and_then(|change| self.routing.route(change.partition).owner)
+        else {
+            return;
+        };
+        let mut moved = vec![false; self.routing.partitions()];
+        for change in changes {
+            moved[usize::from(change.partition.0)] = true;
+        }
+        let mut taken = Vec::new();
+        for (slot, link) in self.containers.links_with_slots_mut() {
+            if slot != owner {
+                let wanted = |partition: PartitionId| moved.get(usize::from(partition.0)).is_some_and(|moved| *moved);
+                link.window
+                    .take(wanted, |label, bytes| taken.push((label, bytes.to_vec())));
+            }
+        }
+        self.keep_all(now, taken, effects);
+    }
+
+    /// A container has confirmed messages, and returned some that are not its own.
+    pub(super) fn confirm(&mut self, now: Instant, slot: Slot, confirm: &Confirm, effects: &mut Effects) {
+        let Some(link) = self.containers.link_mut(slot) else {
+            return;
+        };
+        let mut taken = Vec::new();
+        for number in &confirm.returned {
+            link.window.returned(*number, |label, bytes| {
+                let returns = label.returns.saturating_add(1);
+                taken.push((Label { returns, ..label }, bytes.to_vec()));
+            });
+        }
+        link.window.confirm(confirm.upto);
+        if taken.is_empty() {
+            return;
+        }
+        for (label, _) in &taken {
+            // Whoever returns is not the owner, whatever was heard last; the owner will say so.
+            if self.routing.route(label.partition).owner == Some(slot) {
+                self.routing.suspend(label.partition);
+            }
+        }
+        self.keep_all(now, taken, effects);
+        self.release(now, effects);
+    }
+
+    /// The link to a container has closed: what it has not confirmed waits for the new owners.
+    pub(super) fn fallen(&mut self, now: Instant, slot: Slot, effects: &mut Effects) {
+        let Some(mut link) = self.containers.down(now, slot) else {
+            return;
+        };
+        let mut taken = Vec::new();
+        link.window
+            .take(|_| true, |label, bytes| taken.push((label, bytes.to_vec())));
+        self.keep_all(now, taken, effects);
+        self.release(now, effects);
+    }
+
+    fn keep_all(&mut self, now: Instant, messages: Vec<(Label, Vec<u8>)>, effects: &mut Effects) {
+        for (label, bytes) in messages {
+            self.counters.rerouted += 1;
+            if label.returns > MAX_RETURNS || !self.hold.keep(now, label, &bytes) {
+                self.give_up(now, Refusal::FULL, &bytes, effects);
+            }
+        }
+    }
+
+    /// Sends all that waits and whose partition has an owner in reach, oldest first.
+    pub(super) fn release(&mut self, now: Instant, effects: &mut Effects) {
+        if self.hold.is_empty() {
+            return;
+        }
+        let (routing, containers) = (&self.routing, &self.containers);
+        let released = self.hold.release(|label| {
+            let owner = routing.route(label.partition).settled();
+            owner.is_some_and(|slot| containers.link(slot).is_some())
+        });
+        for Held { label, bytes, .. } in released {
+            let owner = self.routing.route(label.partition).settled();
+            match owner.and_then(|slot| self.containers.link_mut(slot)) {
+                Some(link) if link.window.has_room(bytes.len()) => {
+                    link.window.append(now, label, |out| out.extend_from_slice(&bytes));
+                }
+                _ => self.give_up(now, Refusal::FULL, &bytes, effects),
+            }
+        }
+    }
+
+    /// Answers what has waited too long.
+    pub(super) fn expire_held(&mut self, now: Instant, effects: &mut Effects) {
+        for held in self.hold.expire(now) {
+            self.give_up(now, Refusal::LATE, &held.bytes, effects);
+        }
+    }
+
+    // ---- answers ----
+
+    /// Answers a client's request, or counts it where no answer is allowed (ACK).
+    pub(super) fn refuse(
+        &mut self,
+        kind: Kind,
+        refusal: Refusal,
+        message: &Message<'_>,
+        source: &Flow,
+        edit: &mut Edit,
+        effects: &mut Effects,
+    ) {
+        let via = message.via().filter(|_| !matches!(message.method(), Method::Ack));
+        let Some(via) = via else {
+            self.counters.count(kind, Outcome::Dropped);
+            return self.counters.drop(refusal.drop);
+        };
+        let to = response_flow(*source, &via);
+        // The answer's Via has what s18.2.1 adds to the request's.
+        edit.clear();
+        edit.set_received(message, source.remote);
+        self.buffer.clear();
+        edit.apply_into(message, &mut self.buffer);
+        let mut index = Index::new();
+        if index.scan(&self.buffer, &Limits::default()).is_err() {
+            return self.counters.drop(DropReason::Malformed);
+        }
+        let random = self.random();
+        let request = Message::new(&self.buffer, &index);
+        self.send(to, effects, |out| {
+            refusal.write(out, &request, &self.config.keyring, random);
+        });
+        self.counters.count(kind, Outcome::Answered);
+        self.counters.answer(refusal.status);
+    }
+
+    /// Gives a message up that was on its way to a container: a request is answered by way of its own Vias.
+    fn give_up(&mut self, now: Instant, refusal: Refusal, bytes: &[u8], effects: &mut Effects) {
+        let Some(answer) = self.answer_to(refusal, bytes) else {
+            return self.counters.drop(refusal.drop);
+        };
+        let mut index = Index::new();
+        let sent = match index.scan(&answer, &Limits::default()) {
+            Ok(()) => self.respond(now, &Message::new(&answer, &index), &mut Edit::new(), effects),
+            Err(_) => Err(DropReason::Malformed),
+        };
+        match sent {
+            Ok(()) => self.counters.answer(refusal.status),
+            Err(why) => self.counters.drop(why),
+        }
+    }
+
+    /// Answers a container's request, through its partition's owner.
+    pub(super) fn refuse_container(
+        &mut self,
+        now: Instant,
+        refusal: Refusal,
+        message: &Message<'_>,
+        partition: Option<PartitionId>,
+    ) {
+        let (Some(partition), Some(answer)) = (partition, self.answer_to(refusal, message.as_bytes())) else {
+            return;
+        };
+        let mut index = Index::new();
+        if index.scan(&answer, &Limits::default()).is_ok() {
+            let answer = Message::new(&answer, &index);
+            if self.deliver(now, partition, &answer, &Edit::new()).is_ok() {
+                self.counters.answer(refusal.status);
+            }
+        }
+    }
+
+    /// The answer to a request as it stands; none to a response or an ACK.
+    fn answer_to(&mut self, refusal: Refusal, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut index = Index::new();
+        index.scan(bytes, &Limits::default()).ok()?;
+        let message = Message::new(bytes, &index);
+        if message.is_response() || message.method() == Method::Ack {
+            return None;
+        }
+        let mut answer = Vec::new();
+        let random = self.random();
+        refusal.write(&mut answer, &message, &self.config.keyring, random);
+        Some(answer)
+    }
+}

@@ -1,0 +1,119 @@
+//! The names under which the cluster is reached, and what is written with them.
+
+use std::net::IpAddr;
+
+use sip::Host;
+use ucf::flow::{FlowToken, Transport};
+use ucf::token::Token;
+
+use super::config::Config;
+
+/// The port of a URI or sent-by that names none (RFC 3261 s19.1.2).
+pub(super) const DEFAULT_PORT: u16 = 5060;
+
+/// Our addresses, prepared for comparing and writing.
+#[derive(Debug)]
+pub(super) struct Own {
+    listeners: Vec<Address>,
+    aliases: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Address {
+    /// As written in SIP: an IPv6 address in brackets.
+    host: Vec<u8>,
+    ip: Option<IpAddr>,
+    port: u16,
+    /// `host:port`.
+    text: Vec<u8>,
+}
+
+impl Own {
+    pub(super) fn new(config: &Config) -> Self {
+        let listeners = config.listeners.iter().map(|listener| {
+            let ip = listener.host.parse::<IpAddr>().ok();
+            let host = match ip {
+                Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+                _ => listener.host.clone(),
+            };
+            Address {
+                text: format!("{host}:{}", listener.port).into_bytes(),
+                host: host.into_bytes(),
+                ip,
+                port: listener.port,
+            }
+        });
+        Self {
+            listeners: listeners.collect(),
+            aliases: config.aliases.iter().map(|alias| alias.clone().into_bytes()).collect(),
+        }
+    }
+
+    /// Whether host and port, as they stand in a URI or a sent-by, are this cluster's.
+    pub(super) fn is_us(&self, host: &[u8], port: Option<u16>) -> bool {
+        let number = port.unwrap_or(DEFAULT_PORT);
+        self.listeners
+            .iter()
+            .any(|address| address.port == number && address.is_at(host))
+            || self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
+    }
+
+    /// The listener for a peer of this address: the first of its family.
+    pub(super) fn listener_towards(&self, ip: IpAddr) -> u8 {
+        let same = |address: &Address| address.ip.is_some_and(|own| own.is_ipv6() == ip.is_ipv6());
+        self.listeners.iter().position(same).unwrap_or(0) as u8
+    }
+
+    /// A Via of ours, without its field name (RFC 3261 s16.6 step 8).
+    pub(super) fn write_via(&self, out: &mut Vec<u8>, listener: u8, transport: Transport, branch: &[u8]) {
+        out.extend_from_slice(b"SIP/2.0/");
+        out.extend_from_slice(transport.as_str().as_bytes());
+        out.push(b' ');
+        self.write_address(out, listener);
+        out.extend_from_slice(b";branch=");
+        out.extend_from_slice(branch);
+    }
+
+    /// A Record-Route of ours, without its field name (RFC 3261 s16.6 step 4).
+    pub(super) fn write_record_route(
+        &self,
+        out: &mut Vec<u8>,
+        listener: u8,
+        transport: Transport,
+        token: &Token,
+        flow: &FlowToken,
+    ) {
+        out.extend_from_slice(b"<sip:");
+        self.write_address(out, listener);
+        if transport == Transport::Tcp {
+            out.extend_from_slice(b";transport=tcp");
+        }
+        out.extend_from_slice(b";lr;a=");
+        out.extend_from_slice(token.as_bytes());
+        out.extend_from_slice(b";fl=");
+        out.extend_from_slice(flow.as_bytes());
+        out.push(b'>');
+    }
+
+    fn write_address(&self, out: &mut Vec<u8>, listener: u8) {
+        // A flow of an older configuration may name a listener that is no more: the first one stands in for it.
+        let address = self.listeners.get(usize::from(listener)).or(self.listeners.first());
+        if let Some(address) = address {
+            out.extend_from_slice(&address.text);
+        }
+    }
+}
+
+impl Address {
+    fn is_at(&self, host: &[u8]) -> bool {
+        if self.host.eq_ignore_ascii_case(host) {
+            return true;
+        }
+        // One IPv6 address has many spellings.
+        host.first() == Some(&b'[')
+            && match Host::parse(host) {
+                Some(Host::Address(ip)) => self.ip == Some(ip),
+                _ => false,
+            }
+    }
+}

@@ -1,0 +1,448 @@
+//! The path of a message, top to bottom (RFC 3261 s16).
+//!
+//! ```text
+//! client ── request ──► check ► hops ► loop ► Proxy-Require ► own Routes ► classify ► edit inward ► deliver ─► container
+//! client ── response ─► check ► our Via? ► container's Via ► partition ► pop ──────────────────────► deliver ─► container
+//! container ─ request ► fence ► Route with flow ► hops ► pop, Via, Record-Route ─────────────────────────────► client
+//! container ─ response ► fence ► pop our Via ► flow and client's Via (s18.2.2) ──────────────────────────────► client
+//! ```
+
+use std::net::SocketAddr;
+
+use sip::{Edit, HeaderName, Host, Instant, Message, Method, Via};
+use ucf::PartitionId;
+use ucf::flow::{Flow, Transport};
+use ucf::routing::{HEARTBEAT_HEADER, Slot};
+use ucf::token::Affinity;
+use ucf::transactions::Keys;
+use ucf::wire::{Body, Fenced};
+
+use super::Core;
+use super::counters::{DropReason, Kind, Outcome};
+use super::effects::{Effect, Effects, LinkId};
+use super::own::DEFAULT_PORT;
+use super::refusal::Refusal;
+use super::request::{Request, Routes};
+
+/// A message and how it came.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    pub(super) now: Instant,
+    pub(super) message: &'a Message<'a>,
+}
+
+/// Where a client's request goes.
+struct Class {
+    kind: Kind,
+    partition: PartitionId,
+}
+
+impl Core {
+    // ---- from clients ----
+
+    /// A client's message.
+    pub(super) fn client(&mut self, arrival: Arrival<'_>, source: &Flow, edit: &mut Edit, effects: &mut Effects) {
+        let message = arrival.message;
+        match sip::check(message) {
+            Err(reject) if !reject.answer => self.counters.drop(DropReason::Malformed),
+            Err(reject) => {
+                let refusal = Refusal::malformed(reject.status, reject.reason);
+                self.refuse(Kind::NewRequest, refusal, message, source, edit, effects);
+            }
+            Ok(()) if message.is_request() => self.client_request(arrival, source, edit, effects),
+            Ok(()) => self.peer_response(arrival, edit),
+        }
+    }
+
+    fn client_request(&mut self, arrival: Arrival<'_>, source: &Flow, edit: &mut Edit, effects: &mut Effects) {
+        let message = arrival.message;
+        let kind = match self.inward(arrival, source, edit) {
+            Ok((kind, outcome)) => return self.counters.count(kind, outcome),
+            Err((kind, refusal)) => (kind, refusal),
+        };
+        self.refuse(kind.0, kind.1, message, source, edit, effects);
+    }
+
+    /// RFC 3261 s16.3 to s16.6 for a client's request.
+    fn inward(
+        &mut self,
+        arrival: Arrival<'_>,
+        source: &Flow,
+        edit: &mut Edit,
+    ) -> Result<(Kind, Outcome), (Kind, Refusal)> {
+        let early = |refusal| (Kind::NewRequest, refusal);
+        let request = Request::read(arrival.message, &self.config.keyring).map_err(early)?;
+        self.check_hops(&request).map_err(early)?;
+        self.check_loop(&request).map_err(early)?;
+        self.check_proxy_require(&request).map_err(early)?;
+        let routes = Routes::read(&request, &self.own, &self.config.keyring);
+        let class = self.classify(arrival.now, &request, &routes).map_err(early)?;
+        self.edit_inward(&request, &routes, class.partition, source, edit);
+        let outcome = self
+            .deliver(arrival.now, class.partition, arrival.message, edit)
+            .map_err(|refusal| (class.kind, refusal))?;
+        Ok((class.kind, outcome))
+    }
+
+    /// RFC 3261 s16.3 step 3.
+    fn check_hops(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        match request.message.max_forwards() {
+            Some(0) => Err(Refusal::TOO_MANY_HOPS),
+            _ => Ok(()),
+        }
+    }
+
+    /// RFC 3261 s16.3 step 4: it has been here, and nothing that routing depends on has changed since.
+    fn check_loop(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let been_here = |via: Via<'_>| {
+            self.own.is_us(via.host, via.port)
+                && via
+                    .branch()
+                    .and_then(Keys::of_branch)
+                    .is_some_and(|(_, looped)| looped == request.looped)
+        };
+        if request.message.vias().any(been_here) {
+            return Err(Refusal::LOOP);
+        }
+        Ok(())
+    }
+
+    /// RFC 3261 s16.3 step 5: no extension of a proxy is spoken here. ACK and CANCEL are exempt (s20.29).
+    fn check_proxy_require(&self, request: &Request<'_>) -> Result<(), Refusal> {
+        let asks = request.message.header(HeaderName::ProxyRequire).is_some();
+        if asks && !matches!(request.method, Method::Ack | Method::Cancel) {
+            return Err(Refusal::BAD_EXTENSION);
+        }
+        Ok(())
+    }
+
+    /// Whose the request is (DESIGN section 4): by token, by the transactions that are known, else anybody's.
+    fn classify(&mut self, now: Instant, request: &Request<'_>, routes: &Routes<'_>) -> Result<Class, Refusal> {
+        let ours = |kind, partition| Ok(Class { kind, partition });
+        let in_dialog = request.to_tag.is_some();
+        match routes.affinity {
+            Affinity::Partition(partition) if in_dialog => return ours(Kind::InDialogRequest, partition),
+            Affinity::Forged if !in_dialog => return Err(Refusal::FORGED),
+            _ => (),
+        }
+        if let Some(tag) = request.to_tag {
+            // Every tag of ours has a token, so nobody here knows any other; unless the request's target names the partition.
+            let target = || request.target_affinity(&self.config.keyring).partition();
+            let affinity = self.config.keyring.verify_tag(tag);
+            return match affinity.partition().or_else(target) {
+                Some(partition) => ours(Kind::InDialogRequest, partition),
+                None => Err(Refusal::UNKNOWN),
+            };
+        }
+        if let Some(partition) = self.transactions.find(request.keys.transaction) {
+            return ours(Kind::InDialogRequest, partition);
+        }
+        match request.method {
+            Method::Ack | Method::Cancel => return Err(Refusal::UNKNOWN),
+            _ if self.transactions.is_merged(&request.keys) => return Err(Refusal::MERGED),
+            _ => (),
+        }
+        let named = match request.target_affinity(&self.config.keyring) {
+            Affinity::Forged => return Err(Refusal::FORGED),
+            Affinity::Partition(partition) => Some(partition),
+            Affinity::Absent => routes.affinity.partition(),
+        };
+        let partition = match named.or_else(|| request.named_dialog(&self.config.keyring)) {
+            Some(partition) => partition,
+            None => self.choose(now, &request.keys).ok_or(Refusal::NO_CONTAINER)?,
+        };
+        self.transactions.begin(now, &request.keys, partition);
+        ours(Kind::NewRequest, partition)
+    }
+
+    /// A partition of the container with the least work (DESIGN section 8).
+    fn choose(&mut self, now: Instant, keys: &Keys) -> Option<PartitionId> {
+        let random = self.random();
+        let may_take = |slot: Slot| self.containers.link(slot).is_some() && !self.routing.owned(slot).is_empty();
+        let slot = self.balancer.choose(now, random, may_take)?;
+        self.balancer.sent(now, slot);
+        let owned = self.routing.owned(slot);
+        Some(owned[(keys.transaction % owned.len() as u64) as usize])
+    }
+
+    /// RFC 3261 s16.4 and s16.6 towards a container.
+    fn edit_inward(
+        &self,
+        request: &Request<'_>,
+        routes: &Routes<'_>,
+        partition: PartitionId,
+        source: &Flow,
+        edit: &mut Edit,
+    ) {
+        let message = request.message;
+        let token = self.config.keyring.token(partition);
+        let flow = source.encode(&self.config.keyring);
+        edit.clear();
+        edit.push_above_with(message, HeaderName::Via, |out| {
+            let branch = request.keys.branch(request.looped);
+            self.own.write_via(out, source.listener, source.transport, &branch);
+            out.extend_from_slice(b";pt=");
+            out.extend_from_slice(token.as_bytes());
+            out.extend_from_slice(b";fl=");
+            out.extend_from_slice(flow.as_bytes());
+        });
+        edit.set_received(message, source.remote);
+        edit.decrement_max_forwards(message);
+        if routes.own > 0 {
+            edit.pop(message, HeaderName::Route, routes.own);
+        }
+        if let Some((target, last)) = &routes.strict {
+            // RFC 3261 s16.4: a strict router put our URI in the place of the target and that at the end of the Route.
+            if let Some(span) = message.span_of(message.request_uri_bytes()) {
+                edit.replace(span, target);
+            }
+            edit.remove_value(message, last);
+        }
+        if request.makes_dialog() {
+            edit.push_above_with(message, HeaderName::RecordRoute, |out| {
+                self.own
+                    .write_record_route(out, source.listener, source.transport, token, &flow);
+            });
+        }
+        edit.ensure_content_length(message);
+    }
+
+    /// A peer's response to a container's request: below our Via stands the container's, which names the partition.
+    fn peer_response(&mut self, arrival: Arrival<'_>, edit: &mut Edit) {
+        let message = arrival.message;
+        let mut vias = message.vias();
+        let ours = vias.next().is_some_and(|via| self.own.is_us(via.host, via.port));
+        let partition = vias
+            .next()
+            .filter(|_| ours)
+            .and_then(|via| self.config.keyring.verify_branch(via.branch()?).partition());
+        let Some(partition) = partition else {
+            self.counters.count(Kind::PeerResponse, Outcome::Dropped);
+            return self.counters.drop(DropReason::StrayResponse);
+        };
+        edit.clear();
+        edit.pop(message, HeaderName::Via, 1);
+        edit.ensure_content_length(message);
+        let outcome = match self.deliver(arrival.now, partition, message, edit) {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                self.counters.drop(refusal.drop);
+                Outcome::Dropped
+            }
+        };
+        self.counters.count(Kind::PeerResponse, outcome);
+    }
+
+    // ---- from containers ----
+
+    /// A container's message.
+    pub(super) fn container(
+        &mut self,
+        arrival: Arrival<'_>,
+        (slot, link): (Slot, LinkId),
+        edit: &mut Edit,
+        effects: &mut Effects,
+    ) {
+        let message = arrival.message;
+        let kind = if message.is_request() {
+            Kind::ContainerRequest
+        } else {
+            Kind::ContainerResponse
+        };
+        edit.clear();
+        let sent = match self.check_output(arrival, slot, edit) {
+            Err(Unfit::Fenced(fenced)) => {
+                let body = Body::Fenced(fenced);
+                effects.push(Effect::Frame { link, body });
+                Err(DropReason::Fenced)
+            }
+            Err(Unfit::Drop(why)) => Err(why),
+            Ok(_) if message.is_response() => self.respond(arrival.now, message, edit, effects),
+            Ok(partition) => self.outward(arrival.now, message, partition, edit, effects),
+        };
+        match sent {
+            Ok(()) => self.counters.count(kind, Outcome::Forwarded),
+            Err(why) => {
+                self.counters.count(kind, Outcome::Dropped);
+                self.counters.drop(why);
+            }
+        }
+    }
+
+    /// The fence (DESIGN section 5): only the owner's output passes, and output from memory only with a fresh heartbeat.
+    fn check_output(&self, arrival: Arrival<'_>, slot: Slot, edit: &mut Edit) -> Result<Option<PartitionId>, Unfit> {
+        let message = arrival.message;
+        let via = message.via().ok_or(Unfit::Drop(DropReason::Malformed))?;
+        let keyring = &self.config.keyring;
+        let named = if message.is_request() {
+            via.branch().map(|branch| keyring.verify_branch(branch))
+        } else {
+            via.param(b"pt").map(|token| keyring.verify(token))
+        };
+        let partition = named.and_then(Affinity::partition);
+        if let Some(partition) = partition
+            && let Some((owner, epoch)) = self.routing.fenced(slot, partition)
+        {
+            return Err(Unfit::Fenced(Fenced {
+                partition: u32::from(partition.0),
+                owner: owner.0,
+                epoch: epoch.0,
+            }));
+        }
+        let stamp = message
+            .headers(HeaderName::Other)
+            .find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()));
+        if let Some(stamp) = stamp {
+            let fresh = std::str::from_utf8(stamp.value)
+                .ok()
+                .and_then(|number| number.parse().ok())
+                .and_then(|number| self.containers.link(slot)?.age(arrival.now, number))
+                .is_some_and(|age| age <= self.config.lease * 4 / 5);
+            if !fresh {
+                return Err(Unfit::Drop(DropReason::Stale));
+            }
+            edit.remove_header(message, stamp.ordinal);
+        }
+        Ok(partition)
+    }
+
+    /// Sends a response, whose topmost Via is ours, to the client (RFC 3261 s16.7, s18.2.2).
+    pub(super) fn respond(
+        &mut self,
+        now: Instant,
+        message: &Message<'_>,
+        edit: &mut Edit,
+        effects: &mut Effects,
+    ) -> Result<(), DropReason> {
+        let mut vias = message.vias();
+        let (Some(ours), Some(client)) = (vias.next(), vias.next()) else {
+            return Err(DropReason::StrayResponse);
+        };
+        let flow = ours
+            .param(b"fl")
+            .and_then(|text| Flow::decode(text, &self.config.keyring))
+            .ok_or(DropReason::NoFlow)?;
+        if message.status().is_some_and(|status| status >= 200)
+            && let Some((keys, _)) = ours.branch().and_then(Keys::of_branch)
+        {
+            self.transactions.end(now, keys.transaction);
+        }
+        edit.pop(message, HeaderName::Via, 1);
+        self.send(response_flow(flow, &client), effects, |out| {
+            edit.apply_into(message, out);
+        });
+        Ok(())
+    }
+
+    /// RFC 3261 s16.6 for a container's request: on the flow of the topmost Route of ours, else to the next hop.
+    fn outward(
+        &mut self,
+        now: Instant,
+        message: &Message<'_>,
+        partition: Option<PartitionId>,
+        edit: &mut Edit,
+        effects: &mut Effects,
+    ) -> Result<(), DropReason> {
+        let request = Request::read_outward(message, &self.config.keyring).map_err(|refusal| refusal.drop)?;
+        let routes = Routes::read(&request, &self.own, &self.config.keyring);
+        let flow = routes
+            .flow
+            .and_then(|text| Flow::decode(text, &self.config.keyring))
+            .or_else(|| self.next_hop(&request, &routes));
+        let refusal = match (flow, self.check_hops(&request)) {
+            (Some(flow), Ok(())) => {
+                self.edit_outward(&request, &routes, partition, &flow, edit);
+                self.send(flow, effects, |out| edit.apply_into(message, out));
+                return Ok(());
+            }
+            (_, Err(refusal)) => refusal,
+            (None, Ok(())) => Refusal::NO_FLOW,
+        };
+        self.refuse_container(now, refusal, message, partition);
+        Err(refusal.drop)
+    }
+
+    fn edit_outward(
+        &self,
+        request: &Request<'_>,
+        routes: &Routes<'_>,
+        partition: Option<PartitionId>,
+        flow: &Flow,
+        edit: &mut Edit,
+    ) {
+        let message = request.message;
+        edit.push_above_with(message, HeaderName::Via, |out| {
+            let branch = request.keys.branch(request.looped);
+            self.own.write_via(out, flow.listener, flow.transport, &branch);
+        });
+        edit.decrement_max_forwards(message);
+        if routes.own > 0 {
+            edit.pop(message, HeaderName::Route, routes.own);
+        }
+        if let Some(partition) = partition
+            && request.makes_dialog()
+        {
+            let token = self.config.keyring.token(partition);
+            let text = flow.encode(&self.config.keyring);
+            edit.push_above_with(message, HeaderName::RecordRoute, |out| {
+                self.own
+                    .write_record_route(out, flow.listener, flow.transport, token, &text);
+            });
+        }
+        edit.ensure_content_length(message);
+    }
+
+    /// Without a flow: the next Route or the Request-URI (RFC 3261 s16.6 step 6), if it is an address.
+    fn next_hop(&self, request: &Request<'_>, routes: &Routes<'_>) -> Option<Flow> {
+        let uri = match routes.next {
+            Some(uri) => Some(uri),
+            None => request.message.request_uri(),
+        }
+        .filter(sip::Uri::is_sip)?;
+        let Host::Address(ip) = uri.host()? else { return None };
+        let stream = uri
+            .params
+            .get(b"transport")
+            .is_some_and(|t| t.eq_ignore_ascii_case(b"tcp"));
+        Some(Flow {
+            transport: if stream { Transport::Tcp } else { Transport::Udp },
+            listener: self.own.listener_towards(ip),
+            remote: SocketAddr::new(ip, uri.port.unwrap_or(DEFAULT_PORT)),
+            held: None,
+        })
+    }
+
+    // ---- out ----
+
+    /// Sends to a client, through the worker that holds its connection.
+    pub(super) fn send(&self, mut to: Flow, effects: &mut Effects, write: impl FnOnce(&mut Vec<u8>)) {
+        let me = self.config.me;
+        match to.held {
+            Some(held) if held.by.incarnation != me.incarnation => to.held = None,
+            Some(held) if held.by != me => {
+                let worker = held.by.worker;
+                return effects.push_message(write, |message| Effect::Worker { worker, to, message });
+            }
+            _ => (),
+        }
+        effects.push_message(write, |message| Effect::Client { to, message });
+    }
+}
+
+/// Why a container's output goes no further.
+enum Unfit {
+    Fenced(Fenced),
+    Drop(DropReason),
+}
+
+/// Where a response goes: the flow of its request, but as the client's Via says (RFC 3261 s18.2.2, RFC 3581 s4). `maddr` is not
+/// followed: it would let anybody aim our answers.
+pub(super) fn response_flow(flow: Flow, via: &Via<'_>) -> Flow {
+    let port = via.port.unwrap_or(DEFAULT_PORT);
+    let remote = match flow.transport {
+        Transport::Udp if via.rport().is_some() => flow.remote,
+        // A datagram without rport goes to the port of sent-by; a stream does so should its connection be gone.
+        _ => SocketAddr::new(flow.remote.ip(), port),
+    };
+    Flow { remote, ..flow }
+}

@@ -1,0 +1,155 @@
+//! A request as routing sees it.
+
+use sip::{HeaderName, Message, Method, Uri, Value};
+use ucf::PartitionId;
+use ucf::token::{Affinity, Keyring};
+use ucf::transactions::{Keys, LoopHash, Parts};
+
+use super::own::Own;
+use super::refusal::Refusal;
+
+/// What is read from a request once.
+pub(super) struct Request<'a> {
+    pub(super) message: &'a Message<'a>,
+    pub(super) method: Method<'a>,
+    pub(super) to_tag: Option<&'a [u8]>,
+    pub(super) keys: Keys,
+    pub(super) looped: LoopHash,
+}
+
+impl<'a> Request<'a> {
+    /// A client's request.
+    pub(super) fn read(message: &'a Message<'a>, keyring: &Keyring) -> Result<Self, Refusal> {
+        Self::read_with(message, message.request_uri_bytes(), keyring)
+    }
+
+    /// A container's request. The hash in its branch is another than that of the same request coming in: when it comes back to
+    /// us because the cluster calls itself, that is no loop.
+    pub(super) fn read_outward(message: &'a Message<'a>, keyring: &Keyring) -> Result<Self, Refusal> {
+        Self::read_with(message, b"outward", keyring)
+    }
+
+    fn read_with(message: &'a Message<'a>, uri: &[u8], keyring: &Keyring) -> Result<Self, Refusal> {
+        let malformed = Refusal::malformed(400, "Bad Request");
+        let via = message.via().ok_or(malformed)?;
+        let parts = Parts {
+            branch: via.branch().unwrap_or_default(),
+            sent_by: sent_by(&via),
+            call_id: message.call_id().ok_or(malformed)?,
+            from_tag: message.from().ok_or(malformed)?.tag().unwrap_or_default(),
+            cseq: message.cseq().ok_or(malformed)?.number,
+            uri,
+        };
+        let (keys, looped) = Keys::of_request(&parts, keyring);
+        Ok(Self {
+            message,
+            method: message.method(),
+            to_tag: message.to().ok_or(malformed)?.tag(),
+            keys,
+            looped,
+        })
+    }
+
+    /// Whether a response to it may make a dialog, so that we want to stay on its path (RFC 3261 s16.6 step 4).
+    pub(super) fn makes_dialog(&self) -> bool {
+        let makes = matches!(
+            self.method,
+            Method::Invite | Method::Subscribe | Method::Refer | Method::Notify
+        );
+        makes && self.to_tag.is_none()
+    }
+
+    /// The partition that the Request-URI names: it is the Contact of a container.
+    pub(super) fn target_affinity(&self, keyring: &Keyring) -> Affinity {
+        let uri = self.message.request_uri();
+        match uri.and_then(|uri| uri.params.get(b"a")) {
+            Some(token) => keyring.verify(token),
+            None => Affinity::Absent,
+        }
+    }
+
+    /// The partition of the dialog that the request wants to replace, join or prove itself by (RFC 3891, RFC 3911, RFC 4538).
+    pub(super) fn named_dialog(&self, keyring: &Keyring) -> Option<PartitionId> {
+        let message = self.message;
+        [message.replaces(), message.join(), message.target_dialog()]
+            .into_iter()
+            .flatten()
+            .find_map(|dialog| {
+                // Either end of the dialog may be the one that the cluster holds.
+                let local = keyring.verify_tag(dialog.local_tag).partition();
+                local.or_else(|| keyring.verify_tag(dialog.remote_tag).partition())
+            })
+    }
+}
+
+/// `host:port` of a Via as written.
+fn sent_by<'a>(via: &sip::Via<'a>) -> &'a [u8] {
+    let raw = via.raw;
+    let from = (via.host.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
+    let upto = raw.len() - via.params.as_bytes().len();
+    raw.get(from..upto).unwrap_or_default().trim_ascii_end()
+}
+
+/// The Route of a request (RFC 3261 s16.4).
+pub(super) struct Routes<'a> {
+    /// How many of its first elements are ours.
+    pub(super) own: usize,
+    /// What the first token in them says.
+    pub(super) affinity: Affinity,
+    /// The flow token of the topmost one.
+    pub(super) flow: Option<&'a [u8]>,
+    /// The first element that is not ours.
+    pub(super) next: Option<Uri<'a>>,
+    /// The true target and the last Route, which holds it, if the request came through a strict router.
+    pub(super) strict: Option<(&'a [u8], Value<'a>)>,
+}
+
+impl<'a> Routes<'a> {
+    pub(super) fn read(request: &Request<'a>, own: &Own, keyring: &Keyring) -> Self {
+        let message = request.message;
+        let mut routes = Self {
+            own: 0,
+            affinity: Affinity::Absent,
+            flow: None,
+            next: None,
+            strict: None,
+        };
+        for address in message.routes() {
+            let Some(uri) = address.uri() else { break };
+            if !own.is_us(uri.host, uri.port) {
+                routes.next = Some(uri);
+                break;
+            }
+            if routes.affinity == Affinity::Absent
+                && let Some(token) = uri.params.get(b"a")
+            {
+                routes.affinity = keyring.verify(token);
+            }
+            if routes.own == 0 {
+                routes.flow = uri.params.get(b"fl");
+            }
+            routes.own += 1;
+        }
+        if routes.own == 0 {
+            routes.read_strict(request, own, keyring);
+        }
+        routes
+    }
+
+    /// A strict router puts our Record-Route, which has `lr`, into the Request-URI.
+    fn read_strict(&mut self, request: &Request<'a>, own: &Own, keyring: &Keyring) {
+        let message = request.message;
+        let Some(uri) = message.request_uri() else { return };
+        if !uri.params.has(b"lr") || !own.is_us(uri.host, uri.port) {
+            return;
+        }
+        if let Some(token) = uri.params.get(b"a") {
+            self.affinity = keyring.verify(token);
+        }
+        if let Some(last) = message.values(HeaderName::Route).last()
+            && let Some(address) = sip::NameAddr::parse(last.bytes)
+        {
+            self.strict = Some((address.uri_bytes, last));
+        }
+    }
+}
