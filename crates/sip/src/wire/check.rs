@@ -3,11 +3,13 @@
 //! [`check`] is for everyone. What depends on the role stands beside it: a proxy also looks at [`check_hops`] and
 //! [`check_scheme`] and at Proxy-Require by [`unsupported`], a user agent at [`check_scheme`] and at Require.
 
+use std::net::IpAddr;
+
 use super::header::HeaderName;
 use super::message::{Message, Method};
 use super::name_addr::NameAddr;
 use super::scan::{Fault, is_lws, is_token};
-use super::uri::Scheme;
+use super::uri::{Host, Scheme};
 use super::via::Via;
 
 /// Why a message goes no further.
@@ -17,7 +19,7 @@ pub struct Reject {
     pub status: u16,
     /// Its reason phrase; also the name under which a drop is counted.
     pub reason: &'static str,
-    /// Whether an answer may be sent: never to a response or an ACK, nor without the fields that it is made of.
+    /// Whether an answer may be sent: never to a response or an ACK, nor when the topmost Via does not say where to.
     pub answer: bool,
 }
 
@@ -78,8 +80,8 @@ pub fn unsupported<'a>(
 }
 
 fn reject(message: &Message<'_>, status: u16, reason: &'static str) -> Reject {
-    let made_of = || SINGLE.iter().all(|(name, ..)| message.index().first(*name).is_some());
-    let answer = message.is_request() && message.method() != Method::Ack && message.via().is_some() && made_of();
+    // RFC 4475 s3.3.1: what else an answer is made of may lack, it is then left out.
+    let answer = message.is_request() && message.method() != Method::Ack && message.via().is_some();
     Reject { status, reason, answer }
 }
 
@@ -117,17 +119,36 @@ fn problem(message: &Message<'_>) -> Option<(u16, &'static str)> {
     let Some(cseq) = message.cseq() else {
         return Some((400, "Malformed CSeq"));
     };
-    if message.is_request() && cseq.method != message.method() {
-        return Some((400, "CSeq does not fit the method"));
-    }
     if message.is_request() {
-        request_problem(message)
+        request_problem(message, cseq.method)
     } else {
-        None
+        // RFC 4475 s3.3.10: followed blindly, such a Via would make a proxy flood its network.
+        message
+            .vias()
+            .any(|via| is_broadcast(&via))
+            .then_some((400, "Via with a broadcast address"))
     }
 }
 
-fn request_problem(message: &Message<'_>) -> Option<(u16, &'static str)> {
+fn is_broadcast(via: &Via<'_>) -> bool {
+    matches!(via.sent_by(), Some(Host::Address(IpAddr::V4(address))) if address.is_broadcast())
+}
+
+fn request_problem(message: &Message<'_>, in_cseq: Method<'_>) -> Option<(u16, &'static str)> {
+    match message.method() {
+        method if method == in_cseq => {}
+        // RFC 4475 s3.1.2.18: of both faults, the unknown method is the one to be named.
+        Method::Other(_) => return Some((501, "Not Implemented")),
+        _ => return Some((400, "CSeq does not fit the method")),
+    }
+    // RFC 4475 s3.2.1: the cookie without an id behind it would make one transaction of all of the sender's.
+    if message
+        .via()
+        .and_then(|via| via.branch())
+        .is_some_and(|branch| branch == b"z9hG4bK")
+    {
+        return Some((400, "Empty branch"));
+    }
     let uri = match message.request_uri() {
         None => return Some((400, "Malformed Request-URI")),
         Some(uri) => uri,
@@ -188,9 +209,19 @@ fn sane_params(params: &[u8]) -> bool {
     true
 }
 
-/// An address of any scheme; without brackets there must be nothing in it that would need them (RFC 3261 s20).
+/// An address of any scheme, well formed around its URI.
 fn sane_address(address: &NameAddr<'_>) -> bool {
-    has_scheme(address.uri_bytes) && sane_display(address.display) && sane_params(address.params.as_bytes())
+    has_scheme(address.uri_bytes)
+        && (is_bare(address) || is_tight(address))
+        && sane_display(address.display)
+        && sane_params(address.params.as_bytes())
+}
+
+/// No space between the brackets and the URI (RFC 4475 s3.1.2.14).
+fn is_tight(address: &NameAddr<'_>) -> bool {
+    let start = address.uri_bytes.as_ptr() as usize - address.raw.as_ptr() as usize;
+    let end = start + address.uri_bytes.len();
+    address.raw.get(start.wrapping_sub(1)) == Some(&b'<') && address.raw.get(end) == Some(&b'>')
 }
 
 fn has_scheme(uri: &[u8]) -> bool {
@@ -234,7 +265,7 @@ mod tests {
     fn what_the_rfc_demands_is_demanded() {
         assert_eq!(verdict(GOOD), Ok(()));
         for (part, instead, expected) in [
-            ("Call-ID: 7\r\n", "", (400, false)),
+            ("Call-ID: 7\r\n", "", (400, true)),
             ("Via:", "Viah:", (400, false)),
             ("/TCP [", "/TCP ", (400, false)),
             ("CSeq: 1 BYE", "CSeq: 1 INVITE", (400, true)),
@@ -242,6 +273,9 @@ mod tests {
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\nMax-Forwards: 256", (400, true)),
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\nTo: <sip:b@h>", (400, true)),
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\nno colon", (400, true)),
+            ("BYE sip", "BYEBYE sip", (501, true)),
+            ("z9hG4bK1", "z9hG4bK", (400, true)),
+            ("<tel", "< tel", (400, true)),
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\na: \rb", (400, true)),
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\nl: 1", (400, true)),
             ("CSeq: 1 BYE", "CSeq: 1 BYE\r\nRoute: <sip:p", (400, true)),

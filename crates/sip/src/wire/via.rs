@@ -13,6 +13,8 @@ use super::uri::{Host, host_port};
 pub struct Via<'a> {
     /// All of it.
     pub raw: &'a [u8],
+    /// Protocol and version as written, `SIP/2.0`; [`crate::check`] looks at the version in the first line only.
+    pub protocol: &'a [u8],
     /// `UDP`, `TCP`, `TLS`, `WS`, .. as written.
     pub transport: &'a [u8],
     /// Host of sent-by as written, an IPv6 reference in its brackets.
@@ -71,19 +73,10 @@ impl<'a> Via<'a> {
     #[must_use]
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
         let bytes = trimmed(raw);
-        // sent-protocol = "SIP" SLASH "2.0" SLASH transport LWS sent-by, with white space around the slashes.
+        // sent-protocol = protocol-name SLASH protocol-version SLASH transport, with white space around the slashes.
         let slash = memchr(b'/', bytes)?;
         let slash = slash + 1 + memchr(b'/', &bytes[slash + 1..])?;
-        let protocol = &bytes[..slash];
-        let plain = protocol.eq_ignore_ascii_case(b"SIP/2.0");
-        if !plain
-            && !protocol
-                .iter()
-                .copied()
-                .filter(|b| !is_lws(*b))
-                .map(|b| b.to_ascii_uppercase())
-                .eq(*b"SIP/2.0")
-        {
+        if !bytes[..slash].iter().all(|b| is_token(*b) || is_lws(*b) || *b == b'/') {
             return None;
         }
         let transport = trim(bytes, slash + 1).start;
@@ -96,6 +89,7 @@ impl<'a> Via<'a> {
         let (host, port) = host_port(trimmed(&bytes[sent_by..params]))?;
         Some(Self {
             raw: bytes,
+            protocol: &bytes[..slash],
             transport: &bytes[transport..sent_by],
             host,
             port,
