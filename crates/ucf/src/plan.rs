@@ -13,7 +13,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use sip::Instant;
+pub use sip::Instant;
 
 /// How long a container must have been active before it counts as settled: several load reports and a ramp-up of its share of new calls.
 pub const SETTLE: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ pub enum Gate {
 }
 
 /// A part by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Who {
     /// The cluster's own Redis.
     Redis,

@@ -273,7 +273,7 @@ impl World {
             Life::Unready => Life::Joining,
             Life::Joining => Life::Active {
                 since: self.now,
-                replicated: luck % 2 == 0,
+                replicated: luck.is_multiple_of(2),
             },
             Life::Active { since, .. } => Life::Active {
                 since,

@@ -1,0 +1,194 @@
+//! How each part is started.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use crds::Transport;
+use crds::status::State;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use ucf::plan::{Instant, Who};
+
+use super::part::Part;
+use super::{Heard, Supervisor};
+use crate::child;
+use crate::failure::Failure;
+use crate::probe::{self, Answer};
+use crate::redis::{self, Redis};
+use crate::state_dir::PartRecord;
+
+/// How often a part is asked.
+pub const PROBE: Duration = Duration::from_millis(100);
+
+/// The variable in which processes find the affinity key: a command line can be read by everyone.
+const KEY: &str = "SIPCLUSTER_KEY";
+
+impl Supervisor<'_> {
+    /// Before the first step: what the proxies read, and a Redis of others that must be there.
+    pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
+        let endpoints = self.endpoints();
+        self.directory
+            .write("endpoints.json", &endpoints)
+            .map_err(|error| Failure::system("endpoints.json", error))?;
+        self.endpoints = endpoints;
+        if let Redis::External { url, address } = &self.redis
+            && !probe::redis_serves(address).await
+        {
+            return Err(Failure::here(format!(
+                "no Redis answers at {address} (spec.redis.external.url: {url}); start it, correct the URL, or leave spec.redis out to have one started"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Starts the process of a part, for the first time or again.
+    pub(super) fn start(&mut self, who: Who) -> Result<(), Failure> {
+        let mut part = match self.parts.remove(&who) {
+            Some(part) => part,
+            None => self
+                .new_part(who)
+                .map_err(|error| Failure::system("ports between the parts", error))?,
+        };
+        let mut command = match who {
+            Who::Redis => redis::command(self.redis_address(), self.directory),
+            Who::Proxy(_) => self.proxy(&part),
+            Who::Container(_) => self.container(&part),
+        };
+        let started = child::start(&mut command, &self.directory.log(&part.name));
+        let child = started.map_err(|error| match (who, error.kind()) {
+            (Who::Redis, io::ErrorKind::NotFound) => redis::missing(),
+            _ => Failure::system(
+                format!("{} cannot be started: {:?}", part.name, command.get_program()),
+                error,
+            ),
+        })?;
+        let probe = self.probe(who, child.id(), &part);
+        part.started(self.now(), child, probe);
+        self.parts.insert(who, part);
+        Ok(())
+    }
+
+    fn new_part(&mut self, who: Who) -> io::Result<Part> {
+        let name = self.name();
+        let mut part = Part::new(match who {
+            Who::Redis => format!("{name}-redis"),
+            Who::Proxy(ordinal) => format!("{name}-proxy-{ordinal}"),
+            Who::Container(ordinal) => format!("{name}-{ordinal}"),
+        });
+        match who {
+            Who::Redis => part.url = Some(self.redis.url()),
+            Who::Proxy(_) => part.admin = Some(self.ports.take()?),
+            Who::Container(_) => {
+                part.admin = Some(self.ports.take()?);
+                part.sip = Some(self.ports.take()?);
+                part.ucf = Some(self.ports.take()?);
+            }
+        }
+        Ok(part)
+    }
+
+    fn proxy(&self, part: &Part) -> Command {
+        let dispatcher = &self.cluster.spec.dispatcher;
+        let listen = SocketAddr::new(dispatcher.address, dispatcher.port);
+        let mut command = self.common(&self.binaries.proxy, part);
+        for transport in &dispatcher.transports {
+            command.arg("--listen").arg(match transport {
+                Transport::Udp => format!("udp:{listen}"),
+                Transport::Tcp => format!("tcp:{listen}"),
+            });
+        }
+        command.arg("--endpoints").arg(self.directory.file("endpoints.json"));
+        if let Some(workers) = self.cluster.spec.proxies.workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
+        command
+    }
+
+    fn container(&self, part: &Part) -> Command {
+        let mut command = self.common(&self.binaries.container, part);
+        command.args(["--redis", &self.redis.url()]);
+        for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
+            command.args([option, &address.expect("a container has ports").to_string()]);
+        }
+        let application = serde_json::to_string(&self.cluster.spec.application).expect("an application is JSON");
+        command.args(["--application", &application]);
+        if let Some(workers) = self.cluster.spec.containers.workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
+        command
+    }
+
+    /// What both kinds of process are told.
+    fn common(&self, program: &std::path::Path, part: &Part) -> Command {
+        let mut command = Command::new(program);
+        command.args(["--cluster", self.name(), "--name", &part.name]);
+        command.args(["--admin", &part.admin.expect("it has an admin port").to_string()]);
+        command.args(["--partitions", &self.cluster.spec.partitions.to_string()]);
+        command.args(["--advertised", &self.cluster.spec.advertised().to_string()]);
+        command.env(KEY, &self.key);
+        command
+    }
+
+    fn redis_address(&self) -> SocketAddr {
+        match self.redis {
+            Redis::Managed(address) => address,
+            Redis::External { .. } => unreachable!("the planner does not start a Redis of others"),
+        }
+    }
+
+    /// Asks a process again and again, until it is aborted.
+    fn probe(&self, who: Who, pid: u32, part: &Part) -> JoinHandle<()> {
+        let heard: mpsc::Sender<Heard> = self.heard.0.clone();
+        let admin = part.admin;
+        let redis = self.redis.address();
+        tokio::spawn(async move {
+            loop {
+                let answer = match admin {
+                    Some(admin) => probe::ask(admin).await,
+                    None => probe::redis_serves(&redis).await.then_some(SERVING_REDIS),
+                };
+                if heard.send((who, pid, answer)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(PROBE).await;
+            }
+        })
+    }
+
+    /// The containers that proxies are to reach, as EndpointSlices list them on Kubernetes: addresses, not liveness.
+    pub(super) fn endpoints(&self) -> Vec<u8> {
+        let containers = self.parts.values().filter_map(|part| {
+            let (sip, ucf) = (part.sip?, part.ucf?);
+            Some(json!({ "name": part.name, "sip": sip, "ucf": ucf }))
+        });
+        serde_json::to_vec_pretty(&containers.collect::<Vec<_>>()).expect("endpoints are JSON")
+    }
+
+    pub(super) fn redis_record(&self, now: Instant) -> PartRecord {
+        self.parts.get(&Who::Redis).map_or_else(
+            || PartRecord {
+                name: format!("{}-redis", self.name()),
+                pid: None,
+                state: match self.redis {
+                    Redis::Managed(_) => State::Starting,
+                    Redis::External { .. } => State::Active,
+                },
+                admin: None,
+                restarts: 0,
+                url: Some(self.redis.url()),
+            },
+            |part| part.record(now),
+        )
+    }
+}
+
+const SERVING_REDIS: Answer = Answer {
+    state: State::Active,
+    replicated: true,
+    partitions: 0,
+    dialogs: 0,
+    load: 0,
+};

@@ -1,0 +1,67 @@
+//! `sipcluster up`: from the manifest to a running supervisor.
+
+use std::path::Path;
+
+use crds::SipCluster;
+
+use crate::detach::{self, Audience, Side};
+use crate::failure::Failure;
+use crate::preflight::{self, Binaries};
+use crate::redis;
+use crate::state_dir::StateDir;
+use crate::supervisor::Supervisor;
+
+/// Starts the cluster; returns when it has been stopped, or works if it is to run in the background.
+pub fn run(directory: &StateDir, file: &Path, detach: bool) -> Result<(), Failure> {
+    let cluster = read(file)?;
+    let binaries = Binaries::find()?;
+    let lock = directory.claim()?;
+    if let Err(failure) = preflight(&cluster) {
+        directory.remove(lock);
+        return Err(failure);
+    }
+    let mut audience = match if detach {
+        detach::split(directory)?
+    } else {
+        Side::Supervisor(Audience::Terminal)
+    } {
+        Side::Supervisor(audience) => audience,
+        Side::Command(answer) => {
+            println!("{}", detach::await_answer(answer, directory)?);
+            return Ok(());
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::system("the runtime", error))?;
+    let outcome = runtime.block_on(Supervisor::run(directory, &cluster, binaries, &mut audience));
+    match &outcome {
+        Ok(()) => directory.remove(lock),
+        // The logs stay: they say why.
+        Err(failure) => audience.failed(failure),
+    }
+    outcome
+}
+
+/// The checked manifest.
+fn read(file: &Path) -> Result<SipCluster, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!(
+            "{}: {error}; name a manifest with -f, such as examples/sipcluster.yaml",
+            file.display()
+        ))
+    })?;
+    crds::parse(&text).map_err(|problems| {
+        let lines: Vec<_> = problems
+            .iter()
+            .map(|problem| format!("{}: {problem}", file.display()))
+            .collect();
+        Failure::usage(lines.join("\nsipcluster: "))
+    })
+}
+
+fn preflight(cluster: &SipCluster) -> Result<(), Failure> {
+    if cluster.spec.external_redis().is_none() && !preflight::is_installed("redis-server") {
+        return Err(redis::missing());
+    }
+    preflight::address_is_free(&cluster.spec.dispatcher)
+}
