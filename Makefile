@@ -2,3 +2,8 @@
 test:
 	cargo test --workspace
 .PHONY: test
+
+# Measures on this machine and writes docs/bench.md.
+bench:
+	cargo run --release -p tests --bin bench
+.PHONY: bench

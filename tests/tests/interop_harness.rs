@@ -10,7 +10,7 @@ use tests::interop::sipp::{Run, Sipp};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn at(last: u8, port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(127, 0, 90, last), port))
+    SocketAddr::from((Ipv4Addr::new(127, 0, 91, last), port))
 }
 
 /// A SIPp callee answers, hears our ACK and our BYE.
@@ -24,7 +24,7 @@ fn calls_to_sipp(transport: Transport, last: u8) -> anyhow::Result<()> {
         ..Run::default()
     };
     let _callee = Sipp::start(&files, "uas", &run)?;
-    let open = || Caller::new(transport, IpAddr::V4(Ipv4Addr::new(127, 0, 90, last)), callee, 4).ok();
+    let open = || Caller::new(transport, IpAddr::V4(Ipv4Addr::new(127, 0, 91, last)), callee, 4).ok();
     let mut caller = tests::interop::process::wait_for("SIPp listens", LIMIT, open)?;
     caller.paced(200, 0..100, |caller, _| {
         caller.invite();

@@ -6,6 +6,7 @@
 //! - [`figures`] turns what was measured into one line.
 
 pub mod caller;
+pub mod cluster;
 pub mod figures;
 pub mod http;
 pub mod process;

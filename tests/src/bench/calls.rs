@@ -1,0 +1,103 @@
+//! Six-message calls through a whole cluster: what containers and Redis cost, and whether any message overtakes another.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+
+use super::load::{Load, Outcome};
+use super::machine::{LOAD, MEASURED, pin};
+use super::redis::Info;
+use super::yardstick::{Effort, Measured, measure, on_load_cpu};
+use crate::interop::cluster::{Cluster, Manifest, Part};
+
+/// What a call costs in a cluster.
+#[derive(Clone, Debug)]
+pub struct Costs {
+    /// CPU groups: proxy, containers, Redis.
+    pub measured: Measured,
+    /// Scripts that Redis ran for one call.
+    pub writes: f64,
+}
+
+/// Which processes have the measured CPU for themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// The proxy; containers, Redis and load share the other CPU.
+    Proxy,
+    /// The containers; proxy, Redis and load share the other CPU.
+    Containers,
+}
+
+/// Group of the proxy in [`Costs::measured`].
+pub const PROXY: usize = 0;
+/// Group of the containers.
+pub const CONTAINERS: usize = 1;
+/// Group of Redis.
+pub const REDIS: usize = 2;
+
+/// Pids of running parts.
+pub fn pids(parts: &[Part]) -> anyhow::Result<Vec<u32>> {
+    parts.iter().map(Part::running).collect()
+}
+
+/// A load towards a cluster.
+#[must_use]
+pub fn load(cluster: &Cluster, ports: u16, effort: Effort) -> Load {
+    let callers = (0..ports).map(|port| SocketAddr::new(cluster.caller_address(), 7000 + port));
+    Load {
+        proxy: cluster.address(),
+        callers: callers.collect(),
+        callees: Vec::new(),
+        window: effort.window,
+        calls: effort.calls,
+        rate: None,
+        options: 0,
+        keep: false,
+    }
+}
+
+/// Measures calls through one proxy with one worker and three containers with one worker each.
+pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
+    let cluster = Cluster::start(Manifest {
+        name: "bench-calls",
+        address: [11, 1],
+        proxies: 1,
+        proxy_workers: 1,
+        container_workers: 1,
+        ..Manifest::default()
+    })?;
+    let status = cluster.status()?;
+    let groups = [
+        pids(&status.proxies)?,
+        pids(&status.containers)?,
+        vec![status.redis.running()?],
+    ];
+    for (group, pids) in groups.iter().enumerate() {
+        let measured = group == if alone == Alone::Proxy { PROXY } else { CONTAINERS };
+        pin(pids, if measured { MEASURED } else { LOAD });
+    }
+    let url = status.redis.url.context("Redis's URL")?;
+    let before = Info::of(&url)?.scripts();
+    let measured = measure(&load(&cluster, 1, effort), &groups, effort.trials)?;
+    let calls: u64 = measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000);
+    Ok(Costs {
+        measured,
+        writes: (Info::of(&url)?.scripts() - before) as f64 / calls as f64,
+    })
+}
+
+/// Calls whose messages come in one go, through a proxy with four workers; the outcome counts what was overtaken.
+pub fn order(effort: Effort) -> anyhow::Result<Outcome> {
+    let cluster = Cluster::start(Manifest {
+        name: "bench-order",
+        address: [11, 2],
+        proxies: 1,
+        proxy_workers: 4,
+        ..Manifest::default()
+    })?;
+    let load = Load {
+        options: 3,
+        ..load(&cluster, 16, effort)
+    };
+    on_load_cpu(&load)
+}

@@ -1,0 +1,250 @@
+//! The benchmarks: `make bench` runs everything of one machine in one session and writes `docs/bench.md`.
+//!
+//! - [`load`] is the load generator: caller and callee of six-message calls in one thread, cheaper than any proxy it drives;
+//! - [`forward`] is the floor: a UDP forwarder that reads nothing;
+//! - [`yardstick`] runs forwarder, Kamailio and our proxy one after another on the same CPU, with the load on the other;
+//! - [`calls`] and [`failover`] measure a whole cluster;
+//! - [`report`] puts the figures beside their targets.
+
+pub mod calls;
+pub mod failover;
+pub mod forward;
+pub mod load;
+pub mod machine;
+pub mod redis;
+pub mod report;
+pub mod udp;
+pub mod yardstick;
+
+use anyhow::{Context, bail};
+
+use crate::interop::process::{scratch, source_root};
+use calls::Alone;
+use report::{Row, short};
+use yardstick::{Effort, Measured};
+
+const USAGE: &str =
+    "bench [yardstick] [calls] [order] [failover] [mass]: all of them, and docs/bench.md, if none is named";
+
+type Section = (String, Vec<Row>, String);
+
+/// The command line: `forward LISTEN CALLER CALLEE` is the forwarder that the rest starts; else what is named is measured.
+pub fn main(arguments: &[String]) -> anyhow::Result<()> {
+    if let [what, addresses @ ..] = arguments
+        && what == "forward"
+    {
+        let parsed: Result<Vec<_>, _> = addresses.iter().map(|address| address.parse()).collect();
+        let [listen, caller, callee] = parsed?[..] else {
+            bail!("forward LISTEN CALLER CALLEE")
+        };
+        return forward::run(listen, caller, callee).context("forwarder");
+    }
+    let known = ["yardstick", "calls", "order", "failover", "mass"];
+    if let Some(unknown) = arguments.iter().find(|argument| !known.contains(&argument.as_str())) {
+        bail!("{unknown}? {USAGE}");
+    }
+    let wanted = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
+    let effort = Effort {
+        calls: from_environment("CALLS", 15_000),
+        trials: from_environment("TRIALS", 5) as usize,
+        window: 64,
+    };
+    let mut sections = Vec::new();
+    let mut stateful = f64::NAN;
+    if wanted("yardstick") {
+        sections.push(proxy_section(effort, &mut stateful)?);
+    }
+    if wanted("calls") {
+        sections.push(calls_section(effort, stateful)?);
+    }
+    if wanted("order") {
+        sections.push(order_section(effort)?);
+    }
+    if wanted("failover") {
+        sections.push(failover_section()?);
+    }
+    if wanted("mass") {
+        sections.push(mass_section()?);
+    }
+    let text = report::page(&machine::description(), &versions(), &sections);
+    println!("{text}");
+    if arguments.is_empty() {
+        std::fs::write(source_root().join("docs/bench.md"), text)?;
+    }
+    Ok(())
+}
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
+}
+
+fn versions() -> Vec<String> {
+    let programs = [("kamailio", "-v"), ("redis-server", "--version")];
+    programs
+        .iter()
+        .map(|(program, ask)| machine::version(program, ask).unwrap_or_else(|| format!("{program}: not installed")))
+        .collect()
+}
+
+/// CPU per call, calls a second, and what failed.
+fn comparison(name: &str, measured: &Measured, floor: f64) -> Row {
+    let (cpu, rate) = (measured.cpu(0), measured.median(|trial| trial.outcome.rate()));
+    let setup = measured.median(|trial| f64::from(trial.outcome.setup_at(0.5)));
+    let failed = measured.failed();
+    let times = short(cpu / floor);
+    Row::plain(
+        name,
+        format!(
+            "{} us CPU, {times} x the forwarder; {rate:.0} calls/s, set-up {setup:.0} us, {failed} failed",
+            short(cpu)
+        ),
+    )
+}
+
+fn proxy_section(effort: Effort, stateful: &mut f64) -> anyhow::Result<Section> {
+    let files = scratch("bench")?;
+    let floor = yardstick::forwarder(&files, effort)?;
+    let mut rows = vec![comparison("bare UDP forwarder", &floor, floor.cpu(0))];
+    let stateless = yardstick::kamailio(&files, "stateless.cfg", effort)?;
+    let with_state = yardstick::kamailio(&files, "stateful.cfg", effort)?;
+    for (name, measured) in [("Kamailio, stateless", &stateless), ("Kamailio, stateful", &with_state)] {
+        rows.extend(
+            measured
+                .as_ref()
+                .map(|measured| comparison(name, measured, floor.cpu(0))),
+        );
+    }
+    *stateful = with_state.map_or(f64::NAN, |measured| measured.cpu(0));
+    let ours = yardstick::ours(&files, effort)?;
+    rows.push(comparison("sipcluster-proxy", &ours, floor.cpu(0)));
+    if let Some(stateless) = stateless {
+        rows.push(Row::at_most(
+            "sipcluster-proxy / stateless Kamailio",
+            ours.cpu(0) / stateless.cpu(0),
+            0.40,
+            "",
+        ));
+    }
+    rows.push(Row::at_most(
+        "sipcluster-proxy / forwarder",
+        ours.cpu(0) / floor.cpu(0),
+        2.8,
+        "",
+    ));
+    let note = format!(
+        "Six-message calls (INVITE, 180, 200, ACK, BYE, 200) over UDP at saturation: each proxy alone on CPU 1 with one worker, the load on CPU 0 \
+         with {} calls in progress, {} calls, median of {}. Behind sipcluster-proxy a stand-in answers on the inner connections as a container \
+         does, but at once.",
+        effort.window, effort.calls, effort.trials
+    );
+    Ok(("A call through the proxy".into(), rows, note))
+}
+
+fn calls_section(effort: Effort, stateful: f64) -> anyhow::Result<Section> {
+    let containers = calls::costs(Alone::Containers, effort)?;
+    let cpu = |group| containers.measured.cpu(group);
+    let mut rows = Vec::new();
+    let what = "three containers together, CPU per call";
+    rows.push(if stateful.is_nan() {
+        Row::plain(what, format!("{} us", short(cpu(calls::CONTAINERS))))
+    } else {
+        Row::at_most(
+            format!("{what}, against stateful Kamailio without replication"),
+            cpu(calls::CONTAINERS),
+            stateful,
+            "us",
+        )
+    });
+    rows.push(Row::at_most("Redis, CPU per call", cpu(calls::REDIS), 8.0, "us"));
+    rows.push(Row::at_most("Redis, scripts per call", containers.writes, 2.0, ""));
+    let rate = containers.measured.median(|trial| trial.outcome.rate());
+    let setup = containers
+        .measured
+        .median(|trial| f64::from(trial.outcome.setup_at(0.5)));
+    let failed = containers.measured.failed();
+    rows.push(Row::plain(
+        "calls",
+        format!("{rate:.0}/s, set-up {setup:.0} us, {failed} failed"),
+    ));
+    let proxy = calls::costs(Alone::Proxy, effort)?;
+    let rate = proxy.measured.median(|trial| trial.outcome.rate());
+    rows.push(Row::plain(
+        "proxy, CPU per call, with real containers (which have too little CPU to saturate it)",
+        format!("{} us at {rate:.0} calls/s", short(proxy.measured.cpu(calls::PROXY))),
+    ));
+    let note = "Proxy (one worker), three containers (one worker each, `answer`, acknowledged replication) and redis-server; the containers \
+                alone on CPU 1, all else on CPU 0.";
+    Ok(("A call in the cluster".into(), rows, note.into()))
+}
+
+fn order_section(effort: Effort) -> anyhow::Result<Section> {
+    let outcome = calls::order(effort)?;
+    let rows = vec![
+        Row::at_most(
+            "messages that overtook another of their call",
+            outcome.reordered as f64,
+            0.0,
+            "",
+        ),
+        Row::plain(
+            "calls",
+            format!(
+                "{} done, {} lost, {} refused, {:.0}/s",
+                outcome.done,
+                outcome.lost,
+                outcome.refused,
+                outcome.rate()
+            ),
+        ),
+    ];
+    let note = "A proxy with four workers; ACK, three OPTIONS and BYE of each call leave the caller in one go. Whatever overtakes shows as a 500 \
+                or 481, or as a 180 after its 200.";
+    Ok(("Order".into(), rows, note.into()))
+}
+
+fn failover_section() -> anyhow::Result<Section> {
+    let gaps = failover::kill_to_answer(from_environment("ROUNDS", 9) as usize)?;
+    let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let rows = vec![
+        Row::at_most("kill -9 to the first answer, median", millis(gaps.median), 200.0, "ms"),
+        Row::at_most("kill -9 to the first answer, worst", millis(gaps.worst), 500.0, "ms"),
+        Row::plain("dialogs of killed containers that were asked", gaps.count.to_string()),
+    ];
+    let note = "Two proxies, three containers, 900 dialogs; a container is killed and every dialog is asked (OPTIONS) at once.";
+    Ok(("Failover".into(), rows, note.into()))
+}
+
+fn mass_section() -> anyhow::Result<Section> {
+    let mass = failover::mass(from_environment("DIALOGS", 300_000), 256)?;
+    let mut rows = vec![
+        Row::at_most(
+            format!(
+                "{} dialogs claimed, loaded and answering, from the kill to the last sampled answer",
+                mass.lost
+            ),
+            mass.answers.worst.as_secs_f64(),
+            0.5,
+            "s",
+        ),
+        Row::plain(
+            "until the survivors say that they own everything (asked every few ms)",
+            format!("{:.2} s", mass.owned.as_secs_f64()),
+        ),
+        Row::at_most(
+            "memory per confirmed dialog, container",
+            mass.container_bytes,
+            2048.0,
+            "bytes",
+        ),
+        Row::at_most("memory per confirmed dialog, Redis", mass.redis_bytes, 1228.8, "bytes"),
+    ];
+    rows.extend(mass.logged.into_iter().map(|line| Row::plain("a survivor's log", line)));
+    let note = format!(
+        "{} dialogs in three containers, one killed, the two others take over; 3,000 dialogs are sampled.",
+        mass.dialogs
+    );
+    Ok(("Many dialogs".into(), rows, note))
+}

@@ -1,0 +1,291 @@
+//! A cluster under test: made by `sipcluster up --detach` from a manifest, seen by `sipcluster status`, ended by `sipcluster down`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::process::{binaries, lives, scratch, signal, tail, wait_for};
+
+/// How long a cluster may take to stand, on a machine that also compiles.
+const START: Duration = Duration::from_secs(60);
+
+/// What stands in the manifest of a cluster under test.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Name of the test; of the cluster too.
+    pub name: &'static str,
+    /// Third and fourth octet of the cluster's own address in 127.0.0.0/8.
+    pub address: [u8; 2],
+    /// Containers.
+    pub containers: u32,
+    /// Proxies.
+    pub proxies: u32,
+    /// Worker threads of each proxy.
+    pub proxy_workers: u32,
+    /// Worker threads of each container.
+    pub container_workers: u32,
+    /// Partitions.
+    pub partitions: u32,
+    /// How long `answer` rings.
+    pub ring: &'static str,
+    /// After how long `answer` ends the call.
+    pub hold: &'static str,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            name: "interop",
+            address: [80, 1],
+            containers: 3,
+            proxies: 2,
+            proxy_workers: 2,
+            container_workers: 2,
+            partitions: 1024,
+            ring: "0s",
+            hold: "0s",
+        }
+    }
+}
+
+impl Manifest {
+    /// The address where calls go.
+    #[must_use]
+    pub fn dispatcher(&self) -> SocketAddr {
+        let [third, fourth] = self.address;
+        SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), 5060))
+    }
+
+    fn text(&self) -> String {
+        let Self {
+            name,
+            containers,
+            proxies,
+            proxy_workers,
+            container_workers,
+            partitions,
+            ring,
+            hold,
+            address: _,
+        } = self;
+        let address = self.dispatcher();
+        let (ip, port) = (address.ip(), address.port());
+        format!(
+            "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: {name}\nspec:\n  replicas: {containers}\n  \
+             partitions: {partitions}\n  application:\n    answer:\n      ring: {ring}\n      hold: {hold}\n      sessionExpires: 90s\n  \
+             containers:\n    workers: {container_workers}\n  proxies:\n    replicas: {proxies}\n    workers: {proxy_workers}\n  \
+             dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n"
+        )
+    }
+}
+
+/// `sipcluster status -o json`, as far as tests read it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// Where calls go.
+    pub address: String,
+    /// Containers in order of their names.
+    pub containers: Vec<Part>,
+    /// Proxies in order of their names.
+    pub proxies: Vec<Part>,
+    /// The redis-server.
+    pub redis: Part,
+}
+
+/// A process of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Part {
+    /// Its name, such as `demo-0`.
+    pub name: String,
+    /// Its process id; 0 or nothing while it is not running.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// A word of the resource's status.
+    pub state: String,
+    /// Partitions owned, of a container.
+    #[serde(default)]
+    pub partitions: Option<u64>,
+    /// Dialogs held, of a container.
+    #[serde(default)]
+    pub dialogs: Option<u64>,
+    /// Open transactions, of a container.
+    #[serde(default)]
+    pub load: Option<u64>,
+    /// Where it can be reached, of Redis.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The admin port.
+    #[serde(default)]
+    pub admin: Option<SocketAddr>,
+}
+
+impl Part {
+    /// The pid of a process that runs.
+    pub fn running(&self) -> anyhow::Result<u32> {
+        let pid = self.pid.filter(|pid| *pid > 1);
+        pid.with_context(|| format!("{} does not run: {self:?}", self.name))
+    }
+}
+
+impl Status {
+    /// Dialogs of all containers.
+    #[must_use]
+    pub fn dialogs(&self) -> u64 {
+        self.containers.iter().filter_map(|part| part.dialogs).sum()
+    }
+
+    /// Partitions that have an owner.
+    #[must_use]
+    pub fn partitions(&self) -> u64 {
+        self.containers.iter().filter_map(|part| part.partitions).sum()
+    }
+
+    /// All processes.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.containers.iter().chain(&self.proxies).chain([&self.redis])
+    }
+}
+
+/// A running cluster; ended when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    manifest: Manifest,
+    files: PathBuf,
+    binaries: PathBuf,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until every part is active and the partitions are shared out.
+    pub fn start(manifest: Manifest) -> anyhow::Result<Self> {
+        let files = scratch(manifest.name)?;
+        std::fs::write(files.join("sipcluster.yaml"), manifest.text())?;
+        let cluster = Self {
+            manifest,
+            files,
+            binaries: binaries()?,
+        };
+        let up = cluster.command(&["up", "--detach", "-f", "sipcluster.yaml"])?;
+        ensure!(up.status.success(), "sipcluster up: {}\n{}", text(&up), cluster.logs());
+        cluster.settle(START)?;
+        Ok(cluster)
+    }
+
+    fn command(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = Command::new(self.binaries.join("sipcluster"));
+        command.current_dir(&self.files).args(arguments);
+        command.arg("--state-dir").arg(self.files.join("state"));
+        command.output().context("sipcluster does not start")
+    }
+
+    /// What this cluster was made from.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Files of this test.
+    #[must_use]
+    pub fn files(&self) -> &Path {
+        &self.files
+    }
+
+    /// Where calls go.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.manifest.dispatcher()
+    }
+
+    /// An address of the same test for callers.
+    #[must_use]
+    pub fn caller_address(&self) -> IpAddr {
+        let [third, fourth] = self.manifest.address;
+        Ipv4Addr::new(127, 0, third, fourth + 100).into()
+    }
+
+    /// What `sipcluster status -o json` says.
+    pub fn status(&self) -> anyhow::Result<Status> {
+        let output = self.command(&["status", "-o", "json"])?;
+        ensure!(output.status.success(), "sipcluster status: {}", text(&output));
+        serde_json::from_slice(&output.stdout).with_context(|| format!("status: {}", text(&output)))
+    }
+
+    /// Waits for a condition on the status.
+    pub fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> anyhow::Result<Status> {
+        let found = wait_for(what, limit, || self.status().ok().filter(&condition));
+        found.with_context(|| format!("{:?}\n{}", self.status(), self.logs()))
+    }
+
+    /// Waits until every part is active and every container has its share of the partitions.
+    pub fn settle(&self, limit: Duration) -> anyhow::Result<Status> {
+        let (containers, proxies) = (self.manifest.containers, self.manifest.proxies);
+        // Rendezvous assignment spreads by chance; half of an equal part is far outside of that chance.
+        let least = u64::from(self.manifest.partitions / containers / 2);
+        let (all, wanted) = (
+            u64::from(self.manifest.partitions),
+            (containers as usize, proxies as usize),
+        );
+        self.until("every part active", limit, |status| {
+            (status.containers.len(), status.proxies.len()) == wanted
+                && status.parts().all(|part| part.state == "Active")
+                && status.containers.iter().all(|part| part.partitions >= Some(least))
+                && status.partitions() == all
+        })
+    }
+
+    /// `kill -9` of a process by its name; gives the pid it had.
+    pub fn kill(&self, name: &str) -> anyhow::Result<u32> {
+        let status = self.status()?;
+        let part = status.parts().find(|part| part.name == name);
+        let pid = part.with_context(|| format!("{name} in {status:?}"))?.running()?;
+        signal(pid, libc::SIGKILL)?;
+        Ok(pid)
+    }
+
+    /// The ends of all logs.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let mut all = String::new();
+        let mut directories = vec![self.files.clone()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "log") {
+                    all.push_str(&tail(&path));
+                    all.push('\n');
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let before: Vec<u32> = self
+            .status()
+            .map(|s| s.parts().filter_map(|part| part.pid).collect())
+            .unwrap_or_default();
+        let down = self.command(&["down"]);
+        if down.is_ok_and(|output| output.status.success()) {
+            return;
+        }
+        for pid in before.into_iter().filter(|pid| lives(*pid)) {
+            // It may have ended in between.
+            let _ = signal(pid, libc::SIGKILL);
+        }
+    }
+}
+
+fn text(output: &std::process::Output) -> String {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    format!("{out}{err}({})", output.status)
+}
