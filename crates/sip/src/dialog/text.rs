@@ -53,8 +53,10 @@ impl Text {
             end += part.len();
             *slot = u16::try_from(end).ok()?;
         }
+        // A folded value is written out in one line (RFC 3261 s7.3.1).
+        let unfold = |byte: u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte };
         Some(Self {
-            bytes: parts.concat().into(),
+            bytes: parts.concat().into_iter().map(unfold).collect(),
             local_tag: place(ends[0], text.local, text.local_tag)?,
             remote_tag: place(ends[1], text.remote, text.remote_tag)?,
             ends,
@@ -136,6 +138,13 @@ mod tests {
             ..TEXT
         };
         assert_eq!(text.get(), expected);
+    }
+
+    #[test]
+    fn a_folded_value_becomes_one_line() {
+        let remote = b"Alice\r\n <sip:alice@atlanta.example>;tag=9fx";
+        let text = Text::new(&DialogText { remote, ..TEXT }).expect("fits");
+        assert_eq!(text.get().remote, b"Alice   <sip:alice@atlanta.example>;tag=9fx");
     }
 
     #[test]

@@ -48,9 +48,15 @@ fn derive(invite: &[u8], method: &[u8], to: Option<&[u8]>) -> Bytes {
 }
 
 fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    for part in [name, b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    // The To of a response may be folded; here it stands in one line.
+    out.extend(
+        value
+            .iter()
+            .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }),
+    );
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The header lines of a request that we made ourselves: no folding, one Via.
