@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proxy::forward::{Config, Effect, Effects, Forwarder, Limits, LinkId, Listener};
 use sip::{Framer, Instant, Side};
-use ucf::flow::{Flow, Transport};
+use ucf::flow::{ConnectionId, Flow, Held, Transport};
 use ucf::token::{Key, Keyring};
 use ucf::wire::{Body, Confirm, Hello, MemberState, Ownership, Report};
 use ucf::{PartitionId, ProxyId};
@@ -147,9 +147,19 @@ impl Proxy {
             .handle_client(self.now, &source, message, &mut self.effects);
     }
 
-    pub fn from_container(&mut self, link: LinkId, message: &str) {
+    /// What another worker has passed on.
+    pub fn passed(&mut self, source: Flow, message: &str) {
         self.forwarder
-            .handle_container(self.now, link, message.as_bytes(), &mut self.effects);
+            .handle_passed(self.now, &source, message.as_bytes(), &mut self.effects);
+    }
+
+    pub fn container_says(&mut self, link: LinkId, message: &str) {
+        self.container_says_bytes(link, message.as_bytes());
+    }
+
+    pub fn container_says_bytes(&mut self, link: LinkId, message: &[u8]) {
+        self.forwarder
+            .handle_container(self.now, link, message, &mut self.effects);
     }
 
     pub fn wait(&mut self, time: Duration) {
@@ -219,6 +229,23 @@ pub fn udp(remote: &str) -> Flow {
         remote,
         held: None,
     }
+}
+
+/// A connection of a worker of proxy process `incarnation`.
+pub fn tcp(remote: &str, incarnation: u64, worker: u16, connection: u32) -> Flow {
+    Flow {
+        transport: Transport::Tcp,
+        held: Some(Held {
+            by: ProxyId { incarnation, worker },
+            connection: ConnectionId(connection),
+        }),
+        ..udp(remote)
+    }
+}
+
+pub fn one(mut messages: Vec<String>) -> String {
+    assert_eq!(messages.len(), 1, "{messages:#?}");
+    messages.remove(0)
 }
 
 /// A request of a caller at `192.0.2.1:5060`; `extra` are lines of header fields, each with its end.
