@@ -1,9 +1,43 @@
-# Two commands for people: `make run` and `make test`.
-test:
-	cargo test --workspace
-.PHONY: test
+# Two commands for people: `make run` and `make test`. Both install what is missing on Debian.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
-# Measures on this machine and writes docs/bench.md.
-bench:
+MANIFEST ?= examples/sipcluster.yaml
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## Start the cluster of MANIFEST (examples/sipcluster.yaml) on this machine; Ctrl-C stops it.
+	@exec $(TARGET)/release/sipcluster up -f $(MANIFEST)
+
+build: install ## Build the three executables in target/release.
+	cargo build --release -p cli -p proxy -p container
+
+test: install lint ## Every test: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
+	cargo build --workspace --bins
+	mkdir -p $(TARGET)
+	SIPCLUSTER_BIN_DIR=$(abspath $(TARGET)/debug) cargo test --workspace 2>&1 | tee $(TARGET)/test.log
+	@awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
+		END { print "make test: " passed " tests passed, " failed " failed, " ignored " ignored" }' $(TARGET)/test.log
+
+lint: lint-install ## Formatting and clippy.
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+generate: ## Write what is generated from the manifest's types: the CustomResourceDefinition and its reference.
+	cargo run --quiet -p crds --bin crdgen
+
+bench: install ## Measure, and write the report with this machine's figures.
+	cargo build --release -p cli -p proxy -p container
 	cargo run --release -p tests --bin bench
-.PHONY: bench
+
+install:
+	@.ci/install cc redis-server sipp
+
+lint-install:
+	@.ci/install cc clippy fmt
+
+.PHONY: help run build test lint generate bench install lint-install
