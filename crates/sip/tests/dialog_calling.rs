@@ -1,0 +1,343 @@
+//! The calling side: forks, CANCEL, ACK, reliable responses, glare, in virtual time.
+
+mod support;
+
+use sip::dialog::{
+    CancelState, Dialog, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, UacEvent,
+};
+use sip::transaction::Timers;
+use sip::{Method, OwnedMessage};
+use std::time::Duration;
+use support::*;
+
+const RINGING: &str = "Contact: <sip:alice@192.0.2.1>\r\n";
+const SDP: &str = "Contact: <sip:alice@192.0.2.1>\r\nContent-Type: application/sdp\r\n";
+
+fn call() -> OutgoingInvite {
+    let text = DialogText {
+        call_id: b"out1",
+        local: b"<sip:bob@biloxi.example>;tag=b0b",
+        local_tag: b"b0b",
+        remote: b"<sip:alice@atlanta.example>",
+        remote_tag: b"",
+        contact: b"<sip:bob@192.0.2.4>",
+        target: b"sip:alice@atlanta.example",
+        routes: b"",
+    };
+    OutgoingInvite::new(&text, 7, true, Timers::default()).expect("fits")
+}
+
+fn hear(call: &mut OutgoingInvite, millis: u64, response: &OwnedMessage) -> UacEvent {
+    call.handle_response(at(millis), &Facts::of(&response.as_message()))
+}
+
+fn answered(event: UacEvent) -> Dialog {
+    match event {
+        UacEvent::Answered(dialog) => *dialog,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn hears(dialog: &mut Dialog, millis: u64, response: &OwnedMessage) -> Reaction {
+    dialog.handle_response(at(millis), &Facts::of(&response.as_message()), 100)
+}
+
+fn confirmed() -> Dialog {
+    let mut dialog = answered(hear(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let _ = dialog.ack(at(0), 7, &NewRequest::new(Method::Ack, b"v"));
+    dialog
+}
+
+#[test]
+fn each_fork_has_an_early_dialog_and_the_2xx_confirms_its_own() {
+    let mut call = call();
+    assert!(matches!(
+        hear(&mut call, 0, &response(100, "INVITE", 7, "", "")),
+        UacEvent::Trying
+    ));
+    let event = hear(&mut call, 0, &response(180, "INVITE", 7, "a1", RINGING));
+    assert!(
+        matches!(
+            event,
+            UacEvent::Early {
+                dialog: 0,
+                new: true,
+                prack: None
+            }
+        ),
+        "{event:?}"
+    );
+    let event = hear(&mut call, 0, &response(180, "INVITE", 7, "a2", RINGING));
+    assert!(
+        matches!(
+            event,
+            UacEvent::Early {
+                dialog: 1,
+                new: true,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+    let event = hear(&mut call, 0, &response(183, "INVITE", 7, "a1", RINGING));
+    assert!(
+        matches!(
+            event,
+            UacEvent::Early {
+                dialog: 0,
+                new: false,
+                ..
+            }
+        ),
+        "{event:?}"
+    );
+    let dialog = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a2", RINGING)));
+    assert_eq!(dialog.id().remote_tag, b"a2");
+    assert_eq!(dialog.state(), DialogState::Confirmed);
+    assert_eq!(call.dialogs().len(), 1);
+    // A third fork answers without having rung; a fourth refuses, which changes nothing.
+    let third = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a3", RINGING)));
+    assert_eq!(third.id().remote_tag, b"a3");
+    assert!(matches!(
+        hear(&mut call, 0, &response(486, "INVITE", 7, "a4", "")),
+        UacEvent::Drop
+    ));
+    assert!(!call.is_over(at(31_999)) && call.is_over(at(32_000)));
+}
+
+#[test]
+fn a_refusal_ends_every_early_dialog() {
+    let mut call = call();
+    hear(&mut call, 0, &response(180, "INVITE", 7, "a1", RINGING));
+    hear(&mut call, 0, &response(180, "INVITE", 7, "a2", RINGING));
+    assert!(matches!(
+        hear(&mut call, 0, &response(603, "INVITE", 7, "a9", "")),
+        UacEvent::Refused
+    ));
+    assert!(call.dialogs().is_empty());
+}
+
+#[test]
+fn silence_is_a_refusal() {
+    let failure = Facts::failure(Method::Invite, 7, 408);
+    assert!(matches!(call().handle_response(at(0), &failure), UacEvent::Refused));
+}
+
+#[test]
+fn the_route_set_is_the_reversed_record_route_of_the_2xx() {
+    let mut call = call();
+    let ringing = text(response(180, "INVITE", 7, "a1", RINGING).bytes()).replace("p1.example", "old.example");
+    hear(&mut call, 0, &scan(ringing));
+    assert_eq!(
+        call.dialogs()[0].text().routes,
+        b"<sip:old.example;lr>, <sip:p2.example;lr>"
+    );
+    let mut dialog = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let ack = text(&dialog.ack(
+        at(0),
+        7,
+        &NewRequest::new(Method::Ack, b"SIP/2.0/UDP b;branch=z9hG4bKack"),
+    ));
+    let expected = "ACK sip:alice@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP b;branch=z9hG4bKack\r\n\
+        Route: <sip:p1.example;lr>, <sip:p2.example;lr>\r\nMax-Forwards: 70\r\nFrom: <sip:bob@biloxi.example>;tag=b0b\r\n\
+        To: <sip:alice@atlanta.example>;tag=a1\r\nCall-ID: out1\r\nCSeq: 7 ACK\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(ack, expected);
+    let next = text(&dialog.request(&NewRequest::new(Method::Info, b"v")));
+    assert!(next.contains("\r\nCSeq: 8 INFO\r\n"), "{next}");
+}
+
+#[test]
+fn a_repeated_2xx_gets_the_same_ack_for_64_t1() {
+    let mut dialog = answered(hear(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let again = response(200, "INVITE", 7, "a1", RINGING);
+    assert_eq!(
+        hears(&mut dialog, 10, &again),
+        Reaction::Drop,
+        "the application has not acknowledged yet"
+    );
+    let ack = dialog.ack(at(20), 7, &NewRequest::new(Method::Ack, b"v"));
+    assert_eq!(hears(&mut dialog, 30, &again), Reaction::Repeat(ack.clone()));
+    let mut successor = Dialog::from_parts(at(5000), Timers::default(), dialog.to_parts(at(40))).expect("whole");
+    assert_eq!(hears(&mut successor, 5000, &again), Reaction::Repeat(ack));
+    assert_eq!(tick(&mut dialog, 32_020), []);
+    assert_eq!(dialog.poll_timeout(), None);
+    assert_eq!(hears(&mut dialog, 32_030, &again), Reaction::Drop);
+}
+
+#[test]
+fn a_cancel_waits_for_the_first_response() {
+    let mut call = call();
+    assert!(!call.cancel());
+    assert_eq!(call.cancel_state(), CancelState::Wanted);
+    hear(&mut call, 0, &response(100, "INVITE", 7, "", ""));
+    assert!(call.cancel_due());
+    assert!(!call.cancel_due() && !call.cancel(), "once");
+    // A 2xx that crosses it still makes a dialog, to be ended by BYE.
+    answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    assert_eq!(call.cancel_state(), CancelState::Sent);
+}
+
+#[test]
+fn an_answered_call_is_not_cancelled() {
+    let mut call = call();
+    answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    assert!(!call.cancel());
+}
+
+#[test]
+fn reliable_responses_are_taken_in_order_per_fork() {
+    let mut call = call();
+    let reliable = |tag, rseq| {
+        response(
+            183,
+            "INVITE",
+            7,
+            tag,
+            &format!("{SDP}Require: 100rel\r\nRSeq: {rseq}\r\n"),
+        )
+    };
+    let expected = [
+        ("a1", 900, Some(900)),
+        ("a1", 900, None),
+        ("a1", 902, None),
+        ("a1", 901, Some(901)),
+        ("a1", 902, Some(902)),
+        ("a2", 4, Some(4)),
+    ];
+    for (tag, rseq, wanted) in expected {
+        match (hear(&mut call, 0, &reliable(tag, rseq)), wanted) {
+            (UacEvent::Early { prack, .. }, Some(_)) => assert_eq!(prack, wanted),
+            (UacEvent::Drop, None) => {}
+            (event, _) => panic!("{tag} {rseq}: {event:?}"),
+        }
+    }
+    let dialog = call.dialog_mut(0).expect("early");
+    let rack = Dialog::rack_line(901, 7);
+    let prack = NewRequest {
+        headers: rack.as_bytes(),
+        ..NewRequest::new(Method::Prack, b"v")
+    };
+    let prack = text(&dialog.request(&prack));
+    assert!(
+        prack.contains("\r\nCSeq: 8 PRACK\r\n") && prack.contains("\r\nRAck: 901 7 INVITE\r\n"),
+        "{prack}"
+    );
+}
+
+#[test]
+fn forks_are_few() {
+    let mut call = call();
+    for fork in 0..100 {
+        hear(
+            &mut call,
+            0,
+            &response(180, "INVITE", 7, &format!("fork{fork}"), RINGING),
+        );
+    }
+    assert_eq!(call.dialogs().len(), 16);
+}
+
+#[test]
+fn a_call_under_way_survives_a_takeover() {
+    let mut before = call();
+    hear(
+        &mut before,
+        0,
+        &response(183, "INVITE", 7, "a1", &format!("{SDP}Require: 100rel\r\nRSeq: 5\r\n")),
+    );
+    before.cancel();
+    before.cancel_due();
+    let mut call = OutgoingInvite::from_parts(at(9000), Timers::default(), before.to_parts(at(0))).expect("whole");
+    assert_eq!(call.cancel_state(), CancelState::Sent);
+    assert!(matches!(
+        hear(
+            &mut call,
+            9000,
+            &response(183, "INVITE", 7, "a1", &format!("{SDP}Require: 100rel\r\nRSeq: 5\r\n"))
+        ),
+        UacEvent::Drop
+    ));
+    let dialog = answered(hear(&mut call, 9000, &response(200, "INVITE", 7, "a1", RINGING)));
+    assert_eq!(dialog.id().remote_tag, b"a1");
+}
+
+#[test]
+fn glare_is_retried_later_by_the_one_who_chose_the_call_id() {
+    let mut ours = confirmed();
+    let mut theirs = talking();
+    for entropy in [0, 77, 100_000, u64::MAX] {
+        let refused = |dialog: &mut Dialog| {
+            let invite = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+            let cseq = scan(invite).as_message().cseq().expect("CSeq").number;
+            let refused = response(491, "INVITE", cseq, "a1", "");
+            dialog.handle_response(at(0), &Facts::of(&refused.as_message()), entropy)
+        };
+        let Reaction::Retry(long) = refused(&mut ours) else {
+            panic!("no retry")
+        };
+        assert!((2100..=4000).contains(&long.as_millis()), "{long:?}");
+        let Reaction::Retry(short) = refused(&mut theirs) else {
+            panic!("no retry")
+        };
+        assert!(short <= Duration::from_secs(2), "{short:?}");
+        assert_eq!(long.as_millis() % 10 + short.as_millis() % 10, 0, "steps of 10 ms");
+    }
+}
+
+#[test]
+fn a_reinvite_refreshes_the_target_and_wants_an_ack() {
+    let mut dialog = confirmed();
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    assert_eq!(dialog.outstanding_invite(), Some(8));
+    let moved = "Contact: <sip:alice@198.51.100.9>\r\n";
+    assert_eq!(
+        hears(&mut dialog, 0, &response(180, "INVITE", 8, "a1", "")),
+        Reaction::Pass
+    );
+    assert_eq!(
+        hears(&mut dialog, 0, &response(200, "INVITE", 8, "a1", moved)),
+        Reaction::Acknowledge
+    );
+    assert_eq!(dialog.outstanding_invite(), None);
+    let ack = text(&dialog.ack(at(0), 8, &NewRequest::new(Method::Ack, b"v")));
+    assert!(ack.starts_with("ACK sip:alice@198.51.100.9 SIP/2.0\r\n"), "{ack}");
+    // Refused, the dialog and its target stay.
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    assert_eq!(
+        hears(&mut dialog, 0, &response(488, "INVITE", 9, "a1", RINGING)),
+        Reaction::Pass
+    );
+    assert_eq!(dialog.state(), DialogState::Confirmed);
+    assert_eq!(dialog.text().target, b"sip:alice@198.51.100.9");
+}
+
+#[test]
+fn a_peer_that_knows_the_dialog_no_more_ends_it() {
+    for (method, status) in [("INVITE", 481), ("UPDATE", 408), ("INFO", 481)] {
+        let mut dialog = confirmed();
+        let _ = dialog.request(&NewRequest::new(Method::recognize(method.as_bytes()), b"v"));
+        assert_eq!(
+            hears(&mut dialog, 0, &response(status, method, 8, "a1", "")),
+            Reaction::Ended,
+            "{method}"
+        );
+        assert_eq!(dialog.poll_timeout().filter(|due| *due < at(32_000)), None);
+    }
+}
+
+#[test]
+fn the_answer_to_our_bye_ends_it_whatever_it_says() {
+    for status in [200, 481, 408, 500] {
+        let mut dialog = confirmed();
+        let _ = dialog.request(&NewRequest::new(Method::Bye, b"v"));
+        assert_eq!(
+            hears(&mut dialog, 0, &response(100, "BYE", 8, "a1", "")),
+            Reaction::Pass
+        );
+        assert_eq!(
+            hears(&mut dialog, 0, &response(status, "BYE", 8, "a1", "")),
+            Reaction::Ended
+        );
+        assert!(dialog.is_terminated());
+    }
+}
