@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 MANIFEST ?= examples/sipcluster.yaml
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ build: install ## Build the three executables in target/release.
 test: install lint ## Every test: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
 	cargo build --workspace --bins
 	mkdir -p $(TARGET)
-	SIPCLUSTER_BIN_DIR=$(abspath $(TARGET)/debug) cargo test --workspace 2>&1 | tee $(TARGET)/test.log
+	SIPCLUSTER_BIN_DIR=$(TARGET)/debug cargo test --workspace 2>&1 | tee $(TARGET)/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
 		END { print "make test: " passed " tests passed, " failed " failed, " ignored " ignored" }' $(TARGET)/test.log
 
@@ -30,14 +30,17 @@ lint: lint-install ## Formatting and clippy.
 generate: ## Write what is generated from the manifest's types: the CustomResourceDefinition and its reference.
 	cargo run --quiet -p crds --bin crdgen
 
-bench: install ## Measure, and write the report with this machine's figures.
-	cargo build --release -p cli -p proxy -p container
-	cargo run --release -p tests --bin bench
+bench: bench-install ## Measure, and write the report with this machine's figures.
+	cargo build --release -p cli -p proxy -p container -p tests --bins
+	SIPCLUSTER_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
 
 install:
 	@.ci/install cc redis-server sipp
 
+bench-install:
+	@.ci/install cc redis-server kamailio
+
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint generate bench install lint-install
+.PHONY: help run build test lint generate bench install bench-install lint-install
