@@ -9,9 +9,9 @@ use super::load::Load;
 use super::redis::Info;
 use super::yardstick::{Effort, on_load_cpu};
 use crate::interop::caller::{Caller, State, Transport};
-use crate::interop::cluster::{Cluster, Manifest, Status};
+use crate::interop::cluster::{Cluster, Manifest, counts};
 use crate::interop::figures::Spread;
-use crate::interop::process::{resident, signal};
+use crate::interop::process::{resident, signal, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -128,19 +128,27 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     })?;
     let redis_bytes = Info::of(&url)?.number("used_memory").saturating_sub(empty) as f64 / stand as f64;
     let victim = &status.containers[0];
+    let survivors: Vec<_> = status.containers[1..].iter().filter_map(|part| part.admin).collect();
+    let all_owned = || {
+        let each = survivors
+            .iter()
+            .map(|admin| counts(*admin).map(|(partitions, _)| partitions));
+        each.sum::<anyhow::Result<u64>>()
+            .ok()
+            .filter(|partitions| *partitions == 1024)
+    };
     let killed = Instant::now();
     signal(victim.running()?, libc::SIGKILL)?;
-    let answers = probe(&mut caller, killed)?;
-    let survivors = |status: &Status| {
-        status.containers[1..]
-            .iter()
-            .filter_map(|part| part.partitions)
-            .sum::<u64>()
-    };
-    cluster.until("everything has an owner", LIMIT, |status| {
-        survivors(status) + status.containers[0].partitions.unwrap_or(0) == 1024
+    // Watched while the dialogs are asked: soon afterwards the killed one is back and is handed its share.
+    let (answers, owned) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            wait_for("the survivors own everything", LIMIT, all_owned)?;
+            anyhow::Ok(killed.elapsed())
+        });
+        let answers = probe(&mut caller, killed)?;
+        let owned = watch.join().expect("it does not panic")?;
+        anyhow::Ok((answers, owned))
     })?;
-    let owned = killed.elapsed();
     let logged = cluster
         .logs()
         .lines()

@@ -153,6 +153,15 @@ fn subject(command: &mut Command, log: &Path, effort: Effort, callees: &[SocketA
     });
     let pids = family(process.pid());
     pin(&pids, MEASURED);
+    let one = Load {
+        calls: 1,
+        window: 1,
+        ..load(effort, callees)
+    };
+    wait_for("a call is answered", Duration::from_secs(10), || {
+        on_load_cpu(&one).ok().filter(|seen| seen.done == 1)
+    })
+    .with_context(|| process.log_tail())?;
     let measured = measure(&load(effort, callees), std::slice::from_ref(&pids), effort.trials)?;
     for pid in pids.into_iter().skip(1) {
         // Workers that outlive their parent would hold the socket.

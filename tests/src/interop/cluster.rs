@@ -8,10 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 
-use super::process::{binaries, lives, scratch, signal, tail, wait_for};
+use super::http;
+use super::process::{binaries, lives, scratch, signal, tail, wait_every};
 
 /// How long a cluster may take to stand, on a machine that also compiles.
 const START: Duration = Duration::from_secs(60);
+
+/// How often the command is asked for the status: it is a process each time.
+const ASK: Duration = Duration::from_millis(40);
 
 /// What stands in the manifest of a cluster under test.
 #[derive(Clone, Debug)]
@@ -215,7 +219,7 @@ impl Cluster {
 
     /// Waits for a condition on the status.
     pub fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Status) -> bool) -> anyhow::Result<Status> {
-        let found = wait_for(what, limit, || self.status().ok().filter(&condition));
+        let found = wait_every(ASK, what, limit, || self.status().ok().filter(&condition));
         found.with_context(|| format!("{:?}\n{}", self.status(), self.logs()))
     }
 
@@ -267,19 +271,32 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let before: Vec<u32> = self
-            .status()
-            .map(|s| s.parts().filter_map(|part| part.pid).collect())
-            .unwrap_or_default();
-        let down = self.command(&["down"]);
-        if down.is_ok_and(|output| output.status.success()) {
+        let state = self.files.join("state");
+        // `down` leaves nothing behind; the logs of a test are worth keeping.
+        for entry in std::fs::read_dir(state.join("log")).into_iter().flatten().flatten() {
+            let _ = std::fs::copy(entry.path(), self.files.join(entry.file_name()));
+        }
+        let record = std::fs::read(state.join("cluster.json")).unwrap_or_default();
+        if self.command(&["down"]).is_ok_and(|output| output.status.success()) {
             return;
         }
-        for pid in before.into_iter().filter(|pid| lives(*pid)) {
-            // It may have ended in between.
+        // The kernel ends all that the supervisor started together with it.
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        if let Some(pid) = record["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|pid| lives(*pid))
+        {
             let _ = signal(pid, libc::SIGKILL);
         }
     }
+}
+
+/// What a container says of itself on its admin port, without the command in between: partitions and dialogs.
+pub fn counts(admin: SocketAddr) -> anyhow::Result<(u64, u64)> {
+    let state: serde_json::Value = serde_json::from_str(&http::get(admin, "/state")?)?;
+    let count = |name: &str| state[name].as_u64().with_context(|| format!("{name} in {state}"));
+    Ok((count("partitions")?, count("dialogs")?))
 }
 
 fn text(output: &std::process::Output) -> String {

@@ -8,11 +8,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-/// Where a condition is asked for again; short against every duration that is measured.
+/// When a condition is asked for again; short against every duration that is measured.
 const POLL: Duration = Duration::from_millis(5);
 
 /// Asks `condition` until it yields a value; an error that names `what` after `limit`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+pub fn wait_for<T>(what: &str, limit: Duration, condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+    wait_every(POLL, what, limit, condition)
+}
+
+/// The same for a condition that is dear to ask for.
+pub fn wait_every<T>(
+    poll: Duration,
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
@@ -21,7 +31,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> O
         if Instant::now() >= deadline {
             bail!("not within {limit:?}: {what}");
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(poll);
     }
 }
 
