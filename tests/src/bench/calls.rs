@@ -72,14 +72,21 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
         pids(&status.containers)?,
         vec![status.redis.running()?],
     ];
+    let profiled = if alone == Alone::Proxy { PROXY } else { CONTAINERS };
     for (group, pids) in groups.iter().enumerate() {
-        let measured = group == if alone == Alone::Proxy { PROXY } else { CONTAINERS };
-        pin(pids, if measured { MEASURED } else { LOAD });
+        pin(pids, if group == profiled { MEASURED } else { LOAD });
     }
     let url = status.redis.url.context("Redis's URL")?;
     let before = Info::of(&url)?.scripts();
-    let measured = measure(&load(&cluster, 1, effort), &groups, effort.trials)?;
-    let calls: u64 = measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000);
+    let measured = measure(
+        &load(&cluster, 1, effort),
+        &groups,
+        effort.trials,
+        Some((profiled, cluster.files())),
+    )?;
+    // The warm-up and the profiled run made calls too.
+    let calls =
+        measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000) + effort.calls;
     Ok(Costs {
         measured,
         writes: (Info::of(&url)?.scripts() - before) as f64 / calls as f64,

@@ -4,6 +4,7 @@
 //! - [`forward`] is the floor: a UDP forwarder that reads nothing;
 //! - [`yardstick`] runs forwarder, Kamailio and our proxy one after another on the same CPU, with the load on the other;
 //! - [`calls`] and [`failover`] measure a whole cluster;
+//! - [`profile`] shows what the time goes to;
 //! - [`report`] puts the figures beside their targets.
 
 pub mod calls;
@@ -11,6 +12,7 @@ pub mod failover;
 pub mod forward;
 pub mod load;
 pub mod machine;
+pub mod profile;
 pub mod redis;
 pub mod report;
 pub mod udp;
@@ -104,6 +106,16 @@ fn comparison(name: &str, measured: &Measured, floor: f64) -> Row {
     )
 }
 
+fn profile_rows(whose: &str, symbols: &[String]) -> Vec<Row> {
+    if symbols.is_empty() {
+        return Vec::new();
+    }
+    vec![Row::plain(
+        format!("where the time of {whose} goes (perf)"),
+        symbols.join("<br>"),
+    )]
+}
+
 fn proxy_section(effort: Effort, stateful: &mut f64) -> anyhow::Result<Section> {
     let files = scratch("bench")?;
     let floor = yardstick::forwarder(&files, effort)?;
@@ -134,6 +146,7 @@ fn proxy_section(effort: Effort, stateful: &mut f64) -> anyhow::Result<Section> 
         2.8,
         "",
     ));
+    rows.extend(profile_rows("sipcluster-proxy", &ours.profile));
     let note = format!(
         "Six-message calls (INVITE, 180, 200, ACK, BYE, 200) over UDP at saturation: each proxy alone on CPU 1 with one worker, the load on CPU 0 \
          with {} calls in progress, {} calls, median of {}. Behind sipcluster-proxy a stand-in answers on the inner connections as a container \
@@ -169,6 +182,7 @@ fn calls_section(effort: Effort, stateful: f64) -> anyhow::Result<Section> {
         "calls",
         format!("{rate:.0}/s, set-up {setup:.0} us, {failed} failed"),
     ));
+    rows.extend(profile_rows("a container", &containers.measured.profile));
     let proxy = calls::costs(Alone::Proxy, effort)?;
     let rate = proxy.measured.median(|trial| trial.outcome.rate());
     rows.push(Row::plain(

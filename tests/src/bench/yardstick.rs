@@ -12,6 +12,7 @@ use ucf::token::{Key, Keyring};
 
 use super::load::{Container, Load, Outcome, run};
 use super::machine::{LOAD, MEASURED, cpu_of, family, pin, pin_self};
+use super::profile;
 use crate::interop::process::{Process, binaries, source_root, wait_for};
 
 /// Where the proxy listens; Kamailio's configuration says so too.
@@ -48,6 +49,8 @@ pub struct Trial {
 pub struct Measured {
     /// All trials.
     pub trials: Vec<Trial>,
+    /// The costliest symbols of one group, in a trial beyond those that count.
+    pub profile: Vec<String>,
 }
 
 impl Measured {
@@ -75,8 +78,13 @@ impl Measured {
     }
 }
 
-/// Warms up, then runs the trials; CPU is counted for each group of processes.
-pub fn measure(load: &Load, groups: &[Vec<u32>], trials: usize) -> anyhow::Result<Measured> {
+/// Warms up, then runs the trials; CPU is counted for each group of processes, and one group is profiled in a run of its own.
+pub fn measure(
+    load: &Load,
+    groups: &[Vec<u32>],
+    trials: usize,
+    profiled: Option<(usize, &Path)>,
+) -> anyhow::Result<Measured> {
     let warm = Load {
         calls: load.calls.min(2_000),
         ..load.clone()
@@ -96,6 +104,11 @@ pub fn measure(load: &Load, groups: &[Vec<u32>], trials: usize) -> anyhow::Resul
             cpu_per_call: used.map(|used| used.as_secs_f64() * 1e6 / calls).collect(),
             outcome,
         });
+    }
+    if let Some((group, files)) = profiled {
+        let (outcome, symbols) = profile::during(&groups[group], files, || on_load_cpu(load));
+        outcome?;
+        measured.profile = symbols;
     }
     Ok(measured)
 }
@@ -162,7 +175,12 @@ fn subject(command: &mut Command, log: &Path, effort: Effort, callees: &[SocketA
         on_load_cpu(&one).ok().filter(|seen| seen.done == 1)
     })
     .with_context(|| process.log_tail())?;
-    let measured = measure(&load(effort, callees), std::slice::from_ref(&pids), effort.trials)?;
+    let measured = measure(
+        &load(effort, callees),
+        std::slice::from_ref(&pids),
+        effort.trials,
+        log.parent().map(|files| (0, files)),
+    )?;
     for pid in pids.into_iter().skip(1) {
         // Workers that outlive their parent would hold the socket.
         let _ = crate::interop::process::signal(pid, libc::SIGKILL);
