@@ -317,6 +317,12 @@ impl SendBatch {
         });
     }
 
+    /// Drops and counts all that waits.
+    pub fn discard(&mut self) {
+        self.dropped += self.len() as u64;
+        self.clear();
+    }
+
     /// Datagrams dropped since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)

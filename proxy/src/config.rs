@@ -1,0 +1,446 @@
+//! The command line and environment, parsed to final types before any port is bound.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use admin::logging::Format;
+use clap::Parser;
+use proxy::forward::{Config as ForwarderConfig, Listener};
+use ucf::token::Key;
+
+use crate::endpoints::{self, Endpoint};
+
+/// Exit code of a wrong configuration (EX_USAGE).
+pub const EXIT_USAGE: i32 = 64;
+
+/// Workers of one process, at most: a flow names one in two bytes, and no machine has more cores to use.
+const MAX_WORKERS: u16 = 1024;
+
+/// Listeners of one process, at most: a flow names one in five bits.
+const MAX_LISTENERS: usize = 32;
+
+/// The SIP proxy of a cluster: clients on one side, containers on the other.
+#[derive(Debug, Parser)]
+#[command(name = "sipcluster-proxy", version)]
+struct Arguments {
+    /// The cluster's name.
+    #[arg(long, env = "SIPCLUSTER_CLUSTER")]
+    cluster: String,
+    /// This proxy's name, as it stands in logs and in what it tells containers.
+    #[arg(long, env = "SIPCLUSTER_NAME")]
+    name: String,
+    /// An address for clients, such as udp:192.0.2.1:5060 or tcp:[2001:db8::1]:5060; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_LISTEN", value_delimiter = ',', required = true)]
+    listen: Vec<String>,
+    /// HOST:PORT as clients reach a listener; once for all listeners, or once for each in their order. Default: its address.
+    #[arg(long, env = "SIPCLUSTER_ADVERTISED", value_delimiter = ',')]
+    advertised: Vec<String>,
+    /// Another host name under which clients reach the cluster; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_ALIASES", value_delimiter = ',')]
+    alias: Vec<String>,
+    /// JSON file with the containers: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again whenever it changes.
+    #[arg(long, env = "SIPCLUSTER_ENDPOINTS")]
+    endpoints: PathBuf,
+    /// Worker threads. Default: one per core.
+    #[arg(long, env = "SIPCLUSTER_WORKERS")]
+    workers: Option<String>,
+    /// Partitions of the cluster.
+    #[arg(long, env = "SIPCLUSTER_PARTITIONS", default_value = "1024")]
+    partitions: String,
+    /// The cluster's secret: 32 hexadecimal digits, with another id than 0 as ID:DIGITS. Better given by the environment.
+    #[arg(long, env = "SIPCLUSTER_KEY", hide_env_values = true)]
+    key: String,
+    /// A retired secret that still verifies, as ID:DIGITS; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_RETIRED_KEYS", hide_env_values = true, value_delimiter = ',')]
+    retired_key: Vec<String>,
+    /// The lease of members, in milliseconds.
+    #[arg(long, env = "SIPCLUSTER_LEASE_MS", default_value = "2000")]
+    lease_ms: String,
+    /// How long, in milliseconds, the process goes on serving after SIGTERM.
+    #[arg(long, env = "SIPCLUSTER_DRAIN_MS", default_value = "500")]
+    drain_ms: String,
+    /// Address of health, metrics and state, over HTTP.
+    #[arg(long, env = "SIPCLUSTER_ADMIN")]
+    admin: Option<String>,
+    /// Log format: text or json.
+    #[arg(long, env = "SIPCLUSTER_LOG_FORMAT", default_value = "text")]
+    log_format: String,
+}
+
+/// A wrong setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invalid {
+    field: &'static str,
+    value: String,
+    remedy: String,
+}
+
+/// What one listener's address takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Where.
+    pub address: SocketAddr,
+    /// Datagrams.
+    pub udp: bool,
+    /// Connections.
+    pub tcp: bool,
+}
+
+/// The configuration in final types.
+#[derive(Debug)]
+pub struct Config {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This proxy's name.
+    pub name: String,
+    /// What is bound, parallel to `listeners`.
+    pub bindings: Vec<Binding>,
+    /// The same for the forwarder.
+    pub listeners: Vec<Listener>,
+    /// Other names of the cluster.
+    pub aliases: Vec<String>,
+    /// Where the containers are listed.
+    pub endpoints_file: PathBuf,
+    /// What the file said at the start; nothing if it does not exist yet.
+    pub endpoints: Vec<Endpoint>,
+    /// Worker threads.
+    pub workers: u16,
+    /// Partitions of the cluster.
+    pub partitions: u32,
+    /// The current key.
+    pub key: Key,
+    /// Keys that still verify.
+    pub retired: Vec<Key>,
+    /// The lease of members.
+    pub lease: Duration,
+    /// How long to go on after SIGTERM.
+    pub drain: Duration,
+    /// Where to show health, metrics and state.
+    pub admin: Option<SocketAddr>,
+    /// How log lines look.
+    pub log_format: Format,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} is not valid; {}", self.field, self.value, self.remedy)
+    }
+}
+
+impl Config {
+    /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
+    pub fn from_process() -> Self {
+        let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        });
+        arguments.check().unwrap_or_else(|invalid| {
+            eprintln!("sipcluster-proxy: {invalid}");
+            std::process::exit(EXIT_USAGE);
+        })
+    }
+
+    /// One worker's part of it; `local` are the addresses that were bound.
+    pub fn forwarder(
+        &self,
+        me: ucf::ProxyId,
+        keyring: std::sync::Arc<ucf::token::Keyring>,
+        entropy: u64,
+    ) -> ForwarderConfig {
+        ForwarderConfig {
+            me,
+            workers: self.workers,
+            cluster: self.cluster.clone(),
+            keyring,
+            listeners: self.listeners.clone(),
+            aliases: self.aliases.clone(),
+            lease: self.lease,
+            entropy,
+            limits: proxy::forward::Limits::default(),
+        }
+    }
+}
+
+impl Arguments {
+    fn check(self) -> Result<Config, Invalid> {
+        let bindings = bindings(&self.listen)?;
+        let listeners = listeners(&bindings, &self.advertised)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = match &self.workers {
+            Some(text) => number("--workers", text, 1, MAX_WORKERS.into())?,
+            None => cores.min(MAX_WORKERS.into()) as u64,
+        };
+        let admin = self
+            .admin
+            .map(|text| address("--admin", &text, "give ADDRESS:PORT, such as 127.0.0.1:9090"))
+            .transpose()?;
+        let endpoints = match endpoints::read(&self.endpoints) {
+            Ok(list) => list,
+            Err(endpoints::Unreadable::Missing) => Vec::new(),
+            Err(endpoints::Unreadable::Wrong(why)) => {
+                return Err(Invalid {
+                    field: "--endpoints",
+                    value: self.endpoints.display().to_string(),
+                    remedy: format!(
+                        "{why}; the file must be [{{\"name\": \"demo-0\", \"sip\": \"127.0.0.1:6060\", \"ucf\": \"127.0.0.1:6061\"}}]"
+                    ),
+                });
+            }
+        };
+        Ok(Config {
+            cluster: named("--cluster", self.cluster)?,
+            name: named("--name", self.name)?,
+            bindings,
+            listeners,
+            aliases: self.alias,
+            endpoints_file: self.endpoints,
+            endpoints,
+            workers: workers as u16,
+            partitions: number("--partitions", &self.partitions, 1, 65_536)? as u32,
+            key: key("--key", &self.key)?,
+            retired: self
+                .retired_key
+                .iter()
+                .map(|text| key("--retired-key", text))
+                .collect::<Result<_, _>>()?,
+            lease: Duration::from_millis(number("--lease-ms", &self.lease_ms, 100, 600_000)?),
+            drain: Duration::from_millis(number("--drain-ms", &self.drain_ms, 0, 600_000)?),
+            admin,
+            log_format: self.log_format.parse().map_err(|_| Invalid {
+                field: "--log-format",
+                value: self.log_format.clone(),
+                remedy: "give text or json".into(),
+            })?,
+        })
+    }
+}
+
+fn named(field: &'static str, value: String) -> Result<String, Invalid> {
+    // What a Kubernetes name may be; it stands in Redis keys and logs.
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if value.is_empty() || value.len() > 253 || !value.chars().all(fits) {
+        return Err(Invalid {
+            field,
+            value,
+            remedy: "give 1 to 253 letters, digits, '-', '.' or '_'".into(),
+        });
+    }
+    Ok(value)
+}
+
+fn number(field: &'static str, text: &str, least: u64, most: u64) -> Result<u64, Invalid> {
+    text.parse()
+        .ok()
+        .filter(|value| (least..=most).contains(value))
+        .ok_or_else(|| Invalid {
+            field,
+            value: text.into(),
+            remedy: format!("give a number from {least} to {most}"),
+        })
+}
+
+fn address(field: &'static str, text: &str, remedy: &str) -> Result<SocketAddr, Invalid> {
+    text.parse().map_err(|_| Invalid {
+        field,
+        value: text.into(),
+        remedy: remedy.into(),
+    })
+}
+
+/// Secrets are not repeated in the message.
+fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
+    let (id, digits) = text.split_once(':').unwrap_or(("0", text));
+    let wrong = || Invalid {
+        field,
+        value: format!("<{} characters>", text.len()),
+        remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS".into(),
+    };
+    let id = id.parse().ok().filter(|id| *id < 32).ok_or_else(wrong)?;
+    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let secret = u128::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    Ok(Key {
+        id,
+        secret: secret.to_be_bytes(),
+    })
+}
+
+/// Groups the listeners by address: UDP and TCP on one address are one listener.
+fn bindings(listen: &[String]) -> Result<Vec<Binding>, Invalid> {
+    const REMEDY: &str = "give udp:ADDRESS:PORT or tcp:ADDRESS:PORT, such as udp:127.0.0.1:5060";
+    let mut found: Vec<Binding> = Vec::new();
+    for text in listen {
+        let invalid = |remedy: &str| Invalid {
+            field: "--listen",
+            value: text.clone(),
+            remedy: remedy.into(),
+        };
+        let (transport, rest) = text.split_once(':').ok_or_else(|| invalid(REMEDY))?;
+        let (udp, tcp) = match transport {
+            "udp" => (true, false),
+            "tcp" => (false, true),
+            _ => return Err(invalid(REMEDY)),
+        };
+        let address = address("--listen", rest, REMEDY).map_err(|_| invalid(REMEDY))?;
+        if address.port() == 0 {
+            return Err(invalid("give the port that clients are to use, not 0"));
+        }
+        match found.iter_mut().find(|binding| binding.address == address) {
+            Some(same) if (udp && same.udp) || (tcp && same.tcp) => {
+                return Err(invalid("it is given twice; leave one out"));
+            }
+            Some(same) => {
+                same.udp |= udp;
+                same.tcp |= tcp;
+            }
+            None => found.push(Binding { address, udp, tcp }),
+        }
+        if found.len() > MAX_LISTENERS {
+            return Err(invalid("at most 32 addresses are possible; leave this one out"));
+        }
+    }
+    Ok(found)
+}
+
+fn listeners(bindings: &[Binding], advertised: &[String]) -> Result<Vec<Listener>, Invalid> {
+    if !matches!(advertised.len(), 0 | 1) && advertised.len() != bindings.len() {
+        return Err(Invalid {
+            field: "--advertised",
+            value: advertised.join(","),
+            remedy: format!(
+                "give it once, or once for each of the {} listening addresses",
+                bindings.len()
+            ),
+        });
+    }
+    let each = bindings.iter().enumerate();
+    each.map(|(index, binding)| {
+        let (host, port) = match advertised.get(index).or_else(|| advertised.first()) {
+            Some(text) => advertised_address(text)?,
+            None if binding.address.ip().is_unspecified() => {
+                return Err(Invalid {
+                    field: "--listen",
+                    value: binding.address.to_string(),
+                    remedy: "an unspecified address cannot be called; add --advertised HOST:PORT as clients reach it"
+                        .into(),
+                });
+            }
+            None => (binding.address.ip().to_string(), binding.address.port()),
+        };
+        Ok(Listener {
+            local: binding.address,
+            host,
+            port,
+        })
+    })
+    .collect()
+}
+
+fn advertised_address(text: &str) -> Result<(String, u16), Invalid> {
+    let split = text
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|port| *port > 0)?)));
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let host = split.and_then(
+        |(host, port)| match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(v6) => v6.parse::<std::net::Ipv6Addr>().ok().map(|_| (v6.to_owned(), port)),
+            None => (!host.is_empty() && host.chars().all(fits)).then(|| (host.to_owned(), port)),
+        },
+    );
+    host.ok_or_else(|| Invalid {
+        field: "--advertised",
+        value: text.into(),
+        remedy: "give HOST:PORT or [IPV6]:PORT as clients reach the cluster, such as 192.0.2.1:5060".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Config, Invalid> {
+        let base = [
+            "proxy",
+            "--cluster",
+            "demo",
+            "--name",
+            "p0",
+            "--endpoints",
+            "/nonexistent",
+        ];
+        Arguments::try_parse_from(base.iter().chain(more))
+            .expect("known flags")
+            .check()
+    }
+
+    const KEY: [&str; 2] = ["--key", "000102030405060708090a0b0c0d0e0f"];
+
+    fn with_key(more: &[&'static str]) -> Result<Config, Invalid> {
+        let all: Vec<&str> = KEY.into_iter().chain(more.iter().copied()).collect();
+        parse(&all)
+    }
+
+    #[test]
+    fn both_transports_of_an_address_are_one_listener() {
+        let config = with_key(&["--listen", "udp:127.0.0.1:5060", "--listen", "tcp:127.0.0.1:5060"]).unwrap();
+        let address = "127.0.0.1:5060".parse().unwrap();
+        assert_eq!(
+            config.bindings,
+            [Binding {
+                address,
+                udp: true,
+                tcp: true
+            }]
+        );
+        assert_eq!(
+            (config.listeners[0].host.as_str(), config.listeners[0].port),
+            ("127.0.0.1", 5060)
+        );
+        assert_eq!(
+            config.key.secret,
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+        );
+    }
+
+    #[test]
+    fn the_advertised_address_is_what_leaves() {
+        let config = with_key(&["--listen", "udp:[::]:5060", "--advertised", "[2001:db8::1]:5070"]).unwrap();
+        assert_eq!(
+            (config.listeners[0].host.as_str(), config.listeners[0].port),
+            ("2001:db8::1", 5070)
+        );
+        let config = with_key(&["--listen", "udp:0.0.0.0:5060", "--advertised", "sip.example.org:5060"]).unwrap();
+        assert_eq!(config.listeners[0].host, "sip.example.org");
+    }
+
+    #[test]
+    fn a_wrong_value_names_field_value_and_remedy() {
+        let udp = "udp:127.0.0.1:5060";
+        let cases: [(&[&'static str], &str); 9] = [
+            (&["--listen", "sctp:127.0.0.1:5060"], "--listen"),
+            (&["--listen", "udp:localhost"], "--listen"),
+            (&["--listen", "udp:127.0.0.1:0"], "--listen"),
+            (&["--listen", "udp:0.0.0.0:5060"], "--listen"),
+            (&["--listen", udp, "--listen", udp], "--listen"),
+            (&["--listen", udp, "--advertised", "nowhere"], "--advertised"),
+            (&["--listen", udp, "--workers", "0"], "--workers"),
+            (&["--listen", udp, "--partitions", "70000"], "--partitions"),
+            (&["--listen", udp, "--admin", "9090"], "--admin"),
+        ];
+        for (arguments, field) in cases {
+            let invalid = with_key(arguments).map(|_| ()).unwrap_err();
+            assert_eq!(invalid.field, field, "{arguments:?}");
+            assert!(!invalid.value.is_empty() && !invalid.remedy.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_is_not_repeated() {
+        let invalid = parse(&["--listen", "udp:127.0.0.1:5060", "--key", "topsecret"]).unwrap_err();
+        assert_eq!(invalid.field, "--key");
+        assert!(!invalid.to_string().contains("topsecret"));
+    }
+}

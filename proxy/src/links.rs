@@ -1,0 +1,296 @@
+//! A worker's links: its own SIP and UCF connection to each container, made again when they end.
+
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use proxy::forward::{Effects, Forwarder, LinkId};
+use sip::Instant;
+use sip::{Frame, Framer, Limits, Side};
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+use transport::tcp::{Connection, Read};
+use transport::ucf_link::{self, LINK_BOUND, VERSION};
+use transport::{Error, InBuffer, OutBuffer};
+use ucf::wire::{Body, Hello};
+
+use crate::endpoints::Endpoint;
+use crate::snapshot::DriverCounters;
+use crate::worker::Worker;
+
+/// How long a container may take to accept a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
+
+/// First and longest pause between attempts. Short: a container that is back waits for its proxies.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// Pieces of one write to a container.
+const PIECES: usize = 16;
+
+/// All links that stand.
+#[derive(Default)]
+pub struct Links {
+    /// A handful: one per container. Searched by number.
+    up: Vec<Link>,
+    /// Those to be taken down, with the reason.
+    failed: Vec<(LinkId, String)>,
+}
+
+struct Link {
+    id: LinkId,
+    name: String,
+    sip: Rc<Connection>,
+    ucf: Rc<Connection>,
+    ucf_out: OutBuffer,
+    sip_blocked: bool,
+    ucf_blocked: bool,
+    /// Tells the task that keeps it that it is down.
+    down: Rc<Notify>,
+}
+
+/// Keeps a link to every container of the list.
+pub async fn keep_all(worker: Rc<Worker>, mut list: watch::Receiver<Vec<Endpoint>>) {
+    let mut kept: HashMap<Endpoint, Rc<Notify>> = HashMap::new();
+    loop {
+        let wanted: Vec<Endpoint> = list.borrow_and_update().clone();
+        // Off the list means no new attempt; a link that stands is the container's and ours to end.
+        kept.retain(|endpoint, forget| {
+            let stays = wanted.contains(endpoint);
+            if !stays {
+                forget.notify_one();
+            }
+            stays
+        });
+        for endpoint in wanted {
+            kept.entry(endpoint).or_insert_with_key(|endpoint| {
+                let forget = Rc::new(Notify::new());
+                tokio::task::spawn_local(keep(worker.clone(), endpoint.clone(), forget.clone()));
+                forget
+            });
+        }
+        if list.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Links to one container again and again until told to forget it.
+async fn keep(worker: Rc<Worker>, endpoint: Endpoint, forget: Rc<Notify>) {
+    let mut pause = BACKOFF.0;
+    loop {
+        match link(&worker, &endpoint).await {
+            Ok(()) => pause = BACKOFF.0,
+            Err(error) if error.is_retryable() => debug!(container = %endpoint.name, %error, "linking"),
+            Err(error) => {
+                warn!(container = %endpoint.name, %error, "linking");
+                pause = BACKOFF.1;
+            }
+        }
+        let forgotten = tokio::time::timeout(pause, forget.notified()).await;
+        if forgotten.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// Makes both connections, and serves them until one of them ends.
+async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()> {
+    let sip = Rc::new(Connection::connect(endpoint.sip, CONNECT_PATIENCE).await?);
+    let ucf = Rc::new(Connection::connect(endpoint.ucf, CONNECT_PATIENCE).await?);
+    let me = worker.me();
+    let ours = Hello {
+        version: VERSION,
+        cluster: worker.core.borrow().forwarder.config().cluster.clone(),
+        name: worker.name.clone(),
+        incarnation: me.incarnation,
+        worker: Some(me.worker.into()),
+        sip: sip.local_addr().to_string(),
+    };
+    let mut frames = InBuffer::new();
+    let hello = ucf_link::hello(&ucf, &mut frames, ours).await?;
+    let down = Rc::new(Notify::new());
+    let linked = worker.feed(|core, now| {
+        let id = core.forwarder.link_up(now, &hello, &mut core.effects)?;
+        core.links.up.push(Link {
+            id,
+            name: hello.name.clone(),
+            sip: sip.clone(),
+            ucf: ucf.clone(),
+            ucf_out: OutBuffer::new(LINK_BOUND),
+            sip_blocked: false,
+            ucf_blocked: false,
+            down: down.clone(),
+        });
+        Some(id)
+    });
+    let Some(id) = linked else {
+        return Err(Error::peer(format!(
+            "{} cannot be a container of this cluster, or there are too many",
+            hello.name
+        )));
+    };
+    info!(container = %hello.name, incarnation = %ucf::Incarnation(hello.incarnation), worker = me.worker, "container linked");
+    let reading = [
+        tokio::task::spawn_local(guard(worker.clone(), id, read_sip(worker.clone(), id, sip))),
+        tokio::task::spawn_local(guard(worker.clone(), id, read_ucf(worker.clone(), id, ucf, frames))),
+    ];
+    down.notified().await;
+    reading.iter().for_each(tokio::task::JoinHandle::abort);
+    Ok(())
+}
+
+/// Fails the link when its reader ends.
+async fn guard(worker: Rc<Worker>, id: LinkId, reading: impl Future<Output = transport::Result<()>>) {
+    let reason = match reading.await {
+        Ok(()) => "closed by the container".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    worker.feed(|core, _| core.links.fail(id, &reason));
+}
+
+async fn read_sip(worker: Rc<Worker>, id: LinkId, connection: Rc<Connection>) -> transport::Result<()> {
+    let mut input = InBuffer::new();
+    let mut framer = Framer::new(Side::Opened, Limits::default());
+    loop {
+        connection.readable().await?;
+        match connection.try_read(&mut input)? {
+            Read::End => return Ok(()),
+            Read::Nothing => continue,
+            Read::Some(_) => {}
+        }
+        worker.feed(|core, now| {
+            core.counters.link_reads += 1;
+            loop {
+                let data = input.data();
+                let consumed = match framer.next(data) {
+                    Ok((0, None)) => return Ok(()),
+                    Ok((consumed, Some(Frame::Message(range)))) => {
+                        core.counters.link_messages_in += 1;
+                        core.forwarder
+                            .handle_container(now, id, &data[range], &mut core.effects);
+                        consumed
+                    }
+                    Ok((consumed, _)) => consumed,
+                    Err(error) => return Err(Error::peer(format!("container sent no SIP: {error}"))),
+                };
+                input.consume(consumed);
+            }
+        })?;
+    }
+}
+
+async fn read_ucf(
+    worker: Rc<Worker>,
+    id: LinkId,
+    connection: Rc<Connection>,
+    mut input: InBuffer,
+) -> transport::Result<()> {
+    loop {
+        worker.feed(|core, now| {
+            while let Some(body) = ucf_link::take(&mut input)? {
+                core.forwarder.handle_frame(now, id, &body, &mut core.effects);
+            }
+            Ok::<(), Error>(())
+        })?;
+        if !connection.read(&mut input).await? {
+            return Ok(());
+        }
+    }
+}
+
+impl Links {
+    /// Appends a frame to a link's UCF output.
+    pub fn push_frame(&mut self, id: LinkId, body: Body) {
+        let Some(link) = self.up.iter_mut().find(|link| link.id == id) else {
+            return;
+        };
+        if ucf_link::push(body, &mut link.ucf_out).is_err() {
+            self.fail(id, "it reads UCF too slowly");
+        }
+    }
+
+    /// Has a link taken down at the next flush.
+    pub fn fail(&mut self, id: LinkId, reason: &str) {
+        if self.up.iter().any(|link| link.id == id) {
+            self.failed.push((id, reason.to_owned()));
+        }
+    }
+
+    /// Whether there are links to be taken down.
+    pub fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// Takes failed links down and tells the forwarder, once each.
+    pub fn reap(&mut self, forwarder: &mut Forwarder, now: Instant, effects: &mut Effects) {
+        for (id, reason) in self.failed.drain(..) {
+            if let Some(place) = self.up.iter().position(|link| link.id == id) {
+                let link = self.up.swap_remove(place);
+                warn!(container = %link.name, %reason, "container link down");
+                link.down.notify_one();
+                forwarder.link_down(now, id, effects);
+            }
+        }
+    }
+
+    /// Writes each link's output once.
+    pub fn flush(&mut self, worker: &Rc<Worker>, forwarder: &mut Forwarder, counters: &mut DriverCounters) {
+        for link in &mut self.up {
+            let written = link
+                .write_sip(worker, forwarder, counters)
+                .and_then(|()| link.write_ucf(worker));
+            if let Err(error) = written {
+                self.failed.push((link.id, error.to_string()));
+            }
+        }
+    }
+
+    fn unblock(&mut self, id: LinkId) {
+        if let Some(link) = self.up.iter_mut().find(|link| link.id == id) {
+            link.sip_blocked = false;
+            link.ucf_blocked = false;
+        }
+    }
+}
+
+impl Link {
+    fn write_sip(
+        &mut self,
+        worker: &Rc<Worker>,
+        forwarder: &mut Forwarder,
+        counters: &mut DriverCounters,
+    ) -> transport::Result<()> {
+        while !self.sip_blocked {
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let count = forwarder.outgoing(self.id, &mut pieces);
+            if count == 0 {
+                return Ok(());
+            }
+            counters.link_writes += 1;
+            let written = self.sip.try_write_vectored(&pieces[..count])?;
+            forwarder.wrote(self.id, written);
+            if written == 0 {
+                self.sip_blocked = true;
+                tokio::task::spawn_local(resume(worker.clone(), self.id, self.sip.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_ucf(&mut self, worker: &Rc<Worker>) -> transport::Result<()> {
+        if !self.ucf_blocked && !self.ucf_out.is_empty() && !self.ucf.try_write(&mut self.ucf_out)? {
+            self.ucf_blocked = true;
+            tokio::task::spawn_local(resume(worker.clone(), self.id, self.ucf.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Goes on writing when the container takes more.
+async fn resume(worker: Rc<Worker>, id: LinkId, connection: Rc<Connection>) {
+    let _ = connection.writable().await;
+    worker.core.borrow_mut().links.unblock(id);
+    worker.want_flush();
+}

@@ -1,0 +1,343 @@
+//! One worker: a thread with its own sockets, connections and [`Forwarder`], sharing nothing with the others but mailboxes.
+//!
+//! Tasks on the worker's single-threaded runtime wait, each for one socket. Whoever wakes feeds a bounded batch to the forwarder and
+//! asks for a flush; the flush task runs after all that were woken with it, so one wake-up of the thread is one turn: many messages
+//! in, one write per destination out.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proxy::forward::{Config as ForwarderConfig, Effect, Effects, Forwarder};
+use sip::Instant;
+use tokio::sync::{Notify, watch};
+use tracing::warn;
+use transport::tcp::Listener;
+use transport::udp::{ReceiveBatch, SendBatch, UdpSocket};
+use ucf::ProxyId;
+use ucf::flow::{Flow, Transport};
+
+use crate::clients::Clients;
+use crate::config::Binding;
+use crate::endpoints::Endpoint;
+use crate::links::{self, Links};
+use crate::mailbox::{Inbox, Mail, Outboxes};
+use crate::snapshot::{DriverCounters, Snapshot};
+
+/// How often timers are looked at. Heartbeats are every 100 ms and nothing else is finer, so no timer is armed per message.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How often what the worker counts is published.
+const PUBLISH_EVERY: u32 = 20;
+
+/// What a worker is made of.
+pub struct Parts {
+    pub forwarder: ForwarderConfig,
+    pub name: String,
+    pub bindings: Vec<Binding>,
+    pub inbox: Inbox,
+    pub outboxes: Outboxes,
+    pub endpoints: watch::Receiver<Vec<Endpoint>>,
+    pub snapshot: Arc<Mutex<Snapshot>>,
+    /// The common start of all clocks of the process.
+    pub epoch: std::time::Instant,
+}
+
+/// The sockets of a worker, bound.
+pub struct Sockets {
+    /// One place per listener.
+    udp: Vec<Option<UdpSocket>>,
+    tcp: Vec<Option<Listener>>,
+}
+
+/// What the tasks of a worker share. One thread: cells, no locks.
+pub struct Worker {
+    pub core: RefCell<Core>,
+    pub name: String,
+    me: ProxyId,
+    udp: Vec<Option<UdpSocket>>,
+    epoch: std::time::Instant,
+    flush: Notify,
+    flush_wanted: Cell<bool>,
+}
+
+/// The state of a worker.
+pub struct Core {
+    pub forwarder: Forwarder,
+    pub effects: Effects,
+    pub clients: Clients,
+    pub links: Links,
+    pub counters: DriverCounters,
+    outboxes: Outboxes,
+    datagrams: Vec<SendBatch>,
+    /// Swapped with `effects` while they are performed.
+    performing: Effects,
+}
+
+impl Sockets {
+    /// Binds everything of one worker, on its runtime.
+    pub fn bind(bindings: &[Binding]) -> transport::Result<Self> {
+        let mut sockets = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+        };
+        for binding in bindings {
+            let udp = binding
+                .udp
+                .then(|| UdpSocket::bind(binding.address, transport::udp::Options::default()));
+            let tcp = binding.tcp.then(|| Listener::bind(binding.address, true));
+            sockets.udp.push(udp.transpose()?);
+            sockets.tcp.push(tcp.transpose()?);
+        }
+        Ok(sockets)
+    }
+}
+
+/// Runs a worker until `stop` says that the time to drain is over.
+pub async fn run(parts: Parts, sockets: Sockets, mut stop: watch::Receiver<Phase>) {
+    let listeners = sockets.udp.len();
+    let worker = Rc::new(Worker {
+        me: parts.forwarder.me,
+        core: RefCell::new(Core {
+            forwarder: Forwarder::new(parts.forwarder),
+            effects: Effects::default(),
+            clients: Clients::default(),
+            links: Links::default(),
+            counters: DriverCounters::default(),
+            outboxes: parts.outboxes,
+            datagrams: (0..listeners).map(|_| SendBatch::new()).collect(),
+            performing: Effects::default(),
+        }),
+        name: parts.name,
+        udp: sockets.udp,
+        epoch: parts.epoch,
+        flush: Notify::new(),
+        flush_wanted: Cell::new(false),
+    });
+    for listener in (0..listeners).filter(|listener| worker.udp[*listener].is_some()) {
+        tokio::task::spawn_local(receive(worker.clone(), listener));
+    }
+    let mut accepting = Vec::new();
+    for (listener, tcp) in sockets.tcp.into_iter().enumerate() {
+        if let Some(tcp) = tcp {
+            accepting.push(tokio::task::spawn_local(crate::clients::accept(
+                worker.clone(),
+                listener as u8,
+                tcp,
+            )));
+        }
+    }
+    tokio::task::spawn_local(deliver(worker.clone(), parts.inbox));
+    tokio::task::spawn_local(flush(worker.clone()));
+    tokio::task::spawn_local(tick(worker.clone(), parts.snapshot));
+    let linking = tokio::task::spawn_local(links::keep_all(worker.clone(), parts.endpoints));
+
+    let _ = stop.wait_for(|phase| *phase >= Phase::Draining).await;
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    linking.abort();
+    let _ = stop.wait_for(|phase| *phase >= Phase::Ended).await;
+    worker.flush_now();
+}
+
+/// Where the process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Serving,
+    /// No new connections; what is there goes on.
+    Draining,
+    /// Over.
+    Ended,
+}
+
+async fn receive(worker: Rc<Worker>, listener: usize) {
+    let socket = worker.udp[listener]
+        .as_ref()
+        .expect("only listeners with UDP are received on");
+    let mut batch = ReceiveBatch::new();
+    loop {
+        if let Err(error) = socket.receive(&mut batch).await {
+            // Nothing that a datagram can cause ends here; a socket in this state is polled slowly, not given up.
+            warn!(%error, "receiving");
+            tokio::time::sleep(TICK).await;
+            continue;
+        }
+        worker.feed(|core, now| {
+            core.counters.datagrams_in += batch.len() as u64;
+            core.counters.receives += 1;
+            for (remote, bytes) in batch.iter() {
+                let source = Flow {
+                    transport: Transport::Udp,
+                    listener: listener as u8,
+                    remote,
+                    held: None,
+                };
+                core.forwarder.handle_client(now, &source, bytes, &mut core.effects);
+            }
+        });
+        if batch.is_full() {
+            // More is waiting: let the flush and the other sockets have their turn first.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn deliver(worker: Rc<Worker>, mut inbox: Inbox) {
+    while let Some(parcel) = inbox.recv().await {
+        worker.feed(|core, now| {
+            for (mail, flow, message) in parcel.iter() {
+                match mail {
+                    Mail::Pass => core.forwarder.handle_passed(now, flow, message, &mut core.effects),
+                    Mail::Send => core.clients.send(&worker, flow, message),
+                }
+            }
+            core.outboxes.recycle(parcel);
+        });
+    }
+}
+
+async fn tick(worker: Rc<Worker>, snapshot: Arc<Mutex<Snapshot>>) {
+    let mut clock = tokio::time::interval(TICK);
+    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for round in 0u32.. {
+        clock.tick().await;
+        let due = {
+            let core = worker.core.borrow();
+            core.forwarder.poll_timeout() <= worker.now() || !core.outboxes.is_empty()
+        };
+        if due {
+            worker.feed(|core, now| {
+                if core.forwarder.poll_timeout() <= now {
+                    core.forwarder.handle_timeout(now, &mut core.effects);
+                }
+            });
+        }
+        if round % PUBLISH_EVERY == 0 {
+            let core = worker.core.borrow();
+            snapshot
+                .lock()
+                .expect("nobody panics with the snapshot in hand")
+                .take(&core);
+        }
+    }
+}
+
+async fn flush(worker: Rc<Worker>) {
+    loop {
+        worker.flush.notified().await;
+        worker.flush_now();
+    }
+}
+
+/// Goes on sending datagrams when the kernel takes them again.
+async fn resume(worker: Rc<Worker>, listener: usize) {
+    if let Some(socket) = &worker.udp[listener]
+        && socket.writable().await.is_ok()
+    {
+        worker.want_flush();
+    }
+}
+
+impl Worker {
+    /// Which worker this is.
+    pub fn me(&self) -> ProxyId {
+        self.me
+    }
+
+    /// The present time of the process.
+    pub fn now(&self) -> Instant {
+        Instant::from_micros(self.epoch.elapsed().as_micros() as u64)
+    }
+
+    /// Lets `work` act on the state, and sees to it that what comes of it leaves at the end of this turn.
+    pub fn feed<T>(&self, work: impl FnOnce(&mut Core, Instant) -> T) -> T {
+        let done = work(&mut self.core.borrow_mut(), self.now());
+        self.want_flush();
+        done
+    }
+
+    /// Asks for a flush at the end of this turn.
+    pub fn want_flush(&self) {
+        if !self.flush_wanted.replace(true) {
+            self.flush.notify_one();
+        }
+    }
+
+    fn flush_now(self: &Rc<Self>) {
+        self.flush_wanted.set(false);
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        core.perform(self);
+        core.send_datagrams(self);
+        core.clients.flush(self, &mut core.counters);
+        core.links.flush(self, &mut core.forwarder, &mut core.counters);
+        core.counters.mail_dropped += core.outboxes.flush();
+        // A connection that failed has been closed meanwhile, which may have moved messages to another.
+        if !core.effects.is_empty() || core.links.has_failed() {
+            self.want_flush();
+        }
+    }
+}
+
+impl Core {
+    /// Performs what the forwarder asks for, in order, until it asks for nothing more.
+    fn perform(&mut self, worker: &Rc<Worker>) {
+        let now = worker.now();
+        self.links.reap(&mut self.forwarder, now, &mut self.effects);
+        while !self.effects.is_empty() {
+            std::mem::swap(&mut self.effects, &mut self.performing);
+            for effect in self.performing.list() {
+                match effect {
+                    Effect::Client { to, message } => {
+                        let message = self.performing.message(*message);
+                        match (to.transport, self.datagrams.get_mut(usize::from(to.listener))) {
+                            (Transport::Udp, Some(batch)) => batch.push(to.remote, message),
+                            (Transport::Udp, None) => self.counters.datagrams_dropped += 1,
+                            (Transport::Tcp, _) => self.clients.send(worker, to, message),
+                        }
+                    }
+                    Effect::Worker { worker, to, message } => {
+                        let message = self.performing.message(*message);
+                        self.counters.mail_dropped += self.outboxes.put(*worker, Mail::Send, to, message);
+                    }
+                    Effect::Pass {
+                        worker,
+                        source,
+                        message,
+                    } => {
+                        let message = self.performing.message(*message);
+                        self.counters.passed += 1;
+                        self.counters.mail_dropped += self.outboxes.put(*worker, Mail::Pass, source, message);
+                    }
+                    Effect::Frame { link, body } => self.links.push_frame(*link, body.clone()),
+                    Effect::Close { link, reason } => {
+                        self.links.fail(*link, reason);
+                    }
+                }
+            }
+            self.performing.clear();
+            self.links.reap(&mut self.forwarder, now, &mut self.effects);
+        }
+    }
+
+    fn send_datagrams(&mut self, worker: &Rc<Worker>) {
+        for (listener, batch) in self.datagrams.iter_mut().enumerate() {
+            if batch.is_empty() {
+                continue;
+            }
+            let waiting = batch.len();
+            match &worker.udp[listener] {
+                Some(socket) => {
+                    if !socket.try_send(batch) {
+                        tokio::task::spawn_local(resume(worker.clone(), listener));
+                    }
+                }
+                None => batch.discard(),
+            }
+            let dropped = batch.take_dropped();
+            self.counters.datagrams_dropped += dropped;
+            self.counters.datagrams_out += ((waiting - batch.len()) as u64).saturating_sub(dropped);
+        }
+    }
+}
