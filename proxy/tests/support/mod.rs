@@ -87,20 +87,21 @@ impl Proxy {
     }
 
     pub fn link(&mut self, incarnation: u64) -> LinkId {
+        self.try_link("demo", incarnation).expect("it is one of the cluster")
+    }
+
+    pub fn try_link(&mut self, cluster: &str, incarnation: u64) -> Option<LinkId> {
         let hello = Hello {
             version: 1,
-            cluster: "demo".to_owned(),
+            cluster: cluster.to_owned(),
             name: format!("demo-{incarnation}"),
             incarnation,
             ..Hello::default()
         };
-        let link = self
-            .forwarder
-            .link_up(self.now, &hello, &mut self.effects)
-            .expect("it is one of the cluster");
+        let link = self.forwarder.link_up(self.now, &hello, &mut self.effects)?;
         let framer = Framer::new(Side::Accepted, sip::Limits::default());
         self.streams.insert(link, (framer, Vec::new()));
-        link
+        Some(link)
     }
 
     pub fn active(&mut self, link: LinkId) {

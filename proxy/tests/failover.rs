@@ -1,0 +1,425 @@
+//! Nothing in flight is lost: owners that fall, move and return messages.
+
+mod support;
+
+use std::time::Duration;
+
+use proxy::forward::{DropReason, Limits, LinkId};
+use support::{Proxy, config, fields, keyring, one, partition, request, response, tag, udp};
+use ucf::PartitionId;
+use ucf::wire::{Body, Fenced, Ownership};
+
+const A: u64 = 0xa;
+const B: u64 = 0xb;
+const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+const CALLER: &str = "192.0.2.1:5060";
+
+/// Two containers; the first owns everything.
+fn pair() -> (Proxy, LinkId, LinkId) {
+    let mut proxy = Proxy::new(config(1));
+    let a = proxy.container(A, &ALL, 1);
+    let b = proxy.container(B, &[], 0);
+    (proxy, a, b)
+}
+
+/// The n-th in-dialog request, in partition n modulo 8.
+fn info(n: usize) -> String {
+    let tag = tag(PartitionId((n % 8) as u16));
+    request(
+        "INFO",
+        "sip:bob@192.0.2.10",
+        &format!("i{n}"),
+        &tag,
+        &format!("X-Number: {n}\r\n"),
+    )
+}
+
+fn numbers(messages: &[String]) -> Vec<usize> {
+    messages
+        .iter()
+        .map(|message| fields(message, "X-Number")[0].parse().unwrap())
+        .collect()
+}
+
+fn leaving(owner: u64, partitions: &[u32]) -> Body {
+    Body::Ownership(Ownership {
+        owner,
+        leaving: partitions.to_vec(),
+        ..Ownership::default()
+    })
+}
+
+#[test]
+fn unconfirmed_messages_go_to_the_new_owner_oldest_first_and_none_twice() {
+    let (mut proxy, a, b) = pair();
+    for n in 0..20 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    assert_eq!(proxy.arrived(a).len(), 20);
+    for n in 20..30 {
+        proxy.client(udp(CALLER), &info(n)); // never written
+    }
+    proxy.confirm(a, 7, &[]);
+    proxy.down(a);
+    for n in 30..40 {
+        proxy.client(udp(CALLER), &info(n)); // held
+    }
+    assert_eq!(proxy.forwarder.counters().holding, 33);
+    assert!(proxy.arrived(b).is_empty());
+    proxy.owns(b, B, &ALL, 2);
+    assert_eq!(numbers(&proxy.arrived(b)), (7..40).collect::<Vec<_>>());
+    for n in 40..42 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    assert_eq!(numbers(&proxy.arrived(b)), [40, 41]);
+    let counters = proxy.forwarder.counters();
+    assert_eq!((counters.holding, counters.rerouted), (0, 23));
+    assert!(proxy.out().clients.is_empty());
+}
+
+#[test]
+fn partitions_that_are_claimed_one_by_one_are_released_one_by_one() {
+    let (mut proxy, a, b) = pair();
+    for n in 0..16 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.down(a);
+    proxy.owns(b, B, &[3, 5], 2);
+    assert_eq!(numbers(&proxy.arrived(b)), [3, 5, 11, 13]);
+    proxy.owns(b, B, &[0, 1], 2);
+    assert_eq!(numbers(&proxy.arrived(b)), [0, 1, 8, 9]);
+    assert_eq!(proxy.forwarder.counters().holding, 8);
+}
+
+#[test]
+fn a_claim_before_the_close_is_seen_moves_what_is_unconfirmed() {
+    let (mut proxy, a, b) = pair();
+    for n in 0..8 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.arrived(a);
+    proxy.owns(b, B, &[2, 3], 2);
+    assert_eq!(numbers(&proxy.arrived(b)), [2, 3]);
+    proxy.confirm(a, 8, &[3, 4]);
+    assert!(proxy.arrived(b).is_empty(), "what was returned has gone already");
+    proxy.down(a);
+    proxy.owns(b, B, &ALL, 3);
+    assert!(proxy.arrived(b).is_empty(), "all else was confirmed");
+}
+
+#[test]
+fn new_calls_go_to_the_survivors_and_calls_in_set_up_follow() {
+    let (mut proxy, a, b) = pair();
+    proxy.client(udp(CALLER), &request("INVITE", "sip:bob@192.0.2.10", "1", "", ""));
+    let invite = one(proxy.arrived(a));
+    proxy.down(a);
+    proxy.owns(b, B, &ALL, 2);
+    assert_eq!(one(proxy.arrived(b)), invite, "unchanged");
+    proxy.client(udp(CALLER), &request("INVITE", "sip:bob@192.0.2.10", "1", "", ""));
+    assert_eq!(one(proxy.arrived(b)), invite, "its retransmission follows");
+    let other = request("INVITE", "sip:bob@192.0.2.10", "2", "", "").replace("call-1@", "call-2@");
+    proxy.client(udp(CALLER), &other);
+    assert_eq!(proxy.arrived(b).len(), 1);
+}
+
+#[test]
+fn returned_messages_wait_for_the_owner_and_go_before_later_ones() {
+    let (mut proxy, a, b) = pair();
+    for n in [2, 10, 3] {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.arrived(a);
+    proxy.frame(a, leaving(A, &[2]));
+    proxy.client(udp(CALLER), &info(18));
+    proxy.confirm(a, 3, &[1, 2]);
+    assert!(proxy.arrived(a).is_empty() && proxy.arrived(b).is_empty());
+    proxy.owns(b, B, &[2], 2);
+    assert_eq!(numbers(&proxy.arrived(b)), [2, 10, 18]);
+    assert!(proxy.arrived(a).is_empty());
+}
+
+#[test]
+fn a_withdrawn_hand_over_releases_at_the_old_owner() {
+    let (mut proxy, a, b) = pair();
+    proxy.frame(a, leaving(A, &[2]));
+    proxy.client(udp(CALLER), &info(2));
+    assert!(proxy.arrived(a).is_empty());
+    proxy.owns(a, A, &[2], 1);
+    assert_eq!(numbers(&proxy.arrived(a)), [2]);
+    assert!(proxy.arrived(b).is_empty());
+}
+
+#[test]
+fn a_message_that_is_returned_for_ever_is_given_up() {
+    let (mut proxy, a, _) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    let mut sent = 0;
+    while !proxy.arrived(a).is_empty() {
+        sent += 1;
+        proxy.confirm(a, sent, &[sent]);
+        proxy.owns(a, A, &[2], 1);
+    }
+    assert!(sent < 20);
+    assert!(proxy.sent().1.starts_with("SIP/2.0 500 "));
+}
+
+#[test]
+fn past_the_window_500_with_retry_after_but_never_to_an_ack() {
+    let (mut proxy, a, _) = pair();
+    proxy.down(a);
+    proxy.client(udp(CALLER), &info(1));
+    proxy.client(udp(CALLER), &info(2).replace("INFO", "ACK"));
+    proxy.wait(Limits::default().hold_age - Duration::from_millis(1));
+    assert!(proxy.out().clients.is_empty());
+    proxy.wait(Duration::from_millis(1));
+    let (to, answer) = proxy.sent();
+    assert_eq!(to, udp(CALLER));
+    assert!(answer.starts_with("SIP/2.0 500 "));
+    assert_eq!(fields(&answer, "Via").len(), 1, "ours is taken off");
+    assert_eq!(
+        (fields(&answer, "Retry-After").len(), fields(&answer, "CSeq")),
+        (1, vec!["2 INFO"])
+    );
+    assert_eq!(proxy.forwarder.counters().drops[DropReason::Late as usize], 1);
+}
+
+#[test]
+fn what_is_held_and_what_is_unconfirmed_is_bounded() {
+    let mut limited = config(1);
+    limited.limits.hold_count = 3;
+    limited.limits.window_bytes = 4000;
+    let mut proxy = Proxy::new(limited);
+    let a = proxy.container(A, &ALL, 1);
+    for n in 0..100 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    let sent = proxy.arrived(a).len();
+    assert!((1..9).contains(&sent), "{sent}");
+    let refused = proxy.out().clients;
+    assert_eq!(refused.len(), 100 - sent);
+    assert!(refused.iter().all(|(_, answer)| answer.starts_with("SIP/2.0 500 ")));
+    proxy.down(a);
+    assert_eq!(
+        (proxy.forwarder.counters().holding, proxy.out().clients.len()),
+        (3, sent - 3)
+    );
+    for n in 0..100 {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    assert_eq!(
+        (proxy.forwarder.counters().holding, proxy.out().clients.len()),
+        (3, 100)
+    );
+    // 32 s later nobody wants what was sent then.
+    let b = proxy.container(B, &ALL, 2);
+    proxy.wait(Duration::from_secs(33));
+    proxy.client(udp(CALLER), &info(1));
+    assert_eq!(proxy.arrived(b).len(), 4);
+}
+
+#[test]
+fn a_stale_owners_output_is_dropped_and_it_is_told() {
+    let (mut proxy, a, b) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    let inner = one(proxy.arrived(a));
+    proxy.owns(b, B, &[2], 7);
+    proxy.out();
+    let own_request = request(
+        "BYE",
+        "sip:alice@192.0.2.1",
+        &format!("{}-1", keyring().token(PartitionId(2))),
+        "alice",
+        "",
+    );
+    for output in [response(&inner, "200 OK", ""), own_request] {
+        proxy.container_says(a, &output);
+        let out = proxy.out();
+        let fenced = Fenced {
+            partition: 2,
+            owner: B,
+            epoch: 7,
+        };
+        assert_eq!((out.clients.len(), out.frames), (0, vec![(a, Body::Fenced(fenced))]));
+        proxy.container_says(b, &output);
+        assert_eq!(proxy.out().clients.len(), 1);
+    }
+    assert_eq!(proxy.forwarder.counters().drops[DropReason::Fenced as usize], 2);
+}
+
+#[test]
+fn output_from_memory_needs_a_fresh_heartbeat() {
+    let (mut proxy, a, _) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    let inner = one(proxy.arrived(a));
+    proxy.wait(Duration::from_millis(2000));
+    let beats = proxy.out().frames;
+    let number = beats.iter().rev().find_map(|(_, body)| match body {
+        Body::Heartbeat(heartbeat) => Some(heartbeat.number),
+        _ => None,
+    });
+    let last = number.unwrap();
+    let answer = response(&inner, "200 OK", "");
+    for (stamp, passes) in [
+        (last, true),
+        (last - 7, true),
+        (last - 9, false),
+        (last + 1, false),
+        (0, false),
+    ] {
+        let stamped = answer.replace("\r\nCSeq", &format!("\r\nUCF-Heartbeat: {stamp}\r\nCSeq"));
+        proxy.container_says(a, &stamped);
+        let out = proxy.out().clients;
+        assert_eq!(out.len(), usize::from(passes), "{stamp} of {last}");
+        assert!(out.iter().all(|(_, message)| !message.contains("UCF-")));
+    }
+}
+
+#[test]
+fn heartbeats_say_how_every_container_is() {
+    let (mut proxy, a, b) = pair();
+    proxy.wait(Duration::from_millis(1050));
+    let beats = proxy.out().frames;
+    assert_eq!(beats.iter().filter(|(link, _)| *link == b).count(), 11);
+    proxy.down(a);
+    proxy.active(b);
+    proxy.wait(Duration::from_millis(100));
+    let frames = proxy.out().frames;
+    let [(link, Body::Heartbeat(heartbeat))] = &frames[..] else {
+        panic!("{frames:?}");
+    };
+    assert_eq!((*link, heartbeat.number), (b, 12));
+    let view = |of: u64| heartbeat.views.iter().find(|view| view.incarnation == of).unwrap();
+    assert!(view(A).closed && !view(B).closed);
+    assert!(view(A).silent_ms <= 100 && view(B).silent_ms <= 100);
+    proxy.wait(Duration::from_secs(61));
+    let frames = proxy.out().frames;
+    let (_, Body::Heartbeat(last)) = frames.last().unwrap() else {
+        panic!()
+    };
+    assert_eq!(last.views.len(), 1, "it is forgotten in the end");
+}
+
+#[test]
+fn a_link_that_comes_back_gets_again_what_it_did_not_confirm() {
+    let (mut proxy, a, _) = pair();
+    proxy.client(udp(CALLER), &info(1));
+    proxy.client(udp(CALLER), &info(2));
+    proxy.arrived(a);
+    proxy.confirm(a, 1, &[]);
+    proxy.down(a);
+    let again = proxy.link(A);
+    assert_eq!(numbers(&proxy.arrived(again)), [2]);
+    proxy.confirm(a, 9, &[]);
+    assert!(proxy.forwarder.containers().count() == 2, "the old link is nobody's");
+}
+
+#[test]
+fn a_link_of_another_cluster_is_refused() {
+    let (mut proxy, ..) = pair();
+    assert!(proxy.try_link("other", 0xc).is_none());
+    assert!(proxy.try_link("demo", 0).is_none());
+    assert!(proxy.try_link("demo", 0xc).is_some());
+}
+
+/// Random claims, closes, returns and confirmations: no message is lost, none is at two containers at once unconfirmed, and
+/// within a partition each container gets them in their order.
+#[test]
+fn generated_faults_lose_no_message_and_keep_their_order() {
+    for seed in 1..200_u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = move |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 20) as usize % below
+        };
+        let mut proxy = Proxy::new(config(1));
+        let mut links = [
+            (A, Some(proxy.container(A, &ALL, 1))),
+            (B, Some(proxy.container(B, &[], 0))),
+        ];
+        let mut owner = [0_usize; 8];
+        let mut epoch = 1;
+        let mut sent = 0;
+        // By container: numbers that arrived on its present link, and how many of them it has confirmed.
+        let mut got: [Vec<usize>; 2] = Default::default();
+        let mut confirmed = [0_usize; 2];
+        let mut finished = std::collections::BTreeSet::new();
+        for _ in 0..300 {
+            match next(10) {
+                0..=4 => {
+                    proxy.client(udp(CALLER), &info(sent * 8 + next(8)));
+                    sent += 1;
+                }
+                5 => {
+                    let to = next(2);
+                    if let (incarnation, Some(link)) = links[to] {
+                        epoch += 1;
+                        let p = next(8);
+                        owner[p] = to;
+                        proxy.owns(link, incarnation, &[p as u32], epoch);
+                    }
+                }
+                6 => {
+                    let which = next(2);
+                    if let (_, Some(link)) = links[which] {
+                        proxy.down(link);
+                        links[which].1 = None;
+                        got[which].clear();
+                        confirmed[which] = 0;
+                    }
+                }
+                7 => {
+                    let which = next(2);
+                    if links[which].1.is_none() {
+                        links[which].1 = Some(proxy.link(links[which].0));
+                    }
+                }
+                _ => {
+                    let which = next(2);
+                    if let (_, Some(link)) = links[which] {
+                        let arrived = numbers(&proxy.arrived(link));
+                        got[which].extend(arrived);
+                        let upto = confirmed[which] + next(got[which].len() - confirmed[which] + 1);
+                        let mut returned = Vec::new();
+                        for at in confirmed[which]..upto {
+                            let number = got[which][at];
+                            if owner[number % 8] == which {
+                                finished.insert(number);
+                            } else {
+                                returned.push(at as u64 + 1);
+                            }
+                        }
+                        confirmed[which] = upto;
+                        proxy.confirm(link, upto as u64, &returned);
+                    }
+                }
+            }
+        }
+        // Faults end: both are linked, and each partition is announced once more.
+        for which in 0..2 {
+            if links[which].1.is_none() {
+                links[which].1 = Some(proxy.link(links[which].0));
+                got[which].clear();
+            }
+        }
+        for p in 0..8 {
+            epoch += 1;
+            let (incarnation, link) = links[owner[p]];
+            proxy.owns(link.unwrap(), incarnation, &[p as u32], epoch);
+        }
+        for which in 0..2 {
+            let arrived = numbers(&proxy.arrived(links[which].1.unwrap()));
+            for p in 0..8 {
+                let of_partition: Vec<usize> = arrived.iter().copied().filter(|n| n % 8 == p).collect();
+                assert!(of_partition.is_sorted(), "seed {seed}: {of_partition:?}");
+            }
+            got[which].extend(arrived);
+        }
+        let everywhere: std::collections::BTreeSet<usize> =
+            got.iter().flatten().copied().chain(finished.iter().copied()).collect();
+        assert_eq!(everywhere.len(), sent, "seed {seed}: something is lost");
+        assert_eq!(proxy.forwarder.counters().holding, 0, "seed {seed}");
+        let _ = partition;
+    }
+}
