@@ -1,9 +1,12 @@
 //! RFC 4475: every message of it gets the outcome that the RFC asks for. `docs/torture.md` is the table below, and is
 //! compared with it; `UPDATE_DOCS=1 cargo test -p sip --test torture` writes it.
 
-use std::collections::BTreeMap;
+#[path = "support/corpus.rs"]
+mod corpus;
+
 use std::fmt::Write;
 
+use corpus::torture as messages;
 use sip::{
     Edit, HeaderName, Host, Index, Limits, Message, Method, ResponseBuilder, Scheme, check, check_hops, check_scheme,
     unquoted, unsupported,
@@ -78,56 +81,6 @@ const CASES: [Case; 49] = [
     case("sdp01", "3.3.15", "accepted", "What the answer may hold is the application's affair; it answers 406 or leaves the body out."),
     case("inv2543", "3.4.1", "accepted", "RFC 2543 had no branch, no tag of the caller, no Max-Forwards and no Content-Length on UDP."),
 ];
-
-/// The messages by name, from the notation of the RFC's section 2.
-fn messages() -> BTreeMap<&'static str, Vec<u8>> {
-    let mut messages: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
-    let mut current = "";
-    let mut one_line = false;
-    for line in include_str!("torture/messages.txt")
-        .lines()
-        .skip_while(|line| line.starts_with('#'))
-    {
-        if let Some(name) = line.strip_prefix("=== ") {
-            current = name;
-            messages.insert(name, Vec::new());
-            continue;
-        }
-        let out = messages.get_mut(current).unwrap();
-        match line {
-            "<allOneLine>" => one_line = true,
-            "</allOneLine>" => {
-                one_line = false;
-                out.extend_from_slice(b"\r\n");
-            }
-            _ => {
-                expand(line, out);
-                if !one_line {
-                    out.extend_from_slice(b"\r\n");
-                }
-            }
-        }
-    }
-    messages
-}
-
-fn expand(line: &str, out: &mut Vec<u8>) {
-    let tags = [("<hex>", "</hex>"), ("<repeat count=", "</repeat>")];
-    let mut rest = line;
-    while let Some((at, (open, close))) = tags.iter().filter_map(|tag| Some((rest.find(tag.0)?, tag))).min() {
-        out.extend_from_slice(&rest.as_bytes()[..at]);
-        let (inner, after) = rest[at + open.len()..].split_once(close).unwrap();
-        rest = after;
-        if *open == "<hex>" {
-            let octet = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-            out.extend(inner.as_bytes().chunks(2).map(octet));
-        } else {
-            let (count, text) = inner.split_once('>').unwrap();
-            out.extend_from_slice(text.repeat(count.parse().unwrap()).as_bytes());
-        }
-    }
-    out.extend_from_slice(rest.as_bytes());
-}
 
 /// What happens to a datagram on its way in.
 fn outcome(bytes: &[u8]) -> String {

@@ -38,7 +38,10 @@ impl<'o> ResponseBuilder<'o> {
             put_value(out, to);
             let tagged = NameAddr::parse(to).is_some_and(|to| to.tag().is_some());
             if let Some(tag) = to_tag.filter(|_| !tagged) {
-                out.extend_from_slice(b";tag=");
+                // A value may end in a semicolon that nothing follows.
+                let semicolon = if to.ends_with(b";") { "" } else { ";" };
+                out.extend_from_slice(semicolon.as_bytes());
+                out.extend_from_slice(b"tag=");
                 put_value(out, tag);
             }
             out.extend_from_slice(b"\r\n");

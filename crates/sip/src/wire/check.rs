@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::header::HeaderName;
 use super::message::{Message, Method};
 use super::name_addr::NameAddr;
+use super::params::closing_quote;
 use super::scan::{Fault, is_lws, is_token};
 use super::uri::{Host, Scheme};
 use super::via::Via;
@@ -98,7 +99,7 @@ fn problem(message: &Message<'_>) -> Option<(u16, &'static str)> {
             return Some((400, repeated));
         }
     }
-    if index.first(HeaderName::Via).is_none() {
+    if message.values(HeaderName::Via).next().is_none() {
         return Some((400, "No Via"));
     }
     if !message
@@ -196,16 +197,24 @@ fn sane_via(via: Via<'_>) -> bool {
 }
 
 fn sane_params(params: &[u8]) -> bool {
-    let mut open = false;
-    for byte in params {
+    let mut named = true;
+    let mut at = 0;
+    while let Some(byte) = params.get(at) {
         match byte {
-            b';' if open => return false,
-            b';' => open = true,
+            b';' if !named => return false,
+            b';' => named = false,
+            b'"' => match closing_quote(params, at) {
+                Some(close) => at = close,
+                None => return false,
+            },
+            // A bracket would hide what follows from whoever looks for the next separator.
+            b'<' | b'>' => return false,
             byte if is_lws(*byte) => {}
-            b'"' => return true,
-            _ => open = false,
+            _ => named = true,
         }
+        at += 1;
     }
+    // A lone semicolon at the end is so common that it passes.
     true
 }
 
@@ -215,6 +224,7 @@ fn sane_address(address: &NameAddr<'_>) -> bool {
         && (is_bare(address) || is_tight(address))
         && sane_display(address.display)
         && sane_params(address.params.as_bytes())
+        && address.params.get(b"tag") != Some(b"")
 }
 
 /// No space between the brackets and the URI (RFC 4475 s3.1.2.14).

@@ -216,7 +216,10 @@ impl Edit {
         } else if rport.is_some() || via.sent_by() != Some(Host::Address(address)) {
             let end = message.span_of(via.raw).map_or(0, Span::end);
             self.splice(Span::new(end, end), |out| {
-                out.extend_from_slice(b";received=");
+                // A Via may end in a semicolon that nothing follows.
+                let semicolon = if via.raw.ends_with(b";") { "" } else { ";" };
+                out.extend_from_slice(semicolon.as_bytes());
+                out.extend_from_slice(b"received=");
                 write(out);
             });
         }

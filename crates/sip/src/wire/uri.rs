@@ -177,6 +177,9 @@ impl<'a> Uri<'a> {
     /// but not the case of the scheme. Not transitive, as the RFC says itself.
     #[must_use]
     pub fn is_equivalent(&self, other: &Uri<'_>) -> bool {
+        if self.raw == other.raw {
+            return true;
+        }
         match (self.scheme, other.scheme) {
             (Scheme::Sip, Scheme::Sip) | (Scheme::Sips, Scheme::Sips) => {
                 same_part(self.user, other.user, false)
