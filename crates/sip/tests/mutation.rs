@@ -3,6 +3,12 @@
 //! `MUTATION_SEED` starts elsewhere, `MUTATION_SECONDS` goes on for longer. A failure prints the seed of its one input;
 //! `MUTATION_SEED=<that> MUTATION_SECONDS=0 cargo test -p sip --test mutation` runs that input alone.
 
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test that runs for a while looks at the clock, and at how it was called"
+)]
+
 #[path = "support/corpus.rs"]
 mod corpus;
 #[path = "support/properties.rs"]
