@@ -1,9 +1,11 @@
 //! The SIP container: owns partitions, runs applications, replicates sessions to Redis.
 //!
+//! - [`application`]: what handles a call, and the session that is replicated for it;
 //! - [`records`]: what is replicated, and its bounds;
 //! - [`engine`]: one worker, sans-IO: partitions as actors, transactions, dialogs, timers, turns;
 //! - [`store`]: Redis behind a link of our own.
 
+pub mod application;
 pub mod engine;
 pub mod records;
 pub mod store;

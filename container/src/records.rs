@@ -15,8 +15,8 @@ pub const MAX_DIALOGS: usize = 16;
 pub const MAX_ATTRIBUTES: usize = 64;
 /// The most timers of one session.
 pub const MAX_TIMERS: usize = 16;
-/// The longest route set of one dialog.
-pub const MAX_ROUTES: usize = 32;
+/// The most responses of one dialog that wait for a PRACK, with the final one.
+pub const MAX_RELIABLE: usize = 16;
 
 /// Which record a key names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,12 +78,12 @@ pub struct Flow {
     /// Its worker.
     #[prost(uint32, tag = "2")]
     pub worker: u32,
-    /// The flow token, parameter `fl`; empty without one.
+    /// The flow token, parameter `fl`, where it is another than the one in the route set.
     #[prost(bytes = "bytes", tag = "3")]
     pub token: Bytes,
-    /// The outer leg's transport repeats nothing (UDP): ours to retransmit.
+    /// The outer leg's transport loses nothing: no retransmissions.
     #[prost(bool, tag = "4")]
-    pub unreliable: bool,
+    pub reliable: bool,
 }
 
 /// A session.
@@ -100,71 +100,152 @@ pub struct Session {
     pub timers: Vec<Timer>,
 }
 
-/// A dialog (RFC 3261 s12).
+/// A dialog (RFC 3261 s12). The tags stand in `local` and `remote`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Dialog {
     /// Number of the dialog in its session.
     #[prost(uint32, tag = "1")]
-    pub id: u32,
+    pub number: u32,
     /// Call-ID.
     #[prost(bytes = "bytes", tag = "2")]
     pub call_id: Bytes,
-    /// Our From or To value without its tag.
+    /// Our From or To with its tag.
     #[prost(bytes = "bytes", tag = "3")]
     pub local: Bytes,
-    /// Our tag.
+    /// The peer's From or To with its tag.
     #[prost(bytes = "bytes", tag = "4")]
-    pub local_tag: Bytes,
-    /// The peer's From or To value without its tag.
-    #[prost(bytes = "bytes", tag = "5")]
     pub remote: Bytes,
-    /// The peer's tag.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub remote_tag: Bytes,
+    /// Our Contact; empty: the usual one of the partition.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub contact: Bytes,
     /// The peer's Contact.
-    #[prost(bytes = "bytes", tag = "7")]
+    #[prost(bytes = "bytes", tag = "6")]
     pub target: Bytes,
-    /// Route set, nearest first.
-    #[prost(bytes = "bytes", repeated, tag = "8")]
-    pub routes: Vec<Bytes>,
-    /// The last CSeq number sent; 0 before the first.
-    #[prost(uint32, tag = "9")]
-    pub local_cseq: u32,
-    /// The last CSeq number received, and whether there was one.
-    #[prost(uint32, optional, tag = "10")]
-    pub remote_cseq: Option<u32>,
-    /// Confirmed by a 2xx; early before.
-    #[prost(bool, tag = "11")]
-    pub confirmed: bool,
+    /// Route set as the value of one Route.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub routes: Bytes,
+    /// 0 early, 1 confirmed, 2 terminated.
+    #[prost(uint32, tag = "8")]
+    pub state: u32,
     /// We called.
-    #[prost(bool, tag = "12")]
+    #[prost(bool, tag = "9")]
     pub caller: bool,
+    /// The last CSeq number sent; 0 before the first.
+    #[prost(uint32, tag = "10")]
+    pub local_cseq: u32,
+    /// The last CSeq number received.
+    #[prost(uint32, optional, tag = "11")]
+    pub remote_cseq: Option<u32>,
     /// Where the peer was last heard.
-    #[prost(message, optional, tag = "13")]
+    #[prost(message, optional, tag = "12")]
     pub flow: Option<Flow>,
-    /// The session timer (RFC 4028), once agreed.
+    /// The session timer (RFC 4028).
+    #[prost(message, optional, tag = "13")]
+    pub session: Option<Refresh>,
+    /// What is under way.
     #[prost(message, optional, tag = "14")]
-    pub refresh: Option<Refresh>,
-    /// The last RSeq that we used (RFC 3262).
-    #[prost(uint32, tag = "15")]
-    pub rseq: u32,
-    /// The server transaction of its INVITE that is not answered yet; 0 for none.
-    #[prost(fixed64, tag = "16")]
-    pub invite: u64,
+    pub pending: Option<Pending>,
+    /// Reliable provisional responses without their PRACK (RFC 3262), and the final one behind them.
+    #[prost(message, repeated, tag = "15")]
+    pub reliable: Vec<Reliable>,
+    /// The server transaction of its INVITE that is not answered yet.
+    #[prost(fixed64, optional, tag = "16")]
+    pub invite: Option<u64>,
+    /// The application knows that it has ended.
+    #[prost(bool, tag = "17")]
+    pub ended: bool,
 }
 
 /// A session timer.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Refresh {
+    /// The interval in seconds; 0 is off.
+    #[prost(uint32, tag = "1")]
+    pub seconds: u32,
+    /// The largest Min-SE that the peer named.
+    #[prost(uint32, tag = "2")]
+    pub min_se: u32,
+    /// We refresh.
+    #[prost(bool, tag = "3")]
+    pub ours: bool,
+    /// When we refresh next, if it is ours.
+    #[prost(uint64, tag = "4")]
+    pub refresh: u64,
+    /// When the session ends.
+    #[prost(uint64, tag = "5")]
+    pub expires: u64,
+}
+
+/// What is under way in a dialog, by CSeq and RSeq.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Pending {
+    /// The peer's INVITE without a final response.
+    #[prost(uint32, optional, tag = "1")]
+    pub in_invite: Option<u32>,
+    /// It brought an offer that no reliable response has answered.
+    #[prost(bool, tag = "2")]
+    pub in_offer: bool,
+    /// The peer's UPDATE without a final response.
+    #[prost(uint32, optional, tag = "3")]
+    pub in_update: Option<u32>,
+    /// Our INVITE without a final response.
+    #[prost(uint32, optional, tag = "4")]
+    pub out_invite: Option<u32>,
+    /// Our offer without an answer.
+    #[prost(bool, tag = "5")]
+    pub out_offer: bool,
+    /// Our UPDATE without a final response.
+    #[prost(uint32, optional, tag = "6")]
+    pub out_update: Option<u32>,
+    /// RSeq of our latest reliable provisional response.
+    #[prost(uint32, tag = "7")]
+    pub rseq: u32,
+    /// RSeq of the one that waits for its PRACK.
+    #[prost(uint32, optional, tag = "8")]
+    pub unacknowledged: Option<u32>,
+    /// RSeq of the peer's latest.
+    #[prost(uint32, optional, tag = "9")]
+    pub remote_rseq: Option<u32>,
+    /// The session timer that our 2xx to the INVITE will state.
+    #[prost(message, optional, tag = "10")]
+    pub invite_agreed: Option<Agreed>,
+    /// The session timer that our 2xx to the UPDATE will state.
+    #[prost(message, optional, tag = "11")]
+    pub update_agreed: Option<Agreed>,
+}
+
+/// What a 2xx will state about the session timer.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Agreed {
     /// The interval in seconds.
     #[prost(uint32, tag = "1")]
     pub seconds: u32,
-    /// We refresh.
+    /// The sender of the request will refresh.
     #[prost(bool, tag = "2")]
-    pub ours: bool,
-    /// When to refresh, if it is ours, else when the session has expired.
-    #[prost(uint64, tag = "3")]
-    pub deadline: u64,
+    pub uac: bool,
+    /// The 2xx says `Require: timer`.
+    #[prost(bool, tag = "3")]
+    pub require: bool,
+}
+
+/// A response that waits for a PRACK.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Reliable {
+    /// Its RSeq; none for the final response behind them.
+    #[prost(uint32, optional, tag = "1")]
+    pub rseq: Option<u32>,
+    /// It has a session description.
+    #[prost(bool, tag = "2")]
+    pub sdp: bool,
+    /// CSeq of the INVITE.
+    #[prost(uint32, tag = "3")]
+    pub cseq: u32,
+    /// The status code.
+    #[prost(uint32, tag = "4")]
+    pub status: u32,
+    /// The response.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub response: Bytes,
 }
 
 /// An attribute.
@@ -195,53 +276,68 @@ pub struct Server {
     /// Its session; 0 for none.
     #[prost(fixed64, tag = "1")]
     pub session: u64,
+    /// Number of the dialog in the session.
+    #[prost(uint32, optional, tag = "2")]
+    pub dialog: Option<u32>,
     /// The request, until it is answered for good.
-    #[prost(bytes = "bytes", tag = "2")]
+    #[prost(bytes = "bytes", tag = "3")]
     pub request: Bytes,
     /// The last response; empty before the first.
-    #[prost(bytes = "bytes", tag = "3")]
+    #[prost(bytes = "bytes", tag = "4")]
     pub response: Bytes,
-    /// When the last response was first sent.
-    #[prost(uint64, tag = "4")]
-    pub at: u64,
-    /// Way back.
-    #[prost(message, optional, tag = "5")]
-    pub flow: Option<Flow>,
+    /// `ServerState` of `sip::transaction`.
+    #[prost(uint32, tag = "5")]
+    pub state: u32,
+    /// When the state ends; 0 where it does not.
+    #[prost(uint64, tag = "6")]
+    pub until: u64,
     /// It is an INVITE's.
-    #[prost(bool, tag = "6")]
+    #[prost(bool, tag = "7")]
     pub invite: bool,
-    /// The reliable provisional response that waits for its PRACK (RFC 3262): its RSeq; 0 for none.
-    #[prost(uint32, tag = "7")]
-    pub unacknowledged: u32,
-    /// Number of the dialog in the session.
+    /// CSeq number.
     #[prost(uint32, tag = "8")]
-    pub dialog: u32,
+    pub cseq: u32,
+    /// Way back.
+    #[prost(message, optional, tag = "9")]
+    pub flow: Option<Flow>,
+    /// The key by which proxies know it (`ucf::transactions`).
+    #[prost(fixed64, tag = "10")]
+    pub key: u64,
 }
 
 /// A client transaction (RFC 3261 s17.1).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Client {
-    /// Its session; 0 for none.
+    /// Its session.
     #[prost(fixed64, tag = "1")]
     pub session: u64,
     /// Number of the dialog in the session.
     #[prost(uint32, tag = "2")]
     pub dialog: u32,
-    /// The request as it left.
+    /// The request as it left; in an INVITE's Completed the ACK.
     #[prost(bytes = "bytes", tag = "3")]
     pub request: Bytes,
-    /// When it first left.
-    #[prost(uint64, tag = "4")]
-    pub at: u64,
-    /// Way out.
-    #[prost(message, optional, tag = "5")]
-    pub flow: Option<Flow>,
-    /// A provisional response has come.
+    /// `ClientState` of `sip::transaction`.
+    #[prost(uint32, tag = "4")]
+    pub state: u32,
+    /// When the state ends; 0 where it does not.
+    #[prost(uint64, tag = "5")]
+    pub until: u64,
+    /// It is an INVITE's.
     #[prost(bool, tag = "6")]
-    pub proceeding: bool,
-    /// The final response that has come to an INVITE; 0 before.
+    pub invite: bool,
+    /// CSeq number.
     #[prost(uint32, tag = "7")]
-    pub status: u32,
+    pub cseq: u32,
+    /// Way out.
+    #[prost(message, optional, tag = "8")]
+    pub flow: Option<Flow>,
+    /// Method.
+    #[prost(string, tag = "9")]
+    pub method: String,
+    /// The engine's own, no matter of the application.
+    #[prost(bool, tag = "10")]
+    pub internal: bool,
 }
 
 /// A decoded record.
@@ -291,6 +387,6 @@ impl Session {
         self.dialogs.len() <= MAX_DIALOGS
             && self.attributes.len() <= MAX_ATTRIBUTES
             && self.timers.len() <= MAX_TIMERS
-            && self.dialogs.iter().all(|dialog| dialog.routes.len() <= MAX_ROUTES)
+            && self.dialogs.iter().all(|dialog| dialog.reliable.len() <= MAX_RELIABLE)
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::RedisServer;
-use container::engine::Write;
+use container::engine::{Write, WriteOutcome};
 use container::records::{Key, Kind};
-use container::store::{Outcome, Store};
+use container::store::Store;
 use ucf::store::{Era, MemberRecord, Model, StoreReply, StoreRequest, Write as PlainWrite};
 use ucf::{Epoch, Incarnation, PartitionId};
 
@@ -203,8 +203,12 @@ async fn one_script_fences_each_partition_of_a_turn_by_itself() {
         write(3, 1, 1),
     ];
     let outcomes = store.write(me, &writes).await.expect("Redis answers");
-    use Outcome::{Behind, Stale, Written};
-    assert_eq!(outcomes, [Written, Stale, Written, Written, Behind]);
+    use WriteOutcome::{Behind, Stale, Written};
+    let stale = Stale {
+        owner: Some(other),
+        epoch: Epoch(1),
+    };
+    assert_eq!(outcomes, [Written, stale, Written, Written, Behind]);
     let inspected = store.ask(&[claim(0, other)]).await.expect("Redis answers");
     assert!(matches!(inspected[0].reply, StoreReply::Refused(_)));
 }

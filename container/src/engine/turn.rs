@@ -1,7 +1,7 @@
 //! What a turn of a worker leaves behind: writes first, and what may leave once they are acknowledged.
 
 use bytes::Bytes;
-use ucf::{Epoch, PartitionId, ProxyId};
+use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
 
 use crate::records::Key;
 
@@ -89,4 +89,20 @@ pub struct Released {
     pub outputs: Vec<Output>,
     /// Inputs that need no keeping any more.
     pub confirms: Vec<Confirm>,
+}
+
+/// How one write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// Done, now or before.
+    Written,
+    /// Done, but the store had lost what it knew of the partition.
+    Behind,
+    /// Another owns the partition.
+    Stale {
+        /// Who, as stored.
+        owner: Option<Incarnation>,
+        /// At which epoch.
+        epoch: Epoch,
+    },
 }

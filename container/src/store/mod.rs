@@ -21,7 +21,7 @@ use ucf::{Incarnation, PartitionId};
 
 pub use link::{Link, Lost};
 
-use crate::engine::Write;
+use crate::engine::{Write, WriteOutcome};
 
 /// A worker's or the control task's way to Redis.
 pub struct Store {
@@ -49,17 +49,6 @@ pub struct Answer {
     pub reply: StoreReply,
     /// Keys and values.
     pub records: Vec<(Bytes, Bytes)>,
-}
-
-/// How one write went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done, now or before.
-    Written,
-    /// Done, but the store had lost what it knew of the partition.
-    Behind,
-    /// Another owns the partition.
-    Stale,
 }
 
 /// A member as it is stored.
@@ -121,7 +110,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is lost; the same writes may be sent again, for their running numbers make them harmless.
-    pub async fn write(&mut self, member: Incarnation, writes: &[Write]) -> Result<Vec<Outcome>, Lost> {
+    pub async fn write(&mut self, member: Incarnation, writes: &[Write]) -> Result<Vec<WriteOutcome>, Lost> {
         if writes.is_empty() {
             return Ok(Vec::new());
         }

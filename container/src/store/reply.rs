@@ -8,7 +8,8 @@ use std::hash::Hasher as _;
 use ucf::store::{Era, MemberRecord, StoreReply, StoreRequest, StoredMember, StoredOwner};
 use ucf::{Epoch, Incarnation, PartitionId};
 
-use super::{Answer, Lost, MemberValue, Outcome};
+use super::{Answer, Lost, MemberValue};
+use crate::engine::WriteOutcome;
 
 type Values<'a> = &'a mut dyn Iterator<Item = Value>;
 
@@ -35,8 +36,8 @@ pub(super) fn answer(request: &StoreRequest, run_id: u64, values: Values<'_>) ->
 }
 
 /// How each of `count` writes of one script went.
-pub(super) fn outcomes(value: Value, count: usize) -> Result<Vec<Outcome>, Lost> {
-    let mut outcomes = vec![Outcome::Written; count];
+pub(super) fn outcomes(value: Value, count: usize) -> Result<Vec<WriteOutcome>, Lost> {
+    let mut outcomes = vec![WriteOutcome::Written; count];
     for odd in array(value)? {
         let mut parts = array(odd)?.into_iter();
         let index: usize = read(take(&mut parts)?)?;
@@ -45,9 +46,12 @@ pub(super) fn outcomes(value: Value, count: usize) -> Result<Vec<Outcome>, Lost>
             .get_mut(index)
             .ok_or_else(|| Lost("an answer to no write".into()))?;
         *outcome = match word.as_str() {
-            "behind" => Outcome::Behind,
-            "refused" => Outcome::Stale,
-            _ => Outcome::Written,
+            "behind" => WriteOutcome::Behind,
+            "refused" => {
+                let StoredOwner { owner, epoch, .. } = owner(PartitionId(0), &mut parts)?;
+                WriteOutcome::Stale { owner, epoch }
+            }
+            _ => WriteOutcome::Written,
         };
     }
     Ok(outcomes)

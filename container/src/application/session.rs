@@ -1,0 +1,242 @@
+//! A session: what an application keeps of one call, and what it can do with it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::Instant;
+use sip::dialog::{Dialog, DialogId, DialogState};
+use ucf::ProxyId;
+
+use super::message::{Outgoing, Reply};
+use crate::engine::Entropy;
+use crate::records::{MAX_ATTRIBUTES, MAX_TIMERS};
+
+/// A session's number, unique in the cluster; it stands in our tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// A dialog within its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialogNumber(pub u32);
+
+/// A timer within its session, numbered by the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId(pub u32);
+
+/// A transaction within its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransactionId(pub(crate) u64);
+
+/// What a handler asks the engine to do once it has returned.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Respond {
+        transaction: TransactionId,
+        reply: Reply,
+    },
+    Send {
+        transaction: TransactionId,
+        dialog: DialogNumber,
+        request: Outgoing,
+    },
+    HangUp {
+        dialog: DialogNumber,
+    },
+}
+
+/// The state of a session between two handlers.
+#[derive(Debug)]
+pub(crate) struct SessionCore {
+    pub id: u64,
+    pub dialogs: Vec<DialogSlot>,
+    pub attributes: Vec<(Box<str>, Bytes)>,
+    pub timers: Vec<(TimerId, Instant)>,
+    /// Transactions that still need this session.
+    pub open: u32,
+    /// The next deadline, as it stands in the worker's queue.
+    pub armed: Option<Instant>,
+    /// Differs from its record.
+    pub dirty: bool,
+    /// Has a record.
+    pub stored: bool,
+}
+
+/// A dialog of a session.
+#[derive(Debug)]
+pub(crate) struct DialogSlot {
+    pub number: u32,
+    pub dialog: Dialog,
+    pub flow: Flow,
+    /// The server transaction of the INVITE that is not answered yet.
+    pub invite: Option<u64>,
+    /// The application knows that it has ended.
+    pub ended: bool,
+}
+
+/// Where a peer was last heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    pub proxy: ProxyId,
+    /// The flow token where it is another than the one in the route set.
+    pub token: Option<Box<[u8]>>,
+    /// The outer leg's transport.
+    pub reliable: bool,
+}
+
+impl SessionCore {
+    pub fn new(id: u64) -> Self {
+        Self {
+            id,
+            dialogs: Vec::new(),
+            attributes: Vec::new(),
+            timers: Vec::new(),
+            open: 0,
+            armed: None,
+            dirty: false,
+            stored: false,
+        }
+    }
+
+    pub fn dialog(&self, number: u32) -> Option<&DialogSlot> {
+        self.dialogs.iter().find(|slot| slot.number == number)
+    }
+
+    pub fn dialog_mut(&mut self, number: u32) -> Option<&mut DialogSlot> {
+        self.dialogs.iter_mut().find(|slot| slot.number == number)
+    }
+
+    /// When something of it is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let timers = self.timers.iter().map(|(_, at)| *at);
+        let dialogs = self.dialogs.iter().filter_map(|slot| slot.dialog.poll_timeout());
+        timers.chain(dialogs).min()
+    }
+}
+
+/// What an application sees of a dialog.
+#[derive(Clone, Copy, Debug)]
+pub struct DialogView<'a> {
+    slot: &'a DialogSlot,
+}
+
+impl<'a> DialogView<'a> {
+    /// Its number in the session.
+    #[must_use]
+    pub fn number(&self) -> DialogNumber {
+        DialogNumber(self.slot.number)
+    }
+
+    /// Call-ID and tags.
+    #[must_use]
+    pub fn id(&self) -> DialogId<'a> {
+        self.slot.dialog.id()
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn state(&self) -> DialogState {
+        self.slot.dialog.state()
+    }
+
+    /// The peer's INVITE that waits for its final response.
+    #[must_use]
+    pub fn invite(&self) -> Option<TransactionId> {
+        self.slot.invite.map(TransactionId)
+    }
+}
+
+/// A session within a handler.
+#[derive(Debug)]
+pub struct Session<'a> {
+    pub(crate) core: &'a mut SessionCore,
+    pub(crate) commands: &'a mut Vec<Command>,
+    pub(crate) now: Instant,
+    /// Numbers of client transactions.
+    pub(crate) entropy: &'a mut Entropy,
+}
+
+impl Session<'_> {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        SessionId(self.core.id)
+    }
+
+    /// Its dialogs.
+    pub fn dialogs(&self) -> impl Iterator<Item = DialogView<'_>> {
+        self.core.dialogs.iter().map(|slot| DialogView { slot })
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn dialog(&self, number: DialogNumber) -> Option<DialogView<'_>> {
+        self.core.dialog(number.0).map(|slot| DialogView { slot })
+    }
+
+    /// The value of an attribute.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&[u8]> {
+        let found = self.core.attributes.iter().find(|(stored, _)| stored.as_ref() == name);
+        found.map(|(_, value)| value.as_ref())
+    }
+
+    /// Sets an attribute; `false` if the session has [`MAX_ATTRIBUTES`] others.
+    pub fn set_attribute(&mut self, name: &str, value: impl Into<Bytes>) -> bool {
+        let attributes = &mut self.core.attributes;
+        match attributes.binary_search_by(|(stored, _)| stored.as_ref().cmp(name)) {
+            Ok(at) => attributes[at].1 = value.into(),
+            Err(_) if attributes.len() >= MAX_ATTRIBUTES => return false,
+            Err(at) => attributes.insert(at, (name.into(), value.into())),
+        }
+        self.core.dirty = true;
+        true
+    }
+
+    /// Removes an attribute.
+    pub fn remove_attribute(&mut self, name: &str) {
+        self.core.attributes.retain(|(stored, _)| stored.as_ref() != name);
+        self.core.dirty = true;
+    }
+
+    /// Starts a timer, or starts it again; `false` if the session has [`MAX_TIMERS`] others. It fires once, within the failover time of
+    /// its deadline even if this process dies.
+    pub fn start_timer(&mut self, timer: TimerId, after: Duration) -> bool {
+        let at = self.now + after;
+        let timers = &mut self.core.timers;
+        match timers.iter().position(|(id, _)| *id == timer) {
+            Some(place) => timers[place].1 = at,
+            None if timers.len() >= MAX_TIMERS => return false,
+            None => timers.push((timer, at)),
+        }
+        self.core.dirty = true;
+        true
+    }
+
+    /// Stops a timer.
+    pub fn stop_timer(&mut self, timer: TimerId) {
+        self.core.timers.retain(|(id, _)| *id != timer);
+        self.core.dirty = true;
+    }
+
+    /// Answers a request. A second final response to the same request is ignored: it lost a race.
+    pub fn respond(&mut self, transaction: TransactionId, reply: Reply) {
+        self.commands.push(Command::Respond { transaction, reply });
+    }
+
+    /// Sends a request in a dialog; the response comes to
+    /// [`Application::on_response`](super::Application::on_response) with this transaction.
+    pub fn send(&mut self, dialog: DialogNumber, request: Outgoing) -> TransactionId {
+        let transaction = TransactionId(self.entropy.number());
+        self.commands.push(Command::Send {
+            transaction,
+            dialog,
+            request,
+        });
+        transaction
+    }
+
+    /// Ends a dialog: BYE if it is confirmed, else 480 to its INVITE.
+    pub fn hang_up(&mut self, dialog: DialogNumber) {
+        self.commands.push(Command::HangUp { dialog });
+    }
+}

@@ -1,0 +1,37 @@
+//! The store's clock beside the worker's monotonic one: deadlines are kept in the former and run in the latter.
+
+use std::time::Duration;
+
+use sip::Instant;
+
+/// Their offset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StoreClock {
+    /// Milliseconds of the store's clock at `Instant` zero.
+    offset: i64,
+}
+
+impl StoreClock {
+    /// The store said `millis` at `now`. Both clocks run at one pace, so that only a jump changes deadlines that are stored.
+    pub fn set(&mut self, now: Instant, millis: u64) {
+        self.offset = millis.cast_signed() - (now.as_micros() / 1000).cast_signed();
+    }
+
+    /// For a record; rounded up, so that no timer fires early in another process.
+    pub fn store(&self, at: Instant) -> u64 {
+        ((at.as_micros().div_ceil(1000)).cast_signed() + self.offset)
+            .max(0)
+            .cast_unsigned()
+    }
+
+    /// From a record. What is overdue is due now.
+    pub fn load(&self, millis: u64) -> Instant {
+        let local = millis.cast_signed().saturating_sub(self.offset).max(0).cast_unsigned();
+        Instant::from_micros(local.saturating_mul(1000))
+    }
+
+    /// Time from `now` to a deadline of a record.
+    pub fn left(&self, now: Instant, millis: u64) -> Duration {
+        self.load(millis).since(now)
+    }
+}

@@ -1,0 +1,146 @@
+//! A partition: an actor with its sessions, transactions and what of them is not written yet.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use hashbrown::HashMap;
+use sip::transaction::{ClientTransaction, ServerTransaction};
+use sip::{Instant, OwnedMessage};
+use ucf::{Epoch, PartitionId, ProxyId};
+
+use super::turn::Input;
+use crate::application::{Flow, SessionCore};
+use crate::records::{Key, Kind};
+
+/// Inputs kept for a partition while it is frozen. A hand-over takes milliseconds; beyond this a proxy holds them itself.
+pub(super) const MAX_KEPT: usize = 1024;
+
+/// Ids are keyed hashes or random already; hashing them again buys nothing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are u64")
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+}
+
+/// One map per kind and partition. Values are boxed, so that a half-empty table costs little.
+pub(super) type ById<T> = HashMap<u64, Box<T>, BuildHasherDefault<Identity>>;
+
+/// A server transaction.
+#[derive(Debug)]
+pub(super) struct ServerTx {
+    pub machine: ServerTransaction,
+    pub session: Option<u64>,
+    pub dialog: Option<u32>,
+    /// Kept until it is answered for good.
+    pub request: Option<OwnedMessage>,
+    pub cseq: u32,
+    pub flow: Flow,
+    /// What proxies know it by.
+    pub key: u64,
+    pub armed: Option<Instant>,
+    pub stored: bool,
+}
+
+/// A client transaction.
+#[derive(Debug)]
+pub(super) struct ClientTx {
+    pub machine: ClientTransaction,
+    pub session: u64,
+    pub dialog: u32,
+    pub method: Box<str>,
+    pub cseq: u32,
+    pub flow: Flow,
+    /// The engine's own BYE or refresh: not the application's.
+    pub internal: bool,
+    /// A final response has come, or none will.
+    pub answered: bool,
+    pub armed: Option<Instant>,
+    pub stored: bool,
+}
+
+/// A partition that this worker owns.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub id: PartitionId,
+    pub epoch: Epoch,
+    /// Running number of the last write.
+    pub number: u64,
+    /// Turns are stopped for a hand-over: what comes is kept.
+    pub frozen: Option<Frozen>,
+    pub sessions: ById<SessionCore>,
+    pub servers: ById<ServerTx>,
+    pub clients: ById<ClientTx>,
+    /// Changed in the open turn.
+    pub dirty: Vec<Key>,
+    /// To be deleted with the open turn.
+    pub deletes: Vec<Key>,
+    /// Records of ended server transactions: deleted with the next write, or when they have waited long.
+    pub ripe: Vec<Key>,
+    pub ripe_since: Option<Instant>,
+    /// Writes that are not acknowledged.
+    pub unwritten: u32,
+    /// The next write drops all records first.
+    pub replace: bool,
+}
+
+/// What a frozen partition keeps.
+#[derive(Debug, Default)]
+pub(super) struct Frozen {
+    pub inputs: VecDeque<(Input, ProxyId, OwnedMessage)>,
+    pub due: Vec<Key>,
+    /// The member knows that all is written.
+    pub told: bool,
+}
+
+impl Partition {
+    pub fn new(id: PartitionId, epoch: Epoch) -> Self {
+        Self {
+            id,
+            epoch,
+            number: 0,
+            frozen: None,
+            sessions: ById::default(),
+            servers: ById::default(),
+            clients: ById::default(),
+            dirty: Vec::new(),
+            deletes: Vec::new(),
+            ripe: Vec::new(),
+            ripe_since: None,
+            unwritten: 0,
+            replace: false,
+        }
+    }
+
+    /// Every key that has a record or should have one.
+    pub fn keys(&self) -> Vec<Key> {
+        let of = |kind| move |id: &u64| Key { kind, id: *id };
+        let sessions = self.sessions.keys().map(of(Kind::Session));
+        let servers = self.servers.keys().map(of(Kind::Server));
+        sessions
+            .chain(servers)
+            .chain(self.clients.keys().map(of(Kind::Client)))
+            .collect()
+    }
+
+    /// Whether the open turn changes it.
+    pub fn is_changed(&self) -> bool {
+        self.replace || !self.dirty.is_empty() || !self.deletes.is_empty()
+    }
+
+    /// The record of an ended server transaction can go, at leisure.
+    pub fn ripen(&mut self, now: Instant, key: Key) {
+        self.ripe.push(key);
+        self.ripe_since.get_or_insert(now);
+    }
+}
