@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
+FUZZ_SECONDS ?= 600
 MANIFEST ?= examples/sipcluster.yaml
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
@@ -27,6 +28,9 @@ lint: lint-install ## Formatting and clippy.
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 
+fuzz: lint-install ## Mutated messages for FUZZ_SECONDS (600), from a new seed; the failing one is printed.
+	MUTATION_SECONDS=$(FUZZ_SECONDS) MUTATION_SEED=$$RANDOM$$RANDOM cargo test --release -p sip --test mutation -- --nocapture
+
 generate: ## Write what is generated from the manifest's types: the CustomResourceDefinition and its reference.
 	cargo run --quiet -p crds --bin crdgen
 
@@ -43,4 +47,4 @@ bench-install:
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint generate bench install bench-install lint-install
+.PHONY: help run build test lint fuzz generate bench install bench-install lint-install

@@ -5,6 +5,9 @@ use crate::{Application, Problem, Redis, SipCluster};
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
 
+/// The header field's number has 32 bits (RFC 4028 s4); anything near that is a mistake.
+const LONGEST_SESSION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 /// What the resource breaks.
 pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
     let spec = &cluster.spec;
@@ -37,11 +40,22 @@ fn application(application: &Application) -> Option<Problem> {
             remedy: "write `answer: {}`".into(),
         });
     };
-    (answer.session_expires.duration() < SHORTEST_SESSION).then(|| Problem {
+    let (wrong, remedy) = match answer.session_expires.duration() {
+        interval if interval < SHORTEST_SESSION => (
+            "RFC 4028 allows no session timer below 90s",
+            "write 90s or more; 30m is usual",
+        ),
+        interval if interval > LONGEST_SESSION => (
+            "a lost peer would be noticed after more than a day",
+            "write 24h or less; 30m is usual",
+        ),
+        _ => return None,
+    };
+    Some(Problem {
         field: "spec.application.answer.sessionExpires".into(),
         value: answer.session_expires.to_string(),
-        wrong: "RFC 4028 allows no session timer below 90s".into(),
-        remedy: "write 90s or more; 30m is usual".into(),
+        wrong: wrong.into(),
+        remedy: remedy.into(),
     })
 }
 

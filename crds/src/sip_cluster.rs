@@ -106,9 +106,13 @@ pub struct Answer {
     #[serde(default = "defaults::hold")]
     pub hold: Period,
 
-    /// Session timer (RFC 4028): a call whose peer does not refresh it for so long is ended. At least `90s`.
+    /// Session timer (RFC 4028): a call whose peer does not refresh it for so long is ended. From `90s` to `24h`.
     #[serde(default = "defaults::session_expires")]
     pub session_expires: Period,
+
+    /// Answers with the caller's own session description, so that media comes back to it, instead of one that leads nowhere.
+    #[serde(default)]
+    pub echo: bool,
 }
 
 impl Default for Answer {
@@ -117,6 +121,7 @@ impl Default for Answer {
             ring: defaults::ring(),
             hold: defaults::hold(),
             session_expires: defaults::session_expires(),
+            echo: false,
         }
     }
 }

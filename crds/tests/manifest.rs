@@ -80,6 +80,10 @@ fn a_wrong_value_names_field_value_and_remedy() {
             "spec.application.answer.sessionExpires: 10s: RFC 4028 allows no session timer below 90s; write 90s or more; 30m is usual\n",
         ),
         (
+            "{application: {answer: {sessionExpires: 25h}}}",
+            "spec.application.answer.sessionExpires: 25h: a lost peer would be noticed after more than a day; write 24h or less; 30m is usual\n",
+        ),
+        (
             "{application: {answer: {}}, dispatcher: {address: localhost}}",
             "spec.dispatcher.address: \"localhost\": it does not read like one; write an IP address such as 127.0.0.1 or ::1\n",
         ),

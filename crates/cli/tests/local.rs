@@ -1,5 +1,6 @@
 //! The command with a real redis-server, and stand-ins for proxies and containers.
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -203,12 +204,31 @@ fn cluster_comes_up_is_shown_heals_scales_and_goes_without_a_trace() {
         (2, Some("demo-1"))
     );
 
+    assert_eq!(lines_of_a_watch(&place, 2), 2);
+
     let running = pids(&small);
     assert_eq!(running.len(), 5);
     let (code, out, _) = place.run(&["down"]);
     assert_eq!((code, out.as_str()), (0, "demo is down\n"));
     assert_eq!(running.iter().filter(|pid| lives(**pid)).count(), 0);
     assert!(place.state_is_gone());
+}
+
+/// How many states `status --watch` shows, up to `wanted`.
+fn lines_of_a_watch(place: &Place, wanted: usize) -> usize {
+    let mut watch = place
+        .command(&["status", "--watch", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let out = BufReader::new(watch.stdout.take().expect("its output"));
+    let states = out.lines().map_while(Result::ok).take(wanted);
+    let count = states
+        .filter(|line| serde_json::from_str::<Value>(line).is_ok_and(|state| all_active(&state)))
+        .count();
+    watch.kill().expect("it watches until it is ended");
+    watch.wait().expect("it has ended");
+    count
 }
 
 #[test]

@@ -354,6 +354,20 @@ impl fmt::Display for Who {
     }
 }
 
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::StartRedis => write!(f, "{} is being started", Who::Redis),
+            Self::StartProxy(ordinal) => write!(f, "{} is being started", Who::Proxy(ordinal)),
+            Self::StartContainer(ordinal) => write!(f, "{} is being started", Who::Container(ordinal)),
+            Self::QuiesceContainer(ordinal) => {
+                write!(f, "{} is told to hand over and to leave", Who::Container(ordinal))
+            }
+            Self::DrainProxy(ordinal) => write!(f, "{} is told to drain and to leave", Who::Proxy(ordinal)),
+        }
+    }
+}
+
 impl fmt::Display for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

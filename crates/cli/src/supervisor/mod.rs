@@ -117,7 +117,7 @@ impl<'a> Supervisor<'a> {
             if self.is_whole() && !self.ready {
                 self.ready = true;
                 self.publish(&plan)?;
-                audience.works(&self.welcome());
+                audience.works(&self.welcome(audience));
             }
             let gate = plan.gate.map(|gate| self.in_names(gate));
             if self.ready && gate.is_some() && gate != said {
@@ -306,10 +306,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// A gate in the words of this cluster.
-    fn in_names(&self, gate: plan::Gate) -> String {
+    /// A gate or a step in the names of this cluster.
+    fn in_names(&self, planned: impl std::fmt::Display) -> String {
         let name = self.name();
-        let text = gate.to_string();
+        let text = planned.to_string();
         text.replace("container-", &format!("{name}-"))
             .replace("proxy-", &format!("{name}-proxy-"))
     }
@@ -319,7 +319,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What to do with a cluster that works.
-    fn welcome(&self) -> String {
+    fn welcome(&self, audience: &Audience) -> String {
         let address = self.cluster.spec.advertised();
         let victim = self
             .parts
@@ -352,7 +352,7 @@ impl<'a> Supervisor<'a> {
             containers = self.replicas,
             proxies = self.cluster.spec.proxies.replicas,
             logs = self.directory.file("log").display(),
-            end = if std::env::args().any(|argument| argument == "--detach") {
+            end = if matches!(audience, Audience::Command(_)) {
                 format!("{more}/{down}")
             } else {
                 "Ctrl-C".into()

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crds::Transport;
 use crds::status::State;
-use serde_json::json;
+use crds::{Answer, Application, Period, Transport};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use ucf::plan::{Instant, Who};
@@ -16,7 +16,7 @@ use super::part::Part;
 use super::{Heard, Supervisor};
 use crate::child;
 use crate::failure::Failure;
-use crate::probe::{self, Answer};
+use crate::probe;
 use crate::redis::{self, Redis};
 use crate::state_dir::PartRecord;
 
@@ -113,8 +113,10 @@ impl Supervisor<'_> {
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
             command.args([option, &address.expect("a container has ports").to_string()]);
         }
-        let application = serde_json::to_string(&self.cluster.spec.application).expect("an application is JSON");
-        command.args(["--application", &application]);
+        command.args([
+            "--application",
+            &application(&self.cluster.spec.application).to_string(),
+        ]);
         if let Some(workers) = self.cluster.spec.containers.workers {
             command.args(["--workers", &workers.to_string()]);
         }
@@ -185,7 +187,27 @@ impl Supervisor<'_> {
     }
 }
 
-const SERVING_REDIS: Answer = Answer {
+/// The application as a container's command line has it: numbers with their unit in the name.
+fn application(application: &Application) -> Value {
+    let Application { answer } = application;
+    let Answer {
+        ring,
+        hold,
+        session_expires,
+        echo,
+    } = answer
+        .as_ref()
+        .expect("the manifest was checked: it names an application");
+    json!({ "answer": {
+        "ringMs": millis(*ring), "holdMs": millis(*hold), "sessionExpires": session_expires.duration().as_secs(), "echo": echo,
+    }})
+}
+
+fn millis(period: Period) -> u64 {
+    u64::try_from(period.duration().as_millis()).expect("a manifest's period has at most nine digits and hours")
+}
+
+const SERVING_REDIS: probe::Answer = probe::Answer {
     state: State::Active,
     replicated: true,
     partitions: 0,
