@@ -1,0 +1,215 @@
+//! The proxy's process, and a caller.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fake::{CLUSTER, Container, PARTITIONS, header};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// The proxy, killed with the test.
+pub struct Proxy {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    endpoints: PathBuf,
+}
+
+pub fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_sipcluster-proxy"))
+}
+
+fn free_port() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Proxy {
+    pub async fn start(workers: usize, containers: &[Container]) -> Self {
+        let (address, admin) = (free_port(), free_port());
+        let endpoints = std::env::temp_dir().join(format!("proxy-{}-{}.json", std::process::id(), address.port()));
+        let mut command = binary();
+        command.args([
+            "--cluster",
+            CLUSTER,
+            "--name",
+            "proxy-0",
+            "--workers",
+            &workers.to_string(),
+        ]);
+        command.args([
+            "--listen",
+            &format!("udp:{address}"),
+            "--listen",
+            &format!("tcp:{address}"),
+        ]);
+        command.args(["--partitions", &PARTITIONS.to_string(), "--admin", &admin.to_string()]);
+        command
+            .arg("--endpoints")
+            .arg(&endpoints)
+            .env("SIPCLUSTER_KEY", KEY)
+            .env("SIPCLUSTER_LOG", "warn");
+        std::fs::write(&endpoints, "[]").unwrap();
+        let proxy = Self {
+            child: command.spawn().unwrap(),
+            address,
+            admin,
+            endpoints,
+        };
+        proxy.containers(containers);
+        proxy.until(|state| state["state"] == "Active").await;
+        proxy
+    }
+
+    /// Changes the list of containers.
+    pub fn containers(&self, containers: &[Container]) {
+        let list = containers
+            .iter()
+            .map(|c| json!({"name": c.name, "sip": c.sip, "ucf": c.ucf}));
+        let text = serde_json::to_vec(&list.collect::<Vec<_>>()).unwrap();
+        // As a careful writer does: nobody reads half of it.
+        let beside = self.endpoints.with_extension("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(&beside, &self.endpoints).unwrap();
+    }
+
+    /// One page of the admin address.
+    pub async fn page(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.admin).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+            .await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    /// The value of a metric, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.page("/metrics").await.unwrap();
+        let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Waits until its state is as wanted.
+    pub async fn until(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            look.tick().await;
+            let page = self.page("/state").await.unwrap_or_default();
+            let state = page
+                .split("\r\n\r\n")
+                .nth(1)
+                .and_then(|body| serde_json::from_str(body).ok());
+            if state.as_ref().is_some_and(&wanted) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the proxy's state stays {state:?}");
+        }
+    }
+
+    /// Waits until a metric is as wanted.
+    pub async fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        while !wanted(self.metric(name).await) {
+            assert!(Instant::now() < deadline, "{name} stays {}", self.metric(name).await);
+            look.tick().await;
+        }
+    }
+
+    /// Waits for its end and says how it ended.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the proxy does not end");
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &pid])
+                .stdout(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.endpoints);
+    }
+}
+
+/// What a caller sends: a new call's INVITE, then ACK and BYE made from the 200.
+pub struct Call {
+    pub id: String,
+    transport: &'static str,
+    sent_by: SocketAddr,
+    proxy: SocketAddr,
+}
+
+impl Call {
+    pub fn new(id: String, transport: &'static str, sent_by: SocketAddr, proxy: SocketAddr) -> Self {
+        Self {
+            id,
+            transport,
+            sent_by,
+            proxy,
+        }
+    }
+
+    pub fn invite(&self) -> String {
+        self.request(
+            "INVITE",
+            1,
+            &format!("sip:service@{}", self.proxy),
+            "<sip:service@example.com>",
+            "",
+        )
+    }
+
+    /// ACK and BYE of the call that `answer` (a 200) began.
+    pub fn ack_and_bye(&self, answer: &str) -> [String; 2] {
+        let contact = header(answer, "Contact").unwrap().trim_matches(['<', '>']).to_owned();
+        let to = header(answer, "To").unwrap();
+        let route = header(answer, "Record-Route")
+            .map(|value| format!("Route: {value}\r\n"))
+            .unwrap_or_default();
+        [
+            self.request("ACK", 1, &contact, to, &route),
+            self.request("BYE", 2, &contact, to, &route),
+        ]
+    }
+
+    fn request(&self, method: &str, cseq: u32, uri: &str, to: &str, route: &str) -> String {
+        let Self {
+            id, transport, sent_by, ..
+        } = self;
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{transport} {sent_by};branch=z9hG4bK-{id}-{method};rport\r\n{route}\
+             Max-Forwards: 70\r\nFrom: <sip:caller@{sent_by}>;tag=f-{id}\r\nTo: {to}\r\nCall-ID: {id}\r\n\
+             CSeq: {cseq} {method}\r\nContact: <sip:caller@{sent_by}>\r\nContent-Length: 0\r\n\r\n"
+        )
+    }
+}

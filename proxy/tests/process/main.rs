@@ -1,0 +1,281 @@
+//! The proxy as a process, between a caller and containers that the test plays, over real sockets on loopback.
+
+mod fake;
+mod harness;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use sip::{Frame, Framer, Limits, Side};
+use tokio::net::UdpSocket;
+use transport::tcp::Connection;
+use transport::{InBuffer, OutBuffer};
+
+use fake::{Container, header};
+use harness::{Call, PATIENCE, Proxy, binary};
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("done within the test's patience")
+}
+
+async fn received(socket: &UdpSocket) -> String {
+    let mut buffer = vec![0; 65_536];
+    let (length, _) = within(socket.recv_from(&mut buffer)).await.unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+/// A client's connection, message by message.
+struct Stream {
+    connection: Connection,
+    framer: Framer,
+    input: InBuffer,
+}
+
+impl Stream {
+    async fn open(proxy: SocketAddr) -> Self {
+        let connection = Connection::connect(proxy, PATIENCE).await.unwrap();
+        Self {
+            connection,
+            framer: Framer::new(Side::Opened, Limits::default()),
+            input: InBuffer::new(),
+        }
+    }
+
+    async fn send(&self, bytes: &str) {
+        let mut out = OutBuffer::new(1 << 20);
+        out.push(bytes.as_bytes()).unwrap();
+        self.connection.write(&mut out).await.unwrap();
+    }
+
+    /// The next message; nothing at the end of the stream, an empty one for a pong.
+    async fn receive(&mut self) -> Option<String> {
+        loop {
+            let (consumed, frame) = self.framer.next(self.input.data()).unwrap();
+            let message = match &frame {
+                Some(Frame::Message(range)) => String::from_utf8(self.input.data()[range.clone()].to_vec()).unwrap(),
+                _ => String::new(),
+            };
+            self.input.consume(consumed);
+            match frame {
+                Some(Frame::Message(_) | Frame::Pong) => return Some(message),
+                Some(Frame::Ping) => {}
+                None if consumed > 0 => {}
+                None if within(self.connection.read(&mut self.input)).await.ok()? => {}
+                None => return None,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_carried_over_udp() {
+    let container = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(1, std::slice::from_ref(&container)).await;
+    let caller = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let call = Call::new("udp-call".into(), "UDP", caller.local_addr().unwrap(), proxy.address);
+
+    caller.send_to(call.invite().as_bytes(), proxy.address).await.unwrap();
+    assert!(received(&caller).await.starts_with("SIP/2.0 180 "));
+    let answer = received(&caller).await;
+    assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+    for request in call.ack_and_bye(&answer) {
+        caller.send_to(request.as_bytes(), proxy.address).await.unwrap();
+    }
+    let ended = received(&caller).await;
+    assert!(
+        ended.starts_with("SIP/2.0 200 ") && ended.contains("CSeq: 2 BYE"),
+        "{ended}"
+    );
+    let methods: Vec<String> = container.requests().into_iter().map(|(_, method)| method).collect();
+    assert_eq!(methods, ["INVITE", "ACK", "BYE"]);
+    proxy
+        .until(|state| state["workers"][0]["containers"][0]["partitions"] == fake::PARTITIONS)
+        .await;
+    proxy
+        .until_metric("sipcluster_proxy_datagrams_sent_total", |sent| sent == 3.0)
+        .await;
+    assert_eq!(proxy.metric("sipcluster_proxy_container_links").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_call_is_carried_over_tcp_through_any_worker_and_pings_are_answered() {
+    let container = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(4, std::slice::from_ref(&container)).await;
+    let mut stream = Stream::open(proxy.address).await;
+    // Different calls belong to different workers, whichever of them holds the connection.
+    for number in 0..20 {
+        let call = Call::new(
+            format!("tcp-{number}"),
+            "TCP",
+            stream.connection.local_addr(),
+            proxy.address,
+        );
+        stream.send(&call.invite()).await;
+        assert!(stream.receive().await.unwrap().starts_with("SIP/2.0 180 "));
+        let answer = stream.receive().await.unwrap();
+        assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+        stream.send(&call.ack_and_bye(&answer).concat()).await;
+        assert!(stream.receive().await.unwrap().contains("CSeq: 2 BYE"));
+    }
+    stream.send("\r\n\r\n").await;
+    assert_eq!(stream.receive().await.as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_on_is_closed_alone() {
+    let container = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(1, std::slice::from_ref(&container)).await;
+    let mut good = Stream::open(proxy.address).await;
+    for rubbish in [
+        "GET / HTTP/1.1\r\nHost: proxy\r\n\r\n".to_owned(),
+        format!("INVITE {}", "x".repeat(100_000)),
+    ] {
+        let mut bad = Stream::open(proxy.address).await;
+        bad.send(&rubbish).await;
+        assert_eq!(bad.receive().await, None);
+    }
+    let call = Call::new("good".into(), "TCP", good.connection.local_addr(), proxy.address);
+    good.send(&call.invite()).await;
+    assert!(good.receive().await.unwrap().starts_with("SIP/2.0 180 "));
+}
+
+#[tokio::test]
+async fn four_workers_keep_the_order_of_one_calls_messages() {
+    const CALLS: usize = 400;
+    let container = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(4, std::slice::from_ref(&container)).await;
+    // One socket: one trunk is one 5-tuple, so all arrive at one worker and are passed on. And some more beside it.
+    let mut callers = Vec::new();
+    for caller in 0..4 {
+        let target = proxy.address;
+        callers.push(tokio::spawn(async move {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let local = socket.local_addr().unwrap();
+            let calls: HashMap<String, Call> = (0..CALLS)
+                .map(|number| format!("{caller}-{number}"))
+                .map(|id| (id.clone(), Call::new(id, "UDP", local, target)))
+                .collect();
+            let mut waiting: Vec<&Call> = calls.values().collect();
+            let mut under_way = 0;
+            let mut ended = 0;
+            while ended < CALLS {
+                while under_way < 32
+                    && let Some(call) = waiting.pop()
+                {
+                    socket.send_to(call.invite().as_bytes(), target).await.unwrap();
+                    under_way += 1;
+                }
+                let answer = received(&socket).await;
+                if answer.contains("CSeq: 2 BYE") {
+                    under_way -= 1;
+                    ended += 1;
+                } else if answer.starts_with("SIP/2.0 200 ") {
+                    for request in calls[header(&answer, "Call-ID").unwrap()].ack_and_bye(&answer) {
+                        socket.send_to(request.as_bytes(), target).await.unwrap();
+                    }
+                }
+            }
+        }));
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let mut seen: HashMap<String, Vec<String>> = HashMap::new();
+    for (call, method) in container.requests() {
+        seen.entry(call).or_default().push(method);
+    }
+    assert_eq!(seen.len(), 4 * CALLS);
+    for (call, methods) in seen {
+        assert_eq!(methods, ["INVITE", "ACK", "BYE"], "{call}");
+    }
+    // Else no message has met another worker, and this test shows nothing.
+    proxy
+        .until_metric("sipcluster_proxy_messages_passed_total", |passed| passed > 0.0)
+        .await;
+    assert_eq!(proxy.metric("sipcluster_proxy_mail_dropped_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_new_container_of_the_list_is_linked_and_takes_over() {
+    let first = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(2, std::slice::from_ref(&first)).await;
+    let second = Container::start("demo-1", 8, 2);
+    proxy.containers(&[first.clone(), second.clone()]);
+    proxy
+        .until(|state| {
+            let mut workers = state["workers"].as_array().unwrap().iter();
+            workers.all(|worker| {
+                let mut containers = worker["containers"].as_array().unwrap().iter();
+                containers.any(|c| c["name"] == "demo-1" && c["partitions"] == fake::PARTITIONS)
+            })
+        })
+        .await;
+    let caller = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let call = Call::new("later".into(), "UDP", caller.local_addr().unwrap(), proxy.address);
+    caller.send_to(call.invite().as_bytes(), proxy.address).await.unwrap();
+    assert!(received(&caller).await.starts_with("SIP/2.0 180 "));
+    assert_eq!((first.requests().len(), second.requests().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn told_to_end_it_drains_and_ends_well() {
+    let container = Container::start("demo-0", 7, 1);
+    let mut proxy = Proxy::start(2, std::slice::from_ref(&container)).await;
+    proxy.signal("TERM");
+    let status = within(proxy.ended()).await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = format!("udp:{}", taken.local_addr().unwrap());
+    let mut command = binary();
+    command.args([
+        "--cluster",
+        "demo",
+        "--name",
+        "p",
+        "--endpoints",
+        "/nonexistent",
+        "--listen",
+        &listen,
+    ]);
+    let output = command
+        .env("SIPCLUSTER_KEY", "000102030405060708090a0b0c0d0e0f")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&listen), "{text}");
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_64_and_says_what_to_do() {
+    let cases: [(&[&str], &str); 3] = [
+        (
+            &["--listen", "sctp:127.0.0.1:5060"],
+            "--listen: \"sctp:127.0.0.1:5060\" is not valid; give udp:ADDRESS:PORT",
+        ),
+        (
+            &["--listen", "udp:127.0.0.1:5060", "--workers", "many"],
+            "--workers: \"many\" is not valid; give a number",
+        ),
+        (&["--listen", "udp:127.0.0.1:5060", "--no-such-flag"], "--no-such-flag"),
+    ];
+    for (arguments, said) in cases {
+        let mut command = binary();
+        command
+            .args(["--cluster", "demo", "--name", "p", "--endpoints", "/nonexistent"])
+            .args(arguments);
+        let output = command
+            .env("SIPCLUSTER_KEY", "000102030405060708090a0b0c0d0e0f")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+}
