@@ -1,8 +1,9 @@
 //! The proxy's process, and a caller.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -26,14 +27,18 @@ pub fn binary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_sipcluster-proxy"))
 }
 
-fn free_port() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A loopback address that no other proxy of any test has: with SO_REUSEPORT two would share a port without noticing.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + high % 254, low, NEXT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 impl Proxy {
     pub async fn start(workers: usize, containers: &[Container]) -> Self {
-        let (address, admin) = (free_port(), free_port());
-        let endpoints = std::env::temp_dir().join(format!("proxy-{}-{}.json", std::process::id(), address.port()));
+        let ip = own_address();
+        let (address, admin) = (SocketAddr::new(ip, 5060), SocketAddr::new(ip, 9090));
+        let endpoints = std::env::temp_dir().join(format!("proxy-{ip}.json"));
         let mut command = binary();
         command.args([
             "--cluster",
