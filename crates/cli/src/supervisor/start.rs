@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use crds::Transport;
 use crds::status::State;
-use crds::{Answer, Application, Period, Transport};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use ucf::plan::{Instant, Who};
@@ -185,26 +185,6 @@ impl Supervisor<'_> {
             |part| part.record(now),
         )
     }
-}
-
-/// The application as a container's command line has it: numbers with their unit in the name.
-fn application(application: &Application) -> Value {
-    let Application { answer } = application;
-    let Answer {
-        ring,
-        hold,
-        session_expires,
-        echo,
-    } = answer
-        .as_ref()
-        .expect("the manifest was checked: it names an application");
-    json!({ "answer": {
-        "ringMs": millis(*ring), "holdMs": millis(*hold), "sessionExpires": session_expires.duration().as_secs(), "echo": echo,
-    }})
-}
-
-fn millis(period: Period) -> u64 {
-    u64::try_from(period.duration().as_millis()).expect("a manifest's period has at most nine digits and hours")
 }
 
 const SERVING_REDIS: probe::Answer = probe::Answer {
