@@ -113,10 +113,9 @@ impl Supervisor<'_> {
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
             command.args([option, &address.expect("a container has ports").to_string()]);
         }
-        command.args([
-            "--application",
-            &application(&self.cluster.spec.application).to_string(),
-        ]);
+        // The container speaks the manifest's words.
+        let application = serde_json::to_string(&self.cluster.spec.application).expect("an application is JSON");
+        command.args(["--application", &application]);
         if let Some(workers) = self.cluster.spec.containers.workers {
             command.args(["--workers", &workers.to_string()]);
         }
