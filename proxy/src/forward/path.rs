@@ -299,9 +299,11 @@ impl Core {
                 epoch: epoch.0,
             }));
         }
-        let stamp = message
-            .headers(HeaderName::Other)
-            .find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()));
+        // Looked for only if there is a field of unknown name at all: most output has none.
+        let stamp = message.index().first(HeaderName::Other).and_then(|_| {
+            let mut others = message.headers(HeaderName::Other);
+            others.find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()))
+        });
         if let Some(stamp) = stamp {
             let fresh = std::str::from_utf8(stamp.value)
                 .ok()
