@@ -165,6 +165,21 @@ fn a_repeated_2xx_gets_the_same_ack_for_64_t1() {
 }
 
 #[test]
+fn a_repeated_2xx_makes_no_second_dialog_even_after_a_takeover() {
+    let mut before = call();
+    answered(hear(&mut before, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    assert!(matches!(
+        hear(&mut before, 1, &response(200, "INVITE", 7, "a1", RINGING)),
+        UacEvent::Drop
+    ));
+    let mut call = OutgoingInvite::from_parts(at(9), Timers::default(), before.to_parts(at(9))).expect("whole");
+    assert!(matches!(
+        hear(&mut call, 10, &response(200, "INVITE", 7, "a1", RINGING)),
+        UacEvent::Drop
+    ));
+}
+
+#[test]
 fn a_cancel_waits_for_the_first_response() {
     let mut call = call();
     assert!(!call.cancel());

@@ -219,6 +219,12 @@ impl Dialog {
         self.pending().out_invite
     }
 
+    /// The INVITE of the peer whose 2xx has no ACK yet, by its CSeq: until it comes the called side must not send BYE (RFC 3261 s15).
+    #[must_use]
+    pub fn awaits_ack(&self) -> Option<u32> {
+        self.busy.as_ref()?.answer.as_ref().map(|answer| answer.cseq)
+    }
+
     /// What is under way.
     #[must_use]
     pub fn pending(&self) -> Pending {
