@@ -188,19 +188,13 @@ impl Phone {
             return;
         }
         let pending = dialog.pending();
-        let idle = pending == Default::default()
-            || (
-                pending.in_invite,
-                pending.out_invite,
-                pending.in_update,
-                pending.out_update,
-            ) == (None, None, None, None);
+        let idle = dialog.may_reinvite() && pending.in_update.is_none() && pending.out_update.is_none();
         let lines = dialog.session().request_lines(&self.policy);
         match what {
             "INVITE" if idle => self.request(now, Method::Invite, &lines, true),
             "UPDATE" if idle => self.request(now, Method::Update, &lines, false),
-            "INVITE" | "UPDATE" => self.plan(now + Duration::from_millis(300), Plan::Request(what)),
-            "INFO" => self.request(now, Method::Info, "", false),
+            "INFO" if dialog.awaits_ack().is_none() => self.request(now, Method::Info, "", false),
+            "INVITE" | "UPDATE" | "INFO" => self.plan(now + Duration::from_millis(300), Plan::Request(what)),
             // RFC 3261 s15: the called side waits for the ACK.
             _ if dialog.awaits_ack().is_some() => self.plan(now + Duration::from_millis(300), Plan::Request(what)),
             _ => {
@@ -483,12 +477,25 @@ impl Phone {
                 }
             }
         }
-        if self
+        match self
             .dialog
             .as_ref()
-            .is_some_and(|dialog| dialog.is_terminated() && dialog.unanswered_invite().is_none())
+            .filter(|dialog| dialog.is_terminated())
+            .map(Dialog::unanswered_invite)
         {
-            self.dialog = None;
+            Some(Some(invite)) => self.answer(now, true, invite, 487),
+            Some(None) => self.over(now),
+            None => {}
+        }
+    }
+
+    /// The call has ended. An INVITE of ours that crossed the BYE may never get its answer.
+    fn over(&mut self, now: Instant) {
+        self.dialog = None;
+        for client in self.clients.values_mut() {
+            if let ClientTransaction::Invite(machine) = &mut client.machine {
+                machine.abandon(now);
+            }
         }
     }
 
@@ -517,7 +524,9 @@ impl Phone {
                     let request = self.clients[key].request.clone();
                     let message = request.as_message();
                     let cseq = message.cseq().expect("CSeq").number;
-                    self.log.push("time-out".into());
+                    if self.dialog.is_some() || self.call.is_some() {
+                        self.log.push("time-out".into());
+                    }
                     self.responded(now, &Facts::failure(message.method(), cseq, 408));
                 }
                 Effect::Terminated => drop(self.clients.remove(key)),
