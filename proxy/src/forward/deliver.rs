@@ -208,12 +208,7 @@ impl Core {
         };
         let mut index = Index::new();
         let sent = match index.scan(&answer, &Limits::default()) {
-            Ok(()) => {
-                let answer = Message::new(&answer, &index);
-                let mut vias = answer.vias();
-                let vias = (vias.next(), vias.next());
-                self.respond(now, &answer, vias, &mut Edit::new(), effects)
-            }
+            Ok(()) => self.respond(now, &Message::new(&answer, &index), &mut Edit::new(), effects),
             Err(_) => Err(DropReason::Malformed),
         };
         match sent {
