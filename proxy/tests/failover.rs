@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use proxy::forward::{DropReason, Limits, LinkId};
-use support::{Proxy, config, fields, keyring, one, partition, request, response, tag, udp};
+use support::{Proxy, config, fields, keyring, one, request, response, tag, udp};
 use ucf::PartitionId;
 use ucf::wire::{Body, Fenced, Ownership};
 
@@ -382,8 +382,7 @@ fn generated_faults_lose_no_message_and_keep_their_order() {
                         got[which].extend(arrived);
                         let upto = confirmed[which] + next(got[which].len() - confirmed[which] + 1);
                         let mut returned = Vec::new();
-                        for at in confirmed[which]..upto {
-                            let number = got[which][at];
+                        for (at, number) in got[which].iter().copied().enumerate().take(upto).skip(confirmed[which]) {
                             if owner[number % 8] == which {
                                 finished.insert(number);
                             } else {
@@ -420,6 +419,5 @@ fn generated_faults_lose_no_message_and_keep_their_order() {
             got.iter().flatten().copied().chain(finished.iter().copied()).collect();
         assert_eq!(everywhere.len(), sent, "seed {seed}: something is lost");
         assert_eq!(proxy.forwarder.counters().holding, 0, "seed {seed}");
-        let _ = partition;
     }
 }

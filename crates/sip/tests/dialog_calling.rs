@@ -3,7 +3,7 @@
 mod support;
 
 use sip::dialog::{
-    CancelState, Dialog, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, UacEvent,
+    CancelState, Dialog, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, UacEvent, Verdict,
 };
 use sip::transaction::Timers;
 use sip::{Method, OwnedMessage};
@@ -165,6 +165,21 @@ fn a_repeated_2xx_gets_the_same_ack_for_64_t1() {
 }
 
 #[test]
+fn a_repeated_2xx_makes_no_second_dialog_even_after_a_takeover() {
+    let mut before = call();
+    answered(hear(&mut before, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    assert!(matches!(
+        hear(&mut before, 1, &response(200, "INVITE", 7, "a1", RINGING)),
+        UacEvent::Drop
+    ));
+    let mut call = OutgoingInvite::from_parts(at(9), Timers::default(), before.to_parts(at(9))).expect("whole");
+    assert!(matches!(
+        hear(&mut call, 10, &response(200, "INVITE", 7, "a1", RINGING)),
+        UacEvent::Drop
+    ));
+}
+
+#[test]
 fn a_cancel_waits_for_the_first_response() {
     let mut call = call();
     assert!(!call.cancel());
@@ -323,6 +338,44 @@ fn a_peer_that_knows_the_dialog_no_more_ends_it() {
         );
         assert_eq!(dialog.poll_timeout().filter(|due| *due < at(32_000)), None);
     }
+}
+
+#[test]
+fn after_our_bye_only_what_was_under_way_matters() {
+    let mut dialog = confirmed();
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    let _ = dialog.request(&NewRequest::new(Method::Bye, b"v"));
+    assert_eq!(dialog.state(), DialogState::Ending);
+    let mut dialog = Dialog::from_parts(at(0), Timers::default(), dialog.to_parts(at(0))).expect("whole");
+    assert_eq!(
+        hears(&mut dialog, 0, &response(491, "INVITE", 8, "a1", "")),
+        Reaction::Pass,
+        "no retry"
+    );
+    let mut dialog = confirmed();
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    let _ = dialog.request(&NewRequest::new(Method::Bye, b"v"));
+    let accepted = response(200, "INVITE", 8, "a1", "Session-Expires: 90;refresher=uac\r\n");
+    assert_eq!(hears(&mut dialog, 0, &accepted), Reaction::Acknowledge);
+    assert_eq!(dialog.state(), DialogState::Ending);
+    assert_eq!(dialog.session().expires(), None);
+    assert_eq!(
+        hears(&mut dialog, 0, &response(200, "BYE", 9, "a1", "")),
+        Reaction::Ended
+    );
+    // On the other side: their requests are late, their BYE is not.
+    let mut dialog = talking();
+    let _ = dialog.request(&NewRequest::new(Method::Bye, b"v"));
+    assert_eq!(
+        receive(&mut dialog, 0, &request("INVITE", 2, Some("b0b"), "")).0,
+        rejects(481)
+    );
+    assert_eq!(
+        receive(&mut dialog, 0, &request("BYE", 3, Some("b0b"), "")).0,
+        Verdict::Process
+    );
+    assert_eq!(respond(&mut dialog, 0, Method::Bye, 3, 200), [gives(false, 3, 200)]);
+    assert!(dialog.is_terminated());
 }
 
 #[test]

@@ -208,7 +208,12 @@ impl Core {
         };
         let mut index = Index::new();
         let sent = match index.scan(&answer, &Limits::default()) {
-            Ok(()) => self.respond(now, &Message::new(&answer, &index), &mut Edit::new(), effects),
+            Ok(()) => {
+                let answer = Message::new(&answer, &index);
+                let mut vias = answer.vias();
+                let vias = (vias.next(), vias.next());
+                self.respond(now, &answer, vias, &mut Edit::new(), effects)
+            }
             Err(_) => Err(DropReason::Malformed),
         };
         match sent {

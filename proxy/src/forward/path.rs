@@ -94,14 +94,16 @@ impl Core {
 
     /// RFC 3261 s16.3 step 4: it has been here, and nothing that routing depends on has changed since.
     fn check_loop(&self, request: &Request<'_>) -> Result<(), Refusal> {
-        let been_here = |via: Via<'_>| {
+        let been_here = |via: &Via<'_>| {
             self.own.is_us(via.host, via.port)
                 && via
                     .branch()
                     .and_then(Keys::of_branch)
                     .is_some_and(|(_, looped)| looped == request.looped)
         };
-        if request.message.vias().any(been_here) {
+        let below = request.message.values(HeaderName::Via).skip(1);
+        let mut below = below.map_while(|value| Via::parse(value.bytes));
+        if been_here(&request.via) || below.any(|via| been_here(&via)) {
             return Err(Refusal::LOOP);
         }
         Ok(())
@@ -250,14 +252,16 @@ impl Core {
             Kind::ContainerResponse
         };
         edit.clear();
-        let sent = match self.check_output(arrival, slot, edit) {
+        let mut vias = message.vias();
+        let top = vias.next();
+        let sent = match self.check_output(arrival, top.as_ref(), slot, edit) {
             Err(Unfit::Fenced(fenced)) => {
                 let body = Body::Fenced(fenced);
                 effects.push(Effect::Frame { link, body });
                 Err(DropReason::Fenced)
             }
             Err(Unfit::Drop(why)) => Err(why),
-            Ok(_) if message.is_response() => self.respond(arrival.now, message, edit, effects),
+            Ok(_) if message.is_response() => self.respond(arrival.now, message, (top, vias.next()), edit, effects),
             Ok(partition) => self.outward(arrival.now, message, partition, edit, effects),
         };
         match sent {
@@ -270,9 +274,15 @@ impl Core {
     }
 
     /// The fence (DESIGN section 5): only the owner's output passes, and output from memory only with a fresh heartbeat.
-    fn check_output(&self, arrival: Arrival<'_>, slot: Slot, edit: &mut Edit) -> Result<Option<PartitionId>, Unfit> {
+    fn check_output(
+        &self,
+        arrival: Arrival<'_>,
+        top: Option<&Via<'_>>,
+        slot: Slot,
+        edit: &mut Edit,
+    ) -> Result<Option<PartitionId>, Unfit> {
         let message = arrival.message;
-        let via = message.via().ok_or(Unfit::Drop(DropReason::Malformed))?;
+        let via = top.ok_or(Unfit::Drop(DropReason::Malformed))?;
         let keyring = &self.config.keyring;
         let named = if message.is_request() {
             via.branch().map(|branch| keyring.verify_branch(branch))
@@ -289,9 +299,11 @@ impl Core {
                 epoch: epoch.0,
             }));
         }
-        let stamp = message
-            .headers(HeaderName::Other)
-            .find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()));
+        // Looked for only if there is a field of unknown name at all: most output has none.
+        let stamp = message.index().first(HeaderName::Other).and_then(|_| {
+            let mut others = message.headers(HeaderName::Other);
+            others.find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()))
+        });
         if let Some(stamp) = stamp {
             let fresh = std::str::from_utf8(stamp.value)
                 .ok()
@@ -306,16 +318,16 @@ impl Core {
         Ok(partition)
     }
 
-    /// Sends a response, whose topmost Via is ours, to the client (RFC 3261 s16.7, s18.2.2).
+    /// Sends a response, whose topmost Via is ours and whose next is the client's, to the client (RFC 3261 s16.7, s18.2.2).
     pub(super) fn respond(
         &mut self,
         now: Instant,
         message: &Message<'_>,
+        vias: (Option<Via<'_>>, Option<Via<'_>>),
         edit: &mut Edit,
         effects: &mut Effects,
     ) -> Result<(), DropReason> {
-        let mut vias = message.vias();
-        let (Some(ours), Some(client)) = (vias.next(), vias.next()) else {
+        let (Some(ours), Some(client)) = vias else {
             return Err(DropReason::StrayResponse);
         };
         let flow = ours

@@ -1,6 +1,6 @@
 //! A request as routing sees it.
 
-use sip::{HeaderName, Message, Method, Uri, Value};
+use sip::{HeaderName, Message, Method, Uri, Value, Via};
 use ucf::PartitionId;
 use ucf::token::{Affinity, Keyring};
 use ucf::transactions::{Keys, LoopHash, Parts};
@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 /// What is read from a request once.
 pub(super) struct Request<'a> {
     pub(super) message: &'a Message<'a>,
+    pub(super) via: Via<'a>,
     pub(super) method: Method<'a>,
     pub(super) to_tag: Option<&'a [u8]>,
     pub(super) keys: Keys,
@@ -43,6 +44,7 @@ impl<'a> Request<'a> {
         let (keys, looped) = Keys::of_request(&parts, keyring);
         Ok(Self {
             message,
+            via,
             method: message.method(),
             to_tag: message.to().ok_or(malformed)?.tag(),
             keys,
@@ -83,7 +85,7 @@ impl<'a> Request<'a> {
 }
 
 /// `host:port` of a Via as written.
-fn sent_by<'a>(via: &sip::Via<'a>) -> &'a [u8] {
+fn sent_by<'a>(via: &Via<'a>) -> &'a [u8] {
     let raw = via.raw;
     let from = (via.host.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
     let upto = raw.len() - via.params.as_bytes().len();

@@ -1,7 +1,7 @@
 //! Requests of the peer inside a dialog: order (RFC 3261 s12.2.2), overlap (s14.2, RFC 3311 s5.2), PRACK (RFC 3262 s3), ACK.
 
 use super::busy::Reliable;
-use super::{Busy, Dialog, DialogEffect, Facts, Refusal, SessionPolicy, session_timer};
+use super::{Busy, Dialog, DialogEffect, DialogState, Facts, Refusal, SessionPolicy, session_timer};
 use crate::{Instant, Method};
 
 /// What to do with a request.
@@ -66,6 +66,10 @@ impl Dialog {
             // RFC 3261 s12.2.2. The same number in a new transaction breaks the order as well.
             _ if self.remote_cseq.is_some_and(|latest| request.cseq <= latest) => return Verdict::reject(500),
             _ => self.remote_cseq = Some(request.cseq),
+        }
+        // RFC 3261 s15.1.1: with our BYE the session is over; only the peer's own BYE still makes sense.
+        if self.state == DialogState::Ending && request.method != Method::Bye {
+            return Verdict::reject(481);
         }
         match request.method {
             Method::Invite | Method::Update => self.session_request(request, policy, entropy),

@@ -59,6 +59,8 @@ pub enum DialogState {
     Confirmed = 1,
     /// Ended by BYE, by a refusal, or because the peer does not know it.
     Terminated = 2,
+    /// Our BYE is under way: the session is over, nothing else is to be sent (RFC 3261 s15.1.1).
+    Ending = 3,
 }
 
 /// What the driver has to do, in order.
@@ -189,10 +191,17 @@ impl Dialog {
         self.state
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended. If the peer's INVITE is [still unanswered](Self::unanswered_invite) then, refuse it with 487 (RFC 3261 s15.1.2)
+    /// before the dialog is dropped.
     #[must_use]
     pub fn is_terminated(&self) -> bool {
         self.state == DialogState::Terminated
+    }
+
+    /// CSeq of our latest request; 0 before the first.
+    #[must_use]
+    pub fn local_cseq(&self) -> u32 {
+        self.local_cseq
     }
 
     /// The texts of which its messages are made.
@@ -217,6 +226,22 @@ impl Dialog {
     #[must_use]
     pub fn outstanding_invite(&self) -> Option<u32> {
         self.pending().out_invite
+    }
+
+    /// The INVITE of the peer whose 2xx has no ACK yet, by its CSeq: until it comes the called side must not send BYE (RFC 3261 s15).
+    #[must_use]
+    pub fn awaits_ack(&self) -> Option<u32> {
+        self.busy.as_ref()?.answer.as_ref().map(|answer| answer.cseq)
+    }
+
+    /// Whether a re-INVITE may be sent now: one INVITE at a time, and only after the ACK of the last (RFC 3261 s14.1).
+    #[must_use]
+    pub fn may_reinvite(&self) -> bool {
+        let Pending {
+            in_invite, out_invite, ..
+        } = self.pending();
+        let quiet = in_invite.is_none() && out_invite.is_none() && self.awaits_ack().is_none();
+        quiet && self.state == DialogState::Confirmed
     }
 
     /// What is under way.
@@ -273,7 +298,7 @@ impl DialogState {
     /// From the number in a record; `None` for one that this version does not know.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Early, Self::Confirmed, Self::Terminated]
+        [Self::Early, Self::Confirmed, Self::Terminated, Self::Ending]
             .get(usize::from(number))
             .copied()
     }

@@ -59,7 +59,7 @@ pub enum Reaction {
 }
 
 impl Dialog {
-    /// Writes a request and counts CSeq up. A BYE ends the session timer.
+    /// Writes a request and counts CSeq up. A BYE makes the dialog [`Ending`](DialogState::Ending): it is the last request.
     #[must_use]
     pub fn request(&mut self, new: &NewRequest<'_>) -> Bytes {
         self.local_cseq += 1;
@@ -72,7 +72,10 @@ impl Dialog {
                 pending.remote_rseq = None;
             }
             Method::Update => self.busy_mut().pending.out_update = Some(cseq),
-            Method::Bye => self.stop(),
+            Method::Bye => {
+                self.state = DialogState::Ending;
+                self.stop();
+            }
             _ => {}
         }
         self.write(cseq, new)
@@ -154,7 +157,7 @@ impl Dialog {
         };
         match (reaction, response.status) {
             // RFC 3261 s12.2.1.2: the peer does not know the dialog, or is gone.
-            (Reaction::Pass, 408 | 481) if self.state != DialogState::Early => {
+            (Reaction::Pass, 408 | 481) if self.state == DialogState::Confirmed => {
                 self.stop();
                 Reaction::Ended
             }
@@ -162,7 +165,7 @@ impl Dialog {
                 self.session.raise_min_se(response.min_se);
                 Reaction::IntervalTooSmall
             }
-            (Reaction::Pass, 491) => Reaction::Retry(self.glare_pause(entropy)),
+            (Reaction::Pass, 491) if self.state != DialogState::Ending => Reaction::Retry(self.glare_pause(entropy)),
             (reaction, _) => reaction,
         }
     }
@@ -206,7 +209,9 @@ impl Dialog {
 
     /// 2xx to our INVITE, first or later: target and session are refreshed (RFC 3261 s12.2.1.2).
     pub(super) fn confirmed(&mut self, now: Instant, response: &Facts<'_>) {
-        self.state = DialogState::Confirmed;
+        if self.state == DialogState::Early {
+            self.state = DialogState::Confirmed;
+        }
         let pending = &mut self.busy_mut().pending;
         pending.out_invite = None;
         pending.out_offer = false;

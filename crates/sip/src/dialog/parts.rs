@@ -78,6 +78,8 @@ pub struct OutgoingInviteParts<'a> {
     pub answered_left: Option<Duration>,
     /// The early dialogs.
     pub dialogs: Vec<DialogParts<'a>>,
+    /// Tags of the forks that have answered.
+    pub answered: Vec<&'a [u8]>,
 }
 
 impl Dialog {

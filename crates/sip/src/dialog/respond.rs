@@ -111,9 +111,11 @@ impl Dialog {
         let agreed = busy.pending.invite_agreed.take();
         if accepted {
             busy.answer = Some(Unacknowledged::new(now, &timers, cseq, response));
-            self.state = DialogState::Confirmed;
-            self.session.agreed_as_uas(now, agreed);
-        } else if self.state != DialogState::Confirmed && !self.caller {
+            if self.state != DialogState::Ending {
+                self.state = DialogState::Confirmed;
+                self.session.agreed_as_uas(now, agreed);
+            }
+        } else if matches!(self.state, DialogState::Early | DialogState::Terminated) && !self.caller {
             self.terminate();
         } else {
             self.tidy();

@@ -34,6 +34,8 @@ pub struct OutgoingInvite {
     until: Option<Instant>,
     /// Early dialogs, in the order of their first response.
     dialogs: Vec<Dialog>,
+    /// Tags of the forks that have answered: a repeat of their 2xx must not make a second dialog, even if the first has ended.
+    answered: Vec<Box<[u8]>>,
 }
 
 /// What a response to it means.
@@ -73,6 +75,7 @@ impl OutgoingInvite {
             cancel: CancelState::None,
             until: None,
             dialogs: Vec::new(),
+            answered: Vec::new(),
         })
     }
 
@@ -126,11 +129,16 @@ impl OutgoingInvite {
         }
     }
 
+    fn has_answered(&self, tag: &[u8]) -> bool {
+        self.answered.iter().any(|known| **known == *tag)
+    }
+
     fn provisional(&mut self, response: &Facts<'_>) -> UacEvent {
         let known = self.find(response.to_tag);
         let dialog = match known {
             Some(index) => index,
-            None if self.dialogs.len() >= MAX_FORKS => return UacEvent::Drop,
+            // One that the 2xx of its fork overtook, or a fork too many.
+            None if self.has_answered(response.to_tag) || self.dialogs.len() >= MAX_FORKS => return UacEvent::Drop,
             None => match self.fork(response) {
                 Some(dialog) => {
                     self.dialogs.push(dialog);
@@ -156,6 +164,9 @@ impl OutgoingInvite {
     }
 
     fn answered(&mut self, now: Instant, response: &Facts<'_>) -> UacEvent {
+        if self.has_answered(response.to_tag) || self.answered.len() >= MAX_FORKS {
+            return UacEvent::Drop;
+        }
         let dialog = match self.find(response.to_tag) {
             Some(index) => Some(self.dialogs.remove(index)),
             None => self.fork(response),
@@ -168,6 +179,7 @@ impl OutgoingInvite {
             return UacEvent::Drop;
         }
         dialog.confirmed(now, response);
+        self.answered.push(response.to_tag.into());
         self.until.get_or_insert(now + self.timers.patience());
         UacEvent::Answered(Box::new(dialog))
     }
@@ -237,6 +249,7 @@ impl OutgoingInvite {
             cancel: self.cancel,
             answered_left: self.until.map(|until| until.since(now)),
             dialogs: self.dialogs.iter().map(|dialog| dialog.to_parts(now)).collect(),
+            answered: self.answered.iter().map(|tag| &**tag).collect(),
         }
     }
 
@@ -254,6 +267,7 @@ impl OutgoingInvite {
             cancel: parts.cancel,
             until: parts.answered_left.map(|left| now + left),
             dialogs: dialogs.collect::<Option<_>>()?,
+            answered: parts.answered.into_iter().map(Into::into).collect(),
         })
     }
 }

@@ -140,7 +140,7 @@ impl InviteClient {
         }
     }
 
-    /// A CANCEL for this INVITE leaves now: wait 64 x T1 for a final response, no longer (RFC 3261 s9.1).
+    /// A CANCEL for this INVITE leaves now, or a BYE ended its dialog: wait 64 x T1 for a final response, no longer (RFC 3261 s9.1).
     pub fn abandon(&mut self, now: Instant) {
         if let State::Proceeding(at) = &mut self.state {
             at.until.get_or_insert(now + self.timers.patience());

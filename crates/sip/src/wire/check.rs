@@ -3,14 +3,12 @@
 //! [`check`] is for everyone. What depends on the role stands beside it: a proxy also looks at [`check_hops`] and
 //! [`check_scheme`] and at Proxy-Require by [`unsupported`], a user agent at [`check_scheme`] and at Require.
 
-use std::net::IpAddr;
-
 use super::header::HeaderName;
 use super::message::{Message, Method};
 use super::name_addr::NameAddr;
 use super::params::closing_quote;
 use super::scan::{Fault, is_lws, is_token};
-use super::uri::{Host, Scheme};
+use super::uri::Scheme;
 use super::via::Via;
 
 /// Why a message goes no further.
@@ -99,15 +97,20 @@ fn problem(message: &Message<'_>) -> Option<(u16, &'static str)> {
             return Some((400, repeated));
         }
     }
-    if message.values(HeaderName::Via).next().is_none() {
+    let mut top = None;
+    for value in message.values(HeaderName::Via) {
+        let Some(via) = Via::parse(value.bytes).filter(sane_via) else {
+            return Some((400, "Malformed Via"));
+        };
+        // RFC 4475 s3.3.10: followed blindly, such a Via would make a proxy flood its network.
+        if message.is_response() && via.host == b"255.255.255.255" {
+            return Some((400, "Via with a broadcast address"));
+        }
+        top.get_or_insert(via);
+    }
+    let Some(top) = top else {
         return Some((400, "No Via"));
-    }
-    if !message
-        .values(HeaderName::Via)
-        .all(|value| Via::parse(value.bytes).is_some_and(sane_via))
-    {
-        return Some((400, "Malformed Via"));
-    }
+    };
     if !message.from().is_some_and(|from| sane_address(&from)) {
         return Some((400, "Malformed From"));
     }
@@ -121,21 +124,13 @@ fn problem(message: &Message<'_>) -> Option<(u16, &'static str)> {
         return Some((400, "Malformed CSeq"));
     };
     if message.is_request() {
-        request_problem(message, cseq.method)
+        request_problem(message, &top, cseq.method)
     } else {
-        // RFC 4475 s3.3.10: followed blindly, such a Via would make a proxy flood its network.
-        message
-            .vias()
-            .any(|via| is_broadcast(&via))
-            .then_some((400, "Via with a broadcast address"))
+        None
     }
 }
 
-fn is_broadcast(via: &Via<'_>) -> bool {
-    matches!(via.sent_by(), Some(Host::Address(IpAddr::V4(address))) if address.is_broadcast())
-}
-
-fn request_problem(message: &Message<'_>, in_cseq: Method<'_>) -> Option<(u16, &'static str)> {
+fn request_problem(message: &Message<'_>, top: &Via<'_>, in_cseq: Method<'_>) -> Option<(u16, &'static str)> {
     match message.method() {
         method if method == in_cseq => {}
         // RFC 4475 s3.1.2.18: of both faults, the unknown method is the one to be named.
@@ -143,11 +138,7 @@ fn request_problem(message: &Message<'_>, in_cseq: Method<'_>) -> Option<(u16, &
         _ => return Some((400, "CSeq does not fit the method")),
     }
     // RFC 4475 s3.2.1: the cookie without an id behind it would make one transaction of all of the sender's.
-    if message
-        .via()
-        .and_then(|via| via.branch())
-        .is_some_and(|branch| branch == b"z9hG4bK")
-    {
+    if top.branch() == Some(b"z9hG4bK") {
         return Some((400, "Empty branch"));
     }
     let uri = match message.request_uri() {
@@ -192,7 +183,7 @@ const fn of_fault(fault: Fault) -> (u16, &'static str) {
 }
 
 /// Parameters have a name: `;;` is one separator too many.
-fn sane_via(via: Via<'_>) -> bool {
+fn sane_via(via: &Via<'_>) -> bool {
     sane_params(via.params.as_bytes())
 }
 
@@ -200,19 +191,22 @@ fn sane_params(params: &[u8]) -> bool {
     let mut named = true;
     let mut at = 0;
     while let Some(byte) = params.get(at) {
+        at += 1;
         match byte {
             b';' if !named => return false,
             b';' => named = false,
-            b'"' => match closing_quote(params, at) {
-                Some(close) => at = close,
+            b'"' => match closing_quote(params, at - 1) {
+                Some(close) => at = close + 1,
                 None => return false,
             },
             // A bracket would hide what follows from whoever looks for the next separator.
             b'<' | b'>' => return false,
-            byte if is_lws(*byte) => {}
-            _ => named = true,
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            _ => {
+                named = true;
+                at += params[at..].iter().take_while(|b| is_token(**b)).count();
+            }
         }
-        at += 1;
     }
     // A lone semicolon at the end is so common that it passes.
     true

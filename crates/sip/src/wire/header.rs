@@ -119,52 +119,68 @@ impl HeaderName {
     /// Recognizes a name in its long or compact form, without regard to case.
     #[must_use]
     pub fn recognize(name: &[u8]) -> Self {
-        let (Some(first), Some(last)) = (name.first(), name.last()) else {
-            return Self::Other;
-        };
-        let mut slot = hash(name.len(), *first, *last);
-        loop {
-            let (entry, text) = SLOTS[slot];
-            if text.is_empty() || text.eq_ignore_ascii_case(name) {
-                return entry;
+        match name {
+            [] => Self::Other,
+            [letter] => COMPACT[usize::from(letter.to_ascii_lowercase())],
+            [first, .., last] => {
+                let mut slot = hash(name.len(), *first, *last);
+                while let Some((entry, text, _)) = ALL.get(usize::from(SLOTS[slot])) {
+                    let text = text.as_bytes();
+                    // Nearly all write the name as the RFC does.
+                    if text == name || text.eq_ignore_ascii_case(name) {
+                        return *entry;
+                    }
+                    slot = (slot + 1) % SLOTS.len();
+                }
+                Self::Other
             }
-            slot = (slot + 1) % SLOTS.len();
         }
     }
 }
 
-/// Length, first and last letter tell nearly all names apart; the rest is linear probing in a table four times as
-/// large as the names.
+/// Length, first and last letter tell nearly all names apart; the rest is linear probing in a table of three times as
+/// many slots as names, which is small enough to stay near.
 const fn hash(len: usize, first: u8, last: u8) -> usize {
-    (len.wrapping_mul(11) ^ ((first | 0x20) as usize).wrapping_mul(37) ^ ((last | 0x20) as usize).wrapping_mul(151))
-        % 512
+    (len.wrapping_mul(MIX.0)
+        ^ ((first | 0x20) as usize).wrapping_mul(MIX.1)
+        ^ ((last | 0x20) as usize).wrapping_mul(MIX.2))
+        % 256
 }
 
-static SLOTS: [(HeaderName, &[u8]); 512] = slots();
+const MIX: (usize, usize, usize) = (15, 37, 73);
 
-const fn slots() -> [(HeaderName, &'static [u8]); 512] {
-    const COMPACT: [u8; 26] = *b"abcdefghijklmnopqrstuvwxyz";
-    let mut slots: [(HeaderName, &'static [u8]); 512] = [(HeaderName::Other, b""); 512];
-    let mut i = 0;
-    while i < ALL.len() {
-        let (name, text, compact) = ALL[i];
-        insert(&mut slots, name, text.as_bytes());
-        if let Some(letter) = compact {
-            let from = COMPACT.split_at((letter - b'a') as usize).1;
-            insert(&mut slots, name, from.split_at(1).0);
+/// An empty slot.
+const FREE: u8 = u8::MAX;
+
+/// Places in [`ALL`], by [`hash`].
+static SLOTS: [u8; 256] = {
+    assert!(ALL.len() < FREE as usize);
+    let mut slots = [FREE; 256];
+    let mut place = 0;
+    while place < ALL.len() {
+        let text = ALL[place].1.as_bytes();
+        let mut slot = hash(text.len(), text[0], text[text.len() - 1]);
+        while slots[slot] != FREE {
+            slot = (slot + 1) % slots.len();
         }
-        i += 1;
+        slots[slot] = place as u8;
+        place += 1;
     }
     slots
-}
+};
 
-const fn insert(slots: &mut [(HeaderName, &'static [u8]); 512], name: HeaderName, text: &'static [u8]) {
-    let mut slot = hash(text.len(), text[0], text[text.len() - 1]);
-    while !slots[slot].1.is_empty() {
-        slot = (slot + 1) % slots.len();
+/// Names by their compact form.
+static COMPACT: [HeaderName; 256] = {
+    let mut names = [HeaderName::Other; 256];
+    let mut place = 0;
+    while place < ALL.len() {
+        if let Some(letter) = ALL[place].2 {
+            names[letter as usize] = ALL[place].0;
+        }
+        place += 1;
     }
-    slots[slot] = (name, text);
-}
+    names
+};
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ macro_rules! methods {
         /// A method; names are case-sensitive (RFC 3261 s7.1).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Method<'a> {
-            $(#[doc = $text] $variant,)*
+            $(#[doc = stringify!($variant)] $variant,)*
             /// Any other, as written.
             Other(&'a [u8]),
         }
@@ -23,15 +23,17 @@ macro_rules! methods {
             /// Recognizes a method.
             #[must_use]
             pub fn recognize(name: &'a [u8]) -> Self {
-                $(if name == $text.as_bytes() { return Self::$variant; })*
-                Self::Other(name)
+                match name {
+                    $($text => Self::$variant,)*
+                    _ => Self::Other(name),
+                }
             }
 
             /// The name on the wire.
             #[must_use]
             pub const fn as_bytes(&self) -> &'a [u8] {
                 match self {
-                    $(Self::$variant => $text.as_bytes(),)*
+                    $(Self::$variant => $text,)*
                     Self::Other(name) => name,
                 }
             }
@@ -40,20 +42,20 @@ macro_rules! methods {
 }
 
 methods! {
-    Invite "INVITE",
-    Ack "ACK",
-    Bye "BYE",
-    Cancel "CANCEL",
-    Options "OPTIONS",
-    Register "REGISTER",
-    Prack "PRACK",
-    Update "UPDATE",
-    Info "INFO",
-    Subscribe "SUBSCRIBE",
-    Notify "NOTIFY",
-    Refer "REFER",
-    Message "MESSAGE",
-    Publish "PUBLISH",
+    Invite b"INVITE",
+    Ack b"ACK",
+    Bye b"BYE",
+    Cancel b"CANCEL",
+    Options b"OPTIONS",
+    Register b"REGISTER",
+    Prack b"PRACK",
+    Update b"UPDATE",
+    Info b"INFO",
+    Subscribe b"SUBSCRIBE",
+    Notify b"NOTIFY",
+    Refer b"REFER",
+    Message b"MESSAGE",
+    Publish b"PUBLISH",
 }
 
 /// CSeq (RFC 3261 s20.16).

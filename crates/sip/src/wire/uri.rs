@@ -55,25 +55,64 @@ impl<'a> Host<'a> {
     /// A name, an IPv4 address, or an IPv6 address with or without brackets; `None` if it cannot be a host.
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let inner = match bytes {
-            [b'[', inner @ .., b']'] => inner,
-            _ => bytes,
-        };
-        if memchr(b':', inner).is_some() {
-            let text = std::str::from_utf8(inner).ok()?;
-            return text.parse::<Ipv6Addr>().ok().map(|a| Self::Address(a.into()));
+        match bytes.iter().position(|b| !is_host(*b)) {
+            None if bytes.is_empty() => None,
+            None => Some(parse_v4(bytes).map_or(Self::Name(bytes), |address| Self::Address(address.into()))),
+            Some(_) => {
+                let inner = match bytes {
+                    [b'[', inner @ .., b']'] => inner,
+                    _ => bytes,
+                };
+                let text = std::str::from_utf8(inner).ok()?;
+                text.parse::<Ipv6Addr>()
+                    .ok()
+                    .map(|address| Self::Address(address.into()))
+            }
         }
-        // Underscores are no host names, but many a private network has them.
-        let sane = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-        if bytes.is_empty() || !bytes.iter().all(sane) {
-            return None;
-        }
-        let address = match bytes.last() {
-            Some(b'0'..=b'9') => std::str::from_utf8(bytes).ok()?.parse::<Ipv4Addr>().ok(),
-            _ => None,
-        };
-        Some(address.map_or(Self::Name(bytes), |a| Self::Address(a.into())))
     }
+}
+
+/// Letters, digits, `-` and `.`; underscores are no host names, but many a private network has them.
+const fn is_host(byte: u8) -> bool {
+    const HOST: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'.' | b'_');
+            byte += 1;
+        }
+        table
+    };
+    HOST[byte as usize]
+}
+
+/// Four numbers of one to three digits up to 255, without leading zeros.
+fn parse_v4(bytes: &[u8]) -> Option<Ipv4Addr> {
+    let mut octets = [0_u8; 4];
+    let mut parts = bytes.split(|b| *b == b'.');
+    for octet in &mut octets {
+        *octet = match parts.next()? {
+            [b'0'] => 0,
+            [b'0', ..] => return None,
+            digits if digits.len() <= 3 => u8::try_from(super::scan::parse_u32(digits)?).ok()?,
+            _ => return None,
+        };
+    }
+    parts.next().is_none().then_some(octets.into())
+}
+
+/// What may stand in a URI at all; octets beyond ASCII are let through, as too many send them unescaped.
+const fn is_uri(byte: u8) -> bool {
+    const URI: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = !matches!(byte as u8, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f);
+            byte += 1;
+        }
+        table
+    };
+    URI[byte as usize]
 }
 
 /// A port that can be sent to.
@@ -91,7 +130,9 @@ pub(crate) fn host_port(bytes: &[u8]) -> Option<(&[u8], Option<u16>)> {
         _ => memchr(b':', bytes).unwrap_or(bytes.len()),
     };
     let host = trimmed(&bytes[..host_end]);
-    Host::parse(host)?;
+    if host.is_empty() || host.iter().any(|b| !is_host(*b)) {
+        Host::parse(host)?;
+    }
     let port = match trimmed(&bytes[host_end..]) {
         [] => None,
         [b':', port @ ..] => Some(parse_port(trimmed(port))?),
@@ -106,7 +147,7 @@ impl<'a> Uri<'a> {
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
         let colon = memchr(b':', raw)?;
         let (scheme, rest) = (&raw[..colon], &raw[colon + 1..]);
-        if rest.is_empty() || raw.iter().any(|b| matches!(b, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f..)) {
+        if rest.is_empty() || raw.iter().any(|b| !is_uri(*b)) {
             return None;
         }
         let scheme = Scheme::parse(scheme)?;

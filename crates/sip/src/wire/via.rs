@@ -74,11 +74,16 @@ impl<'a> Via<'a> {
     pub fn parse(raw: &'a [u8]) -> Option<Self> {
         let bytes = trimmed(raw);
         // sent-protocol = protocol-name SLASH protocol-version SLASH transport, with white space around the slashes.
-        let slash = memchr(b'/', bytes)?;
-        let slash = slash + 1 + memchr(b'/', &bytes[slash + 1..])?;
-        if !bytes[..slash].iter().all(|b| is_token(*b) || is_lws(*b) || *b == b'/') {
-            return None;
-        }
+        let slash = if bytes.starts_with(b"SIP/2.0/") {
+            7
+        } else {
+            let slash = memchr(b'/', bytes)?;
+            let slash = slash + 1 + memchr(b'/', &bytes[slash + 1..])?;
+            if !bytes[..slash].iter().all(|b| is_token(*b) || is_lws(*b) || *b == b'/') {
+                return None;
+            }
+            slash
+        };
         let transport = trim(bytes, slash + 1).start;
         let length = bytes[transport..].iter().take_while(|b| is_token(**b)).count();
         let sent_by = transport + length;
