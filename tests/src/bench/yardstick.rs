@@ -13,7 +13,7 @@ use ucf::token::{Key, Keyring};
 use super::load::{Container, Load, Outcome, run};
 use super::machine::{LOAD, MEASURED, cpu_of, family, pin, pin_self};
 use super::profile;
-use crate::interop::process::{Process, binaries, source_root, wait_for};
+use crate::interop::process::{Process, binaries, signal, source_root, wait_for};
 
 /// Where the proxy listens; Kamailio's configuration says so too.
 pub const PROXY: SocketAddr = at(1);
@@ -181,10 +181,15 @@ fn subject(command: &mut Command, log: &Path, effort: Effort, callees: &[SocketA
         effort.trials,
         log.parent().map(|files| (0, files)),
     )?;
+    drop(process);
     for pid in pids.into_iter().skip(1) {
         // Workers that outlive their parent would hold the socket.
-        let _ = crate::interop::process::signal(pid, libc::SIGKILL);
+        let _ = signal(pid, libc::SIGKILL);
     }
+    // A process with gigabytes of memory takes its time to go.
+    wait_for("the socket is free again", Duration::from_secs(10), || {
+        (!listens(PROXY)).then_some(())
+    })?;
     Ok(measured)
 }
 
@@ -234,9 +239,18 @@ pub fn ours(files: &Path, effort: Effort) -> anyhow::Result<Measured> {
     })
 }
 
-/// Whether a UDP socket is bound there, without sending to it.
+/// Whether a UDP socket is bound there: by the kernel's list, because a bind of our own would be in the way of the proxy's.
 fn listens(address: SocketAddr) -> bool {
-    std::net::UdpSocket::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    let SocketAddr::V4(address) = address else { return false };
+    let wanted = format!(
+        "{:08X}:{:04X}",
+        u32::from_ne_bytes(address.ip().octets()),
+        address.port()
+    );
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    sockets
+        .lines()
+        .any(|line| line.split_whitespace().nth(1) == Some(&wanted))
 }
 
 /// The floor.
