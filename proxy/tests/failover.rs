@@ -300,6 +300,17 @@ fn heartbeats_say_how_every_container_is() {
 }
 
 #[test]
+fn a_link_that_is_silent_is_closed() {
+    let (mut proxy, a, b) = pair();
+    for _ in 0..120 {
+        proxy.wait(Duration::from_millis(100));
+        proxy.active(b);
+    }
+    let closed = proxy.out().closed;
+    assert!(!closed.is_empty() && closed.iter().all(|link| *link == a));
+}
+
+#[test]
 fn a_link_that_comes_back_gets_again_what_it_did_not_confirm() {
     let (mut proxy, a, _) = pair();
     proxy.client(udp(CALLER), &info(1));

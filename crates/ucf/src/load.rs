@@ -20,6 +20,9 @@ const SILENT: Duration = Duration::from_millis(700);
 /// From this age on a report says nothing.
 const WORTHLESS: Duration = Duration::from_secs(2);
 
+/// A container whose oldest input has waited longer takes no new dialogs: it works on what callers have given up.
+const OVERLOAD: Duration = Duration::from_secs(2);
+
 /// How long a fresh container gets less than its share: caches are cold and connections young.
 const RAMP: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,8 @@ struct Load {
     state: MemberState,
     /// Transactions in progress by the last report.
     open: u32,
+    /// How long its oldest input had waited.
+    delay: Duration,
     reported: Instant,
     active_since: Instant,
     /// Transactions sent, fading since `faded`.
@@ -57,6 +62,7 @@ impl Balancer {
         self.loads[at] = Some(Load {
             state,
             open: report.open_transactions,
+            delay: Duration::from_micros(report.queue_delay_us.into()),
             reported: now,
             active_since: was_active.map_or(now, |load| load.active_since),
             sent: before.map_or(0, |load| load.sent),
@@ -97,7 +103,7 @@ impl Balancer {
 
     fn choose_among(&self, now: Instant, random: u64, may_take: impl Fn(Slot, &Load) -> bool) -> Option<Slot> {
         let candidates = || {
-            let active = |load: &&Load| load.state == MemberState::Active;
+            let active = |load: &&Load| load.state == MemberState::Active && load.delay < OVERLOAD;
             self.loads.iter().enumerate().filter_map(move |(at, load)| {
                 let slot = Slot(at as u16);
                 load.as_ref().filter(active).map(|load| (slot, load))
@@ -220,6 +226,19 @@ mod tests {
         assert_eq!(balancer.choose(now, 0, |slot| slot != Slot(1)), None);
         balancer.forget(Slot(1));
         assert_eq!(balancer.choose(now, 0, |_| true), None);
+    }
+
+    #[test]
+    fn an_overloaded_container_takes_nothing_new() {
+        let (mut balancer, now) = warm(&[10, 10]);
+        let overloaded = Report {
+            queue_delay_us: 2_000_000,
+            ..report(ACTIVE, 0)
+        };
+        balancer.report(now, Slot(0), &overloaded);
+        assert_eq!(balancer.choose(now, 0, |_| true), Some(Slot(1)));
+        balancer.report(now, Slot(1), &overloaded);
+        assert_eq!(balancer.choose(now, 0, |_| true), None, "now the caller is told");
     }
 
     #[test]

@@ -17,6 +17,10 @@ const HEARTBEATS: usize = 256;
 /// How long a container that is gone stays in the views: longer than any lease, so that every member has seen it.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// After this silence a link is closed and made anew: a path that drops everything never closes by itself. Its partitions have
+/// long been claimed by others.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// Bits of a link's id that are its slot; `ucf::routing::MAX_MEMBERS` fits.
 const SLOT_BITS: u32 = 10;
 
@@ -153,6 +157,14 @@ impl Containers {
             .iter_mut()
             .enumerate()
             .filter_map(|(at, container)| Some((Slot(at as u16), container.as_mut()?.link.as_mut()?)))
+    }
+
+    /// Links that have been silent for too long.
+    pub(super) fn silent(&self, now: Instant) -> impl Iterator<Item = (LinkId, &'static str)> {
+        self.by_slot.iter().flatten().filter_map(move |container| {
+            let link = container.link.as_ref()?;
+            (now.since(container.heard) >= SILENCE).then_some((link.id, "silent for ten seconds"))
+        })
     }
 
     /// How this worker sees every container that it knows.

@@ -14,6 +14,7 @@ mod config;
 mod containers;
 mod counters;
 mod deliver;
+mod early;
 mod effects;
 mod own;
 mod path;
@@ -38,6 +39,7 @@ use ucf::window::Window;
 use ucf::wire::{Body, Heartbeat, Hello, MemberState};
 
 use containers::Containers;
+use early::Early;
 use own::Own;
 use path::Arrival;
 
@@ -61,6 +63,7 @@ struct Core {
     balancer: Balancer,
     transactions: TransactionTable,
     hold: Hold,
+    early: Early,
     containers: Containers,
     counters: Counters,
     /// Number of the last message towards a container.
@@ -82,6 +85,7 @@ impl Forwarder {
                 balancer: Balancer::default(),
                 transactions: TransactionTable::new(limits.transactions),
                 hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
+                early: Early::new(),
                 containers: Containers::default(),
                 counters: Counters::default(),
                 order: 0,
@@ -108,8 +112,11 @@ impl Forwarder {
     }
 
     fn client(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects, may_pass: bool) {
-        if self.index.scan(bytes, &self.scan).is_err() {
-            return self.core.counters.drop(DropReason::Malformed);
+        match self.index.scan(bytes, &self.scan) {
+            Ok(()) => (),
+            // A keep-alive (RFC 5626 s3.5.1).
+            Err(sip::ScanError::Empty) => return,
+            Err(_) => return self.core.counters.drop(DropReason::Malformed),
         }
         let message = &Message::new(bytes, &self.index);
         if may_pass && let Some(worker) = self.core.other_worker(message) {
@@ -132,6 +139,19 @@ impl Forwarder {
             return self.core.counters.drop(DropReason::Malformed);
         }
         let message = &Message::new(bytes, &self.index);
+        let arrival = Arrival { now, message };
+        self.core.container(arrival, (slot, link), &mut self.edit, effects);
+    }
+
+    /// The same for one that the connection's framer has scanned already.
+    pub fn handle_container_message(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        message: &Message<'_>,
+        effects: &mut Effects,
+    ) {
+        let Some(slot) = self.core.heard(now, link) else { return };
         let arrival = Arrival { now, message };
         self.core.container(arrival, (slot, link), &mut self.edit, effects);
     }
@@ -182,6 +202,7 @@ impl Forwarder {
         self.core.expire_held(now, effects);
         if now >= self.core.next_heartbeat {
             self.core.next_heartbeat = now + HEARTBEAT;
+            self.core.no_news(now, effects);
             self.core.beat(now, effects);
             self.core.expire(now);
         }
@@ -260,6 +281,7 @@ impl Core {
             Body::Transactions(announced) => {
                 let partitions = self.routing.partitions();
                 self.transactions.announced(now, announced, partitions);
+                self.news(now, effects);
             }
             // Not for proxies, or of a later version.
             _ => (),
@@ -277,6 +299,9 @@ impl Core {
                 link: link.id,
                 body: Body::Heartbeat(heartbeat),
             });
+        }
+        for (link, reason) in self.containers.silent(now) {
+            effects.push(Effect::Close { link, reason });
         }
     }
 

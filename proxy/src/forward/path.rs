@@ -24,6 +24,9 @@ use super::own::DEFAULT_PORT;
 use super::refusal::Refusal;
 use super::request::{Request, Routes};
 
+/// The largest message that is scanned, and what is added to it.
+const MAX_MESSAGE: usize = 66 << 10;
+
 /// A message and how it came.
 #[derive(Clone, Copy)]
 pub(super) struct Arrival<'a> {
@@ -56,11 +59,10 @@ impl Core {
 
     fn client_request(&mut self, arrival: Arrival<'_>, source: &Flow, edit: &mut Edit, effects: &mut Effects) {
         let message = arrival.message;
-        let kind = match self.inward(arrival, source, edit) {
-            Ok((kind, outcome)) => return self.counters.count(kind, outcome),
-            Err((kind, refusal)) => (kind, refusal),
-        };
-        self.refuse(kind.0, kind.1, message, source, edit, effects);
+        match self.inward(arrival, source, edit) {
+            Ok((kind, outcome)) => self.counters.count(kind, outcome),
+            Err((kind, refusal)) => self.refuse(kind, refusal, message, source, edit, effects),
+        }
     }
 
     /// RFC 3261 s16.3 to s16.6 for a client's request.
@@ -76,7 +78,12 @@ impl Core {
         self.check_loop(&request).map_err(early)?;
         self.check_proxy_require(&request).map_err(early)?;
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
-        let class = self.classify(arrival.now, &request, &routes).map_err(early)?;
+        let class = match self.classify(arrival.now, &request, &routes) {
+            Err(refusal) if self.wait_for_news(arrival, source, request.keys.transaction, refusal) => {
+                return Ok((Kind::InDialogRequest, Outcome::Held));
+            }
+            class => class.map_err(early)?,
+        };
         self.edit_inward(&request, &routes, class.partition, source, edit);
         let outcome = self
             .deliver(arrival.now, class.partition, arrival.message, edit)
@@ -160,7 +167,12 @@ impl Core {
     /// A partition of the container with the least work (DESIGN section 8).
     fn choose(&mut self, now: Instant, keys: &Keys) -> Option<PartitionId> {
         let random = self.random();
-        let may_take = |slot: Slot| self.containers.link(slot).is_some() && !self.routing.owned(slot).is_empty();
+        let has_room = |slot| {
+            self.containers
+                .link(slot)
+                .is_some_and(|link| link.window.has_room(MAX_MESSAGE))
+        };
+        let may_take = |slot: Slot| has_room(slot) && !self.routing.owned(slot).is_empty();
         let slot = self.balancer.choose(now, random, may_take)?;
         self.balancer.sent(now, slot);
         let owned = self.routing.owned(slot);

@@ -58,6 +58,7 @@ pub struct Out {
     pub clients: Vec<(Flow, String)>,
     pub workers: Vec<(u16, String)>,
     pub frames: Vec<(LinkId, Body)>,
+    pub closed: Vec<LinkId>,
 }
 
 /// A proxy with its containers, each a list of what it got.
@@ -207,7 +208,7 @@ impl Proxy {
                 Effect::Worker { worker, message, .. } => out.workers.push((*worker, text(*message))),
                 Effect::Pass { worker, message, .. } => out.workers.push((*worker, text(*message))),
                 Effect::Frame { link, body } => out.frames.push((*link, body.clone())),
-                Effect::Close { .. } => (),
+                Effect::Close { link, .. } => out.closed.push(*link),
             }
         }
         self.effects.clear();
