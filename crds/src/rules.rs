@@ -1,6 +1,6 @@
 //! Rules that a structural schema cannot say. Those that CEL can are also stated at the types, for the API server.
 
-use crate::{Application, Problem, Redis, SipCluster};
+use crate::{Application, Period, Problem, Redis, SipCluster};
 
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
@@ -16,6 +16,13 @@ pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
     problems.extend(redis(&spec.redis));
     problems.extend(transports(cluster));
     problems.extend(advertised(cluster));
+    problems.extend(outside("spec.containers.quiesce", spec.containers.quiesce, "0s", "24h"));
+    problems.extend(outside(
+        "spec.replication.lease",
+        spec.replication.lease,
+        "100ms",
+        "10m",
+    ));
     if spec.replicas > spec.partitions {
         problems.push(Problem {
             field: "spec.partitions".into(),
@@ -56,6 +63,22 @@ fn application(application: &Application) -> Option<Problem> {
         value: answer.session_expires.to_string(),
         wrong: wrong.into(),
         remedy: remedy.into(),
+    })
+}
+
+/// A period outside of what the processes accept.
+fn outside(field: &str, period: Period, least: &str, most: &str) -> Option<Problem> {
+    let bound = |text: &str| text.parse::<Period>().expect("a period of ours");
+    let wrong = match period {
+        period if period < bound(least) => "this is too short",
+        period if period > bound(most) => "this is too long",
+        _ => return None,
+    };
+    Some(Problem {
+        field: field.into(),
+        value: period.to_string(),
+        wrong: wrong.into(),
+        remedy: format!("write a period from {least} to {most}"),
     })
 }
 

@@ -127,13 +127,26 @@ impl Default for Answer {
 }
 
 /// The processes that own calls and run the application.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Containers {
     /// Worker threads of each container. Left out: one per core that it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub workers: Option<u32>,
+
+    /// How long a container that is told to leave may take to hand its calls over. From `0s` to `24h`.
+    #[serde(default = "defaults::quiesce")]
+    pub quiesce: Period,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            quiesce: defaults::quiesce(),
+        }
+    }
 }
 
 /// The processes that hold client connections and route every message.
@@ -235,12 +248,26 @@ pub struct External {
 }
 
 /// When a state counts as safe.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Replication {
     /// `acknowledged`: nothing is answered before Redis has acknowledged the state that the answer stands for.
     #[serde(default)]
     pub mode: Mode,
+
+    /// The lease that a container renews in Redis. One that cannot renew it, and that no proxy hears, is taken over once it has run out; a crash
+    /// is noticed at once without it. From `100ms` to `10m`.
+    #[serde(default = "defaults::lease")]
+    pub lease: Period,
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            lease: defaults::lease(),
+        }
+    }
 }
 
 /// How replication is awaited.
@@ -301,6 +328,14 @@ mod defaults {
     /// RFC 4028 s4.2 recommends 30 minutes.
     pub(super) fn session_expires() -> Period {
         Period::from_secs(1800)
+    }
+
+    pub(super) fn quiesce() -> Period {
+        Period::from_secs(20)
+    }
+
+    pub(super) fn lease() -> Period {
+        Period::from_secs(2)
     }
 
     pub(super) fn address() -> IpAddr {

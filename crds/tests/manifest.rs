@@ -84,6 +84,14 @@ fn a_wrong_value_names_field_value_and_remedy() {
             "spec.application.answer.sessionExpires: 25h: a lost peer would be noticed after more than a day; write 24h or less; 30m is usual\n",
         ),
         (
+            "{application: {answer: {}}, replication: {lease: 10ms}}",
+            "spec.replication.lease: 10ms: this is too short; write a period from 100ms to 10m\n",
+        ),
+        (
+            "{application: {answer: {}}, containers: {quiesce: 25h}}",
+            "spec.containers.quiesce: 25h: this is too long; write a period from 0s to 24h\n",
+        ),
+        (
             "{application: {answer: {}}, dispatcher: {address: localhost}}",
             "spec.dispatcher.address: \"localhost\": it does not read like one; write an IP address such as 127.0.0.1 or ::1\n",
         ),

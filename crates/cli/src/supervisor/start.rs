@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crds::Transport;
 use crds::status::State;
+use crds::{Period, Transport};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -110,6 +110,7 @@ impl Supervisor<'_> {
     fn container(&self, part: &Part) -> Command {
         let mut command = self.common(&self.binaries.container, part);
         command.args(["--redis", &self.redis.url()]);
+        command.args(["--quiesce-ms", &millis(self.cluster.spec.containers.quiesce)]);
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
             command.args([option, &address.expect("a container has ports").to_string()]);
         }
@@ -129,6 +130,7 @@ impl Supervisor<'_> {
         command.args(["--admin", &part.admin.expect("it has an admin port").to_string()]);
         command.args(["--partitions", &self.cluster.spec.partitions.to_string()]);
         command.args(["--advertised", &self.cluster.spec.advertised().to_string()]);
+        command.args(["--lease-ms", &millis(self.cluster.spec.replication.lease)]);
         command.env(KEY, &self.key);
         command
     }
@@ -184,6 +186,10 @@ impl Supervisor<'_> {
             |part| part.record(now),
         )
     }
+}
+
+fn millis(period: Period) -> String {
+    period.duration().as_millis().to_string()
 }
 
 const SERVING_REDIS: probe::Answer = probe::Answer {
