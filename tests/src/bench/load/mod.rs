@@ -137,3 +137,53 @@ fn send(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
     // A full buffer loses the datagram, which shows as a lost call.
     let _ = socket.send_to(bytes, to);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(last: u8) -> Load {
+        let at = |port| SocketAddr::from(([127, 0, 92, last], port));
+        Load {
+            proxy: at(5060),
+            callers: vec![at(6060), at(6061)],
+            callees: vec![at(5060)],
+            window: 16,
+            calls: 300,
+            rate: None,
+            options: 2,
+            keep: false,
+        }
+    }
+
+    #[test]
+    fn caller_and_callee_understand_one_another() {
+        let outcome = run(&load(1)).unwrap();
+        assert_eq!(
+            (outcome.done, outcome.lost, outcome.refused, outcome.reordered),
+            (300, 0, 0, 0)
+        );
+        assert_eq!(outcome.setup.len(), 300);
+    }
+
+    #[test]
+    fn what_overtakes_is_counted() {
+        let load = load(2);
+        let mut calls = Calls::new(&load);
+        let mut answers = Vec::new();
+        calls.begin(1, |_, invite| {
+            callee::answer(invite, load.proxy, |answer| answers.push(answer.to_vec()))
+        });
+        assert!(matches!(calls.response(&answers[1]), Event::Send(_)), "200");
+        assert!(
+            matches!(calls.response(&answers[0]), Event::Nothing),
+            "180 behind its 200"
+        );
+        let refused = String::from_utf8(answers[1].clone()).unwrap();
+        let refused = refused
+            .replace("200 OK", "500 Late")
+            .replace("CSeq: 1 INVITE", "CSeq: 2 OPTIONS");
+        calls.response(refused.as_bytes());
+        assert_eq!(calls.outcome(Duration::ZERO).reordered, 2);
+    }
+}
