@@ -1,4 +1,5 @@
-//! Whole calls between two phones made of this crate's parts, over a link that loses, doubles and reorders, with takeovers at any step.
+//! Whole calls between two phones made of this crate's parts, over a link that loses, doubles and reorders, with
+//! takeovers at any step.
 
 mod support;
 
@@ -7,7 +8,8 @@ use sip::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
-use support::phone::{Phone, Plan, Random};
+use support::phone::{Phone, Plan};
+use support::random::Random;
 
 #[derive(Clone, Copy)]
 struct Faults {

@@ -145,7 +145,8 @@ fn the_other_side_waits_and_ends_a_session_that_nobody_refreshes() {
 
 #[test]
 fn the_role_stays_with_the_dialog_side_not_with_the_request() {
-    // Alice refreshes; when Bob sends a re-INVITE for other reasons he says so: the refresher is the UAS of that request.
+    // Alice refreshes; when Bob sends a re-INVITE for other reasons he says so: the refresher is the UAS of that
+    // request.
     let dialog = timed("Supported: timer\r\nSession-Expires: 900;refresher=uac\r\n");
     assert!(!dialog.session().we_refresh());
     let lines = dialog.session().request_lines(&POLICY);

@@ -1,5 +1,7 @@
-//! A client and a server transaction over a link that loses, doubles, delays and reorders, in virtual time, thousands of seeds. Machines may
-//! also die at any step and go on from their snapshot in another process.
+//! A client and a server transaction over a link that loses, doubles, delays and reorders, in virtual time, thousands
+//! of seeds. Machines may also die at any step and go on from their snapshot in another process.
+
+mod support;
 
 use bytes::Bytes;
 use sip::Instant;
@@ -7,31 +9,11 @@ use sip::transaction::{ClientTransaction, Effect, Effects, Repeat, Response, Ser
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
+use support::random::Random;
 
 const INVITE: &[u8] = b"INVITE sip:b@b SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@a>;tag=1\r\n\
     To: <sip:b@b>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n\r\n";
 const TO: &[u8] = b"<sip:b@b>;tag=2";
-
-/// SplitMix64: enough for a test, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 #[derive(Clone, Copy)]
 struct Faults {

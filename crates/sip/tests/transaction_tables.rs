@@ -349,6 +349,14 @@ fn a_cancelled_invite_is_given_up_after_64_t1() {
     assert_eq!(machine.poll_timeout(), None);
     machine.abandon(at(1000));
     machine.abandon(at(9000));
+    // A successor that comes after that end does not wait for ever.
+    let snapshot = machine.snapshot(at(60_000));
+    assert_eq!(
+        (snapshot.state, snapshot.left),
+        (ClientState::Cancelled, Duration::ZERO)
+    );
+    let successor = ClientTransaction::restore(at(70_000), Timers::default(), snapshot);
+    assert_eq!(successor.poll_timeout(), Some(at(70_000)));
     assert_eq!(machine.poll_timeout(), Some(at(33_000)));
     out.clear();
     machine.handle_timeout(at(33_000), &mut out);

@@ -85,7 +85,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The facts of the response that a failure stands for (RFC 3261 s8.1.3.1): 408 if nothing came in time, 503 if the transport failed.
+    /// The facts of the response that a failure stands for (RFC 3261 s8.1.3.1): 408 if nothing came in time, 503 if the
+    /// transport failed.
     #[must_use]
     pub fn failure(method: Method<'a>, cseq: u32, status: u16) -> Self {
         Self {

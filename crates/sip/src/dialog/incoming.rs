@@ -1,4 +1,5 @@
-//! Requests of the peer inside a dialog: order (RFC 3261 s12.2.2), overlap (s14.2, RFC 3311 s5.2), PRACK (RFC 3262 s3), ACK.
+//! Requests of the peer inside a dialog: order (RFC 3261 s12.2.2), overlap (s14.2, RFC 3311 s5.2), PRACK (RFC 3262 s3),
+//! ACK.
 
 use super::busy::Reliable;
 use super::{Busy, Dialog, DialogEffect, DialogState, Facts, Refusal, SessionPolicy, session_timer};
@@ -7,7 +8,8 @@ use crate::{Instant, Method};
 /// What to do with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Pass it to the application. After BYE an INVITE of the peer that is still unanswered gets 487 (RFC 3261 s15.1.2).
+    /// Pass it to the application. After BYE an INVITE of the peer that is still unanswered gets 487 (RFC 3261
+    /// s15.1.2).
     Process,
     /// Respond with this status.
     Reject {

@@ -1,16 +1,17 @@
-//! Dialogs: RFC 3261 s12-s15 with UPDATE (RFC 3311), reliable provisional responses (RFC 3262) and session timers (RFC 4028), sans-IO.
+//! Dialogs: RFC 3261 s12-s15 with UPDATE (RFC 3311), reliable provisional responses (RFC 3262) and session timers (RFC
+//! 4028), sans-IO.
 //!
-//! The driver's contract. A [`Dialog`] is made by [`Dialog::from_invite`] or by an [`OutgoingInvite`]. Every request of the peer goes through
-//! [`Dialog::receive`], whose [`Verdict`] says whether the application sees it; every response of ours through [`Dialog::respond`], every
-//! request of ours is written by [`Dialog::request`], every response to it goes through [`Dialog::handle_response`]. Perform the pushed
-//! [`DialogEffect`]s in their order; call `handle_timeout` when `poll_timeout` has come; drop the dialog when it [is
-//! over](Dialog::is_terminated).
+//! The driver's contract. A [`Dialog`] is made by [`Dialog::from_invite`] or by an [`OutgoingInvite`]. Every request of
+//! the peer goes through [`Dialog::receive`], whose [`Verdict`] says whether the application sees it; every response of
+//! ours through [`Dialog::respond`], every request of ours is written by [`Dialog::request`], every response to it goes
+//! through [`Dialog::handle_response`]. Perform the pushed [`DialogEffect`]s in their order; call `handle_timeout` when
+//! `poll_timeout` has come; drop the dialog when it [is over](Dialog::is_terminated).
 //!
-//! A dialog that merely talks is one small struct with one allocation for its text. What is under way (an INVITE, a 2xx without ACK) stands in
-//! a second allocation that goes when it is done.
+//! A dialog that merely talks is one small struct with one allocation for its text. What is under way (an INVITE, a 2xx
+//! without ACK) stands in a second allocation that goes when it is done.
 //!
-//! A successor makes it again by [`Dialog::from_parts`]; a 2xx that waits for its ACK stands in the record of its server transaction and is
-//! handed back by [`Dialog::resume_answer`].
+//! A successor makes it again by [`Dialog::from_parts`]; a 2xx that waits for its ACK stands in the record of its
+//! server transaction and is handed back by [`Dialog::resume_answer`].
 
 mod busy;
 mod facts;
@@ -124,8 +125,8 @@ pub struct Dialog {
 }
 
 impl Dialog {
-    /// The dialog of an INVITE that came in, early (RFC 3261 s12.1.1). `contact` is the value of the Contact that we will send, `local_tag` the
-    /// tag that we give to To.
+    /// The dialog of an INVITE that came in, early (RFC 3261 s12.1.1). `contact` is the value of the Contact that we
+    /// will send, `local_tag` the tag that we give to To.
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
@@ -191,8 +192,8 @@ impl Dialog {
         self.state
     }
 
-    /// Whether it has ended. If the peer's INVITE is [still unanswered](Self::unanswered_invite) then, refuse it with 487 (RFC 3261 s15.1.2)
-    /// before the dialog is dropped.
+    /// Whether it has ended. If the peer's INVITE is [still unanswered](Self::unanswered_invite) then, refuse it with
+    /// 487 (RFC 3261 s15.1.2) before the dialog is dropped.
     #[must_use]
     pub fn is_terminated(&self) -> bool {
         self.state == DialogState::Terminated
@@ -228,7 +229,8 @@ impl Dialog {
         self.pending().out_invite
     }
 
-    /// The INVITE of the peer whose 2xx has no ACK yet, by its CSeq: until it comes the called side must not send BYE (RFC 3261 s15).
+    /// The INVITE of the peer whose 2xx has no ACK yet, by its CSeq: until it comes the called side must not send BYE
+    /// (RFC 3261 s15).
     #[must_use]
     pub fn awaits_ack(&self) -> Option<u32> {
         self.busy.as_ref()?.answer.as_ref().map(|answer| answer.cseq)
@@ -256,8 +258,8 @@ impl Dialog {
         self.text.heap_size() + self.busy.as_ref().map_or(0, |_| size_of::<Busy>())
     }
 
-    /// Ends it at once: a BYE was sent or answered, or the call was given up. An INVITE of the peer that is still unanswered can only be refused
-    /// from now on.
+    /// Ends it at once: a BYE was sent or answered, or the call was given up. An INVITE of the peer that is still
+    /// unanswered can only be refused from now on.
     pub fn terminate(&mut self) {
         self.state = DialogState::Terminated;
         self.session = SessionTimer::off();

@@ -5,7 +5,8 @@ use crate::{Instant, Method};
 use bytes::Bytes;
 use std::time::Duration;
 
-/// A request to be written into a dialog. Call-ID, From, To, CSeq, Route, Max-Forwards, Contact and Content-Length are the dialog's to write.
+/// A request to be written into a dialog. Call-ID, From, To, CSeq, Route, Max-Forwards, Contact and Content-Length are
+/// the dialog's to write.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRequest<'a> {
     /// The method.
@@ -52,14 +53,16 @@ pub enum Reaction {
     Repeat(Bytes),
     /// Glare: the same request again after this time (RFC 3261 s14.1).
     Retry(Duration),
-    /// 422: the Min-SE is noted, the same request again with [`SessionTimer::request_lines`](super::SessionTimer::request_lines).
+    /// 422: the Min-SE is noted, the same request again with
+    /// [`SessionTimer::request_lines`](super::SessionTimer::request_lines).
     IntervalTooSmall,
     /// The dialog has ended. After 408 and 481 to anything but BYE, a BYE is due (RFC 3261 s12.2.1.2).
     Ended,
 }
 
 impl Dialog {
-    /// Writes a request and counts CSeq up. A BYE makes the dialog [`Ending`](DialogState::Ending): it is the last request.
+    /// Writes a request and counts CSeq up. A BYE makes the dialog [`Ending`](DialogState::Ending): it is the last
+    /// request.
     #[must_use]
     pub fn request(&mut self, new: &NewRequest<'_>) -> Bytes {
         self.local_cseq += 1;
@@ -90,7 +93,8 @@ impl Dialog {
         self.tidy();
     }
 
-    /// Writes the ACK of a 2xx to our INVITE with this CSeq, and keeps it to answer repeats of the 2xx (RFC 3261 s13.2.2.4).
+    /// Writes the ACK of a 2xx to our INVITE with this CSeq, and keeps it to answer repeats of the 2xx (RFC 3261
+    /// s13.2.2.4).
     #[must_use]
     pub fn ack(&mut self, now: Instant, cseq: u32, new: &NewRequest<'_>) -> Bytes {
         let new = NewRequest {
@@ -142,9 +146,9 @@ impl Dialog {
         out.into()
     }
 
-    /// A response to a request that [`request`](Self::request) wrote, as its transaction delivered it. A time-out counts as 408, a failed
-    /// transport as 503 (RFC 3261 s8.1.3.1). The responses to the INVITE that made the dialog are [`OutgoingInvite`](super::OutgoingInvite)'s,
-    /// but for the repeats of its 2xx.
+    /// A response to a request that [`request`](Self::request) wrote, as its transaction delivered it. A time-out
+    /// counts as 408, a failed transport as 503 (RFC 3261 s8.1.3.1). The responses to the INVITE that made the dialog
+    /// are [`OutgoingInvite`](super::OutgoingInvite)'s, but for the repeats of its 2xx.
     pub fn handle_response(&mut self, now: Instant, response: &Facts<'_>, entropy: u64) -> Reaction {
         let reaction = match response.method {
             Method::Invite => self.invite_response(now, response),
@@ -190,7 +194,8 @@ impl Dialog {
         }
     }
 
-    /// RFC 3262 s4: the first RSeq is anyone's, each further one is one more; what comes out of order waits for its repeat.
+    /// RFC 3262 s4: the first RSeq is anyone's, each further one is one more; what comes out of order waits for its
+    /// repeat.
     pub(super) fn order_provisional(&mut self, response: &Facts<'_>) -> Reaction {
         let Some(rseq) = response.rseq.filter(|_| response.reliable && response.status > 100) else {
             return Reaction::Pass;
@@ -215,6 +220,7 @@ impl Dialog {
         let pending = &mut self.busy_mut().pending;
         pending.out_invite = None;
         pending.out_offer = false;
+        pending.remote_rseq = None;
         self.refreshed(now, response);
     }
 
@@ -270,7 +276,8 @@ fn number(out: &mut Vec<u8>, number: usize) {
     write!(out, "{number}").expect("memory takes everything");
 }
 
-/// Request-URI and Route (RFC 3261 s12.2.1.1): behind a strict router its address becomes the Request-URI and the target the last route.
+/// Request-URI and Route (RFC 3261 s12.2.1.1): behind a strict router its address becomes the Request-URI and the
+/// target the last route.
 fn route<'a>(target: &'a [u8], routes: &'a [u8]) -> (&'a [u8], std::borrow::Cow<'a, [u8]>) {
     let open = routes
         .iter()

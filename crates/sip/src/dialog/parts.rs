@@ -135,7 +135,8 @@ impl Dialog {
             local_cseq,
             remote_cseq,
             session: session.map_or(SessionTimer::off(), |parts| SessionTimer::from_parts(now, &parts)),
-            busy: (!busy.is_idle()).then(|| Box::new(busy)),
+            // A late PRACK is welcome although nothing else is under way.
+            busy: (!busy.is_idle() || pending != Pending::default()).then(|| Box::new(busy)),
         })
     }
 }

@@ -26,8 +26,8 @@ pub struct Answer<'a> {
 const MAX_QUEUE: usize = 8;
 
 impl Dialog {
-    /// A response of ours. It comes back as [`DialogEffect::Respond`], at once or when its turn has come (RFC 3262 s3); never if its request
-    /// has its final response already (a 200 that lost against a CANCEL).
+    /// A response of ours. It comes back as [`DialogEffect::Respond`], at once or when its turn has come (RFC 3262 s3);
+    /// never if its request has its final response already (a 200 that lost against a CANCEL).
     pub fn respond(&mut self, now: Instant, answer: Answer<'_>, response: Bytes, out: &mut Vec<DialogEffect>) {
         let Answer {
             method, cseq, status, ..
@@ -108,6 +108,9 @@ impl Dialog {
         busy.pending.in_offer = false;
         // RFC 3262 s3: not repeated any longer, but a PRACK that comes late is still welcome.
         busy.reliable.clear();
+        if busy.pending.unacknowledged.is_none() {
+            busy.pending.rseq = 0;
+        }
         let agreed = busy.pending.invite_agreed.take();
         if accepted {
             busy.answer = Some(Unacknowledged::new(now, &timers, cseq, response));
@@ -122,8 +125,8 @@ impl Dialog {
         }
     }
 
-    /// The RSeq of the next reliable provisional response (RFC 3262 s3: the first at random, below 2^31). `None`: too many wait for their PRACK,
-    /// send this one unreliably.
+    /// The RSeq of the next reliable provisional response (RFC 3262 s3: the first at random, below 2^31). `None`: too
+    /// many wait for their PRACK, send this one unreliably.
     pub fn next_rseq(&mut self, entropy: u64) -> Option<u32> {
         self.pending().in_invite?;
         let busy = self.busy_mut();
@@ -150,8 +153,8 @@ impl Dialog {
         }
     }
 
-    /// After a takeover: goes on repeating the 2xx of `cseq` for as long as was `left`, at once and then with growing pauses, and gives up
-    /// without a word, because the ACK may have come to the one before us.
+    /// After a takeover: goes on repeating the 2xx of `cseq` for as long as was `left`, at once and then with growing
+    /// pauses, and gives up without a word, because the ACK may have come to the one before us.
     pub fn resume_answer(&mut self, now: Instant, cseq: u32, response: Bytes, left: Duration) {
         let answer = Unacknowledged {
             cseq,

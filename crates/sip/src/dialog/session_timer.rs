@@ -226,8 +226,16 @@ impl SessionTimer {
             interval: self.interval,
             min_se: self.min_se,
             we_refresh: self.we_refresh,
-            refresh_left: self.refresh.since(now),
-            left: self.expires.since(now),
+            refresh_left: if self.we_refresh {
+                self.refresh.since(now)
+            } else {
+                Duration::ZERO
+            },
+            left: if self.interval > 0 {
+                self.expires.since(now)
+            } else {
+                Duration::ZERO
+            },
         })
     }
 

@@ -21,7 +21,8 @@ pub struct DialogText<'a> {
     pub routes: &'a [u8],
 }
 
-/// More text than this makes no dialog: 16 KiB is twenty times what phones and trunks send, and bounds what one INVITE can make us hold.
+/// More text than this makes no dialog: 16 KiB is twenty times what phones and trunks send, and bounds what one INVITE
+/// can make us hold.
 const MAX: usize = 16 * 1024;
 
 #[derive(Clone, Debug)]
@@ -78,7 +79,8 @@ impl Text {
         }
     }
 
-    /// The same with another target (RFC 3261 s12.2: target refresh). `false` if it is beyond measure; then nothing changes.
+    /// The same with another target (RFC 3261 s12.2: target refresh). `false` if it is beyond measure; then nothing
+    /// changes.
     pub(super) fn set_target(&mut self, target: &[u8]) -> bool {
         if self.get().target == target {
             return true;

@@ -1,4 +1,5 @@
-//! An INVITE of ours that makes dialogs: one early dialog per fork (RFC 3261 s12.1.2, s13.2.2), CANCEL (s9.1), the 2xx that counts.
+//! An INVITE of ours that makes dialogs: one early dialog per fork (RFC 3261 s12.1.2, s13.2.2), CANCEL (s9.1), the 2xx
+//! that counts.
 
 use super::text::Text;
 use super::{Dialog, DialogParts, DialogText, Facts, OutgoingInviteParts, Reaction};
@@ -34,7 +35,8 @@ pub struct OutgoingInvite {
     until: Option<Instant>,
     /// Early dialogs, in the order of their first response.
     dialogs: Vec<Dialog>,
-    /// Tags of the forks that have answered: a repeat of their 2xx must not make a second dialog, even if the first has ended.
+    /// Tags of the forks that have answered: a repeat of their 2xx must not make a second dialog, even if the first has
+    /// ended.
     answered: Vec<Box<[u8]>>,
 }
 
@@ -54,16 +56,16 @@ pub enum UacEvent {
         /// It is reliable: send PRACK with this RSeq.
         prack: Option<u32>,
     },
-    /// A 2xx: the dialog is confirmed and the caller's from now on. Send its [`Dialog::ack`]; if the INVITE was [cancelled
-    /// ](OutgoingInvite::cancel_state) or another fork was chosen, a BYE after it.
+    /// A 2xx: the dialog is confirmed and the caller's from now on. Send its [`Dialog::ack`]; if the INVITE was
+    /// [cancelled ](OutgoingInvite::cancel_state) or another fork was chosen, a BYE after it.
     Answered(Box<Dialog>),
     /// Refused: the early dialogs are gone.
     Refused,
 }
 
 impl OutgoingInvite {
-    /// For an INVITE that leaves now. In `text`, `local` has our tag, `remote` none, `target` is the Request-URI; `sdp`: it carries an offer.
-    /// `None`: text beyond any measure.
+    /// For an INVITE that leaves now. In `text`, `local` has our tag, `remote` none, `target` is the Request-URI;
+    /// `sdp`: it carries an offer. `None`: text beyond any measure.
     #[must_use]
     pub fn new(text: &DialogText<'_>, cseq: u32, sdp: bool, timers: Timers) -> Option<Self> {
         Some(Self {
@@ -110,7 +112,8 @@ impl OutgoingInvite {
             .position(|dialog| dialog.id().remote_tag == remote_tag)
     }
 
-    /// A response that its transaction delivered. A repeat of a 2xx is its confirmed dialog's ([`Dialog::handle_response`]): look there first.
+    /// A response that its transaction delivered. A repeat of a 2xx is its confirmed dialog's
+    /// ([`Dialog::handle_response`]): look there first.
     pub fn handle_response(&mut self, now: Instant, response: &Facts<'_>) -> UacEvent {
         if response.cseq != self.cseq {
             return UacEvent::Drop;

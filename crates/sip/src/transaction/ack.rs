@@ -14,7 +14,8 @@ pub fn cancel(invite: &[u8]) -> Bytes {
     derive(invite, b"CANCEL", None)
 }
 
-/// Request-URI, topmost Via, Route, From, Call-ID and the number of CSeq are the INVITE's; To is the INVITE's unless given.
+/// Request-URI, topmost Via, Route, From, Call-ID and the number of CSeq are the INVITE's; To is the INVITE's unless
+/// given.
 fn derive(invite: &[u8], method: &[u8], to: Option<&[u8]>) -> Bytes {
     let mut out = Vec::with_capacity(invite.len().min(1024));
     let uri = invite.split(|byte| *byte == b' ').nth(1).unwrap_or_default();

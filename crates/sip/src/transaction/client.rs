@@ -166,7 +166,7 @@ impl NonInviteClient {
         };
         let state = match snapshot.state {
             ClientState::Calling => waiting(false, timers.t1()),
-            ClientState::Proceeding => waiting(true, timers.t2()),
+            ClientState::Proceeding | ClientState::Cancelled => waiting(true, timers.t2()),
             ClientState::Completed | ClientState::Accepted => State::Completed { until },
         };
         Self {

@@ -33,8 +33,8 @@ impl<'a> Response<'a> {
 /// | Completed | | | ACK | D: end |
 /// | Accepted | | deliver | | M: end |
 ///
-/// Proceeding has no end of its own: the core gives up by CANCEL, and by [`InviteClient::abandon`] if even that is not answered. The ACK of a
-/// 2xx is the dialog's.
+/// Proceeding has no end of its own: the core gives up by CANCEL, and by [`InviteClient::abandon`] if even that is not
+/// answered. The ACK of a 2xx is the dialog's.
 #[derive(Clone, Debug)]
 pub struct InviteClient {
     timers: Timers,
@@ -140,7 +140,8 @@ impl InviteClient {
         }
     }
 
-    /// A CANCEL for this INVITE leaves now, or a BYE ended its dialog: wait 64 x T1 for a final response, no longer (RFC 3261 s9.1).
+    /// A CANCEL for this INVITE leaves now, or a BYE ended its dialog: wait 64 x T1 for a final response, no longer
+    /// (RFC 3261 s9.1).
     pub fn abandon(&mut self, now: Instant) {
         if let State::Proceeding(at) = &mut self.state {
             at.until.get_or_insert(now + self.timers.patience());
@@ -200,7 +201,8 @@ impl InviteClient {
         out.push(Effect::Terminated);
     }
 
-    /// After a takeover: the unanswered INVITE again, unchanged; or the ACK, whose loss on a reliable leg nothing else would repair.
+    /// After a takeover: the unanswered INVITE again, unchanged; or the ACK, whose loss on a reliable leg nothing else
+    /// would repair.
     pub fn resume(&mut self, now: Instant, out: &mut Effects) {
         match &mut self.state {
             State::Calling(at) => {
@@ -227,7 +229,10 @@ impl InviteClient {
     pub fn snapshot(&self, now: Instant) -> ClientSnapshot {
         let (state, bytes, until) = match &self.state {
             State::Calling(at) => (ClientState::Calling, at.invite.clone(), Some(at.until)),
-            State::Proceeding(at) => (ClientState::Proceeding, at.invite.clone(), at.until),
+            State::Proceeding(at) => {
+                let state = at.until.map_or(ClientState::Proceeding, |_| ClientState::Cancelled);
+                (state, at.invite.clone(), at.until)
+            }
             State::Completed(at) => (ClientState::Completed, at.ack.clone(), Some(at.until)),
             State::Accepted { until } => (ClientState::Accepted, Bytes::new(), Some(*until)),
             State::Terminated => (ClientState::Accepted, Bytes::new(), None),
@@ -259,9 +264,9 @@ impl InviteClient {
                 repeat: (!reliable).then(|| Backoff::start(now, timers.t1())),
                 until,
             }),
-            ClientState::Proceeding => State::Proceeding(Proceeding {
+            ClientState::Proceeding | ClientState::Cancelled => State::Proceeding(Proceeding {
                 invite: bytes,
-                until: (!left.is_zero()).then_some(until),
+                until: (state == ClientState::Cancelled).then_some(until),
             }),
             ClientState::Completed => State::Completed(Completed { ack: bytes, until }),
             ClientState::Accepted => State::Accepted { until },

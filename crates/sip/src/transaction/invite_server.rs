@@ -58,7 +58,8 @@ struct Completed {
 
 #[derive(Clone, Debug)]
 struct Accepted {
-    /// The 2xx. The transaction user repeats it, not this machine; it is kept here for the record that a successor reads.
+    /// The 2xx. The transaction user repeats it, not this machine; it is kept here for the record that a successor
+    /// reads.
     response: Bytes,
     /// Timer L.
     until: Instant,
@@ -66,8 +67,8 @@ struct Accepted {
 
 impl Completed {
     fn confirm(&self, now: Instant, timers: &Timers) -> State {
-        // Timer I is T4 over UDP and zero else; here the transaction stays as long as H would have kept it, because a proxy may send the
-        // INVITE to a successor once more.
+        // Timer I is T4 over UDP and zero else; here the transaction stays as long as H would have kept it, because a
+        // proxy may send the INVITE to a successor once more.
         State::Confirmed {
             until: self.until.max(now + timers.t4()),
         }
@@ -101,7 +102,8 @@ impl InviteServer {
         }
     }
 
-    /// The transaction user responds. What does not fit the state is ignored: it lost a race (a final response after the 487).
+    /// The transaction user responds. What does not fit the state is ignored: it lost a race (a final response after
+    /// the 487).
     pub fn respond(&mut self, now: Instant, status: u16, response: Bytes, out: &mut Effects) {
         match &mut self.state {
             State::Proceeding(at) if status < 200 => {

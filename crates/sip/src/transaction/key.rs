@@ -5,9 +5,9 @@ use std::fmt;
 
 /// The key of a transaction: method, sent-by and branch in one allocation, readable in a log line.
 ///
-/// Server: the method with ACK counted as INVITE, the sent-by in lower case, the branch byte by byte. Without the magic cookie (RFC 2543) the
-/// branch is replaced by Request-URI, From tag, Call-ID, CSeq and the whole Via; the To tag is left out because the ACK carries one that the
-/// INVITE lacks. Client: sent-by is empty, the branch is our own.
+/// Server: the method with ACK counted as INVITE, the sent-by in lower case, the branch byte by byte. Without the magic
+/// cookie (RFC 2543) the branch is replaced by Request-URI, From tag, Call-ID, CSeq and the whole Via; the To tag is
+/// left out because the ACK carries one that the INVITE lacks. Client: sent-by is empty, the branch is our own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransactionKey(Box<[u8]>);
 

@@ -1,15 +1,18 @@
 //! Transactions: RFC 3261 s17 with RFC 6026, all four machines, sans-IO.
 //!
-//! The driver's contract: hand in what happened (`handle_*`, `respond`) with the time, perform the pushed [`Effect`]s in their order, call
-//! `handle_timeout` when [`poll_timeout`](ServerTransaction::poll_timeout) has come, drop the machine after [`Effect::Terminated`]. The
-//! machines work on bytes and a few facts; whoever scanned the message finds the machine by its [`TransactionKey`].
+//! The driver's contract: hand in what happened (`handle_*`, `respond`) with the time, perform the pushed [`Effect`]s
+//! in their order, call `handle_timeout` when [`poll_timeout`](ServerTransaction::poll_timeout) has come, drop the
+//! machine after [`Effect::Terminated`]. The machines work on bytes and a few facts; whoever scanned the message finds
+//! the machine by its [`TransactionKey`].
 //!
 //! What differs from the RFC, because a machine may go on in another process:
-//! - server transactions stay for 64 x T1 after the final response on every transport, so that a successor absorbs repeats;
-//! - [`ServerTransaction::snapshot`] and `restore` take a machine apart into plain data and put it together; after a takeover `resume` sends
-//!   the last response, or the unanswered request, again.
+//! - server transactions stay for 64 x T1 after the final response on every transport, so that a successor absorbs
+//!   repeats;
+//! - [`ServerTransaction::snapshot`] and `restore` take a machine apart into plain data and put it together; after a
+//!   takeover `resume` sends the last response, or the unanswered request, again.
 //!
-//! `reliable` is always the outer leg's transport (the client's Via, the flow), not the TCP connection between proxy and container.
+//! `reliable` is always the outer leg's transport (the client's Via, the flow), not the TCP connection between proxy
+//! and container.
 
 mod ack;
 mod backoff;
@@ -44,7 +47,8 @@ pub enum Effect {
     Deliver,
     /// 200 ms have passed without a response to an INVITE: respond with 100 (RFC 3261 s17.2.1).
     TryingDue,
-    /// Nothing came in time. Client: act as if 408 had come (timers B, F). Server: no ACK came for a final response (timer H).
+    /// Nothing came in time. Client: act as if 408 had come (timers B, F). Server: no ACK came for a final response
+    /// (timer H).
     TimedOut,
     /// The transport failed. Client: act as if 503 had come (RFC 3261 s8.1.3.1).
     Failed,

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use std::time::Duration;
 
-/// The state of a server transaction. For anything but INVITE: Proceeding covers Trying (no response yet), the last is Completed.
+/// The state of a server transaction. For anything but INVITE: Proceeding covers Trying (no response yet), the last is
+/// Completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ServerState {
@@ -29,6 +30,8 @@ pub enum ClientState {
     Completed = 2,
     /// INVITE answered with 2xx (RFC 6026).
     Accepted = 3,
+    /// Proceeding of an INVITE that was cancelled or whose dialog has ended: with an end of its own (RFC 3261 s9.1).
+    Cancelled = 4,
 }
 
 /// A server transaction as plain data; its key stands beside it.
@@ -57,7 +60,7 @@ pub struct ClientSnapshot {
     pub state: ClientState,
     /// The request; in an INVITE's Completed the ACK; empty once neither is needed.
     pub bytes: Bytes,
-    /// Time left of the state's own end (timers B, D, F, K, M); zero where it has none.
+    /// Time left of the state's own end (timers B, D, F, K, M, the wait after a CANCEL); zero where it has none.
     pub left: Duration,
 }
 
@@ -75,8 +78,13 @@ impl ClientState {
     /// From the number in a record; `None` for one that this version does not know.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Calling, Self::Proceeding, Self::Completed, Self::Accepted]
-            .get(usize::from(number))
-            .copied()
+        let all = [
+            Self::Calling,
+            Self::Proceeding,
+            Self::Completed,
+            Self::Accepted,
+            Self::Cancelled,
+        ];
+        all.get(usize::from(number)).copied()
     }
 }

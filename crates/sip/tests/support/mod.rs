@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses its share.
 
 pub mod phone;
+pub mod random;
 
 use bytes::Bytes;
 use sip::dialog::{Answer, Dialog, DialogEffect, Facts, SessionPolicy, Verdict};
@@ -27,7 +28,8 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// A request of Alice to Bob; in a dialog if `to_tag` is given. `extra` are header lines; a session description is added if one of them names it.
+/// A request of Alice to Bob; in a dialog if `to_tag` is given. `extra` are header lines; a session description is
+/// added if one of them names it.
 pub fn request(method: &str, cseq: u32, to_tag: Option<&str>, extra: &str) -> OwnedMessage {
     let tag = to_tag.map(|tag| format!(";tag={tag}")).unwrap_or_default();
     let contact = match method {

@@ -1,7 +1,8 @@
-//! A phone made of the crate's own parts: transactions by key, one call, real messages. It may lose its process at any moment and go on from
-//! the plain data of its machines.
+//! A phone made of the crate's own parts: transactions by key, one call, real messages. It may lose its process at any
+//! moment and go on from the plain data of its machines.
 
 use super::QUIET;
+use super::random::Random;
 use bytes::Bytes;
 use sip::dialog::{
     Answer, CancelState, Dialog, DialogEffect, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction,
@@ -14,28 +15,6 @@ use sip::transaction::{
 use sip::{HeaderName, Instant, Limits, Method, OwnedMessage, ResponseBuilder};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// SplitMix64: enough for a test, and the same everywhere.
-#[derive(Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// What the user of the phone means to do.
 #[derive(Clone, Copy, Debug)]
@@ -650,10 +629,14 @@ impl Phone {
     pub fn take_over(&mut self, now: Instant) {
         let timers = Timers::default();
         if let Some(old) = self.dialog.take() {
-            self.dialog = Dialog::from_parts(now, timers, old.to_parts(now));
+            let new = Dialog::from_parts(now, timers, old.to_parts(now)).expect("whole");
+            assert_eq!(format!("{:?}", new.to_parts(now)), format!("{:?}", old.to_parts(now)));
+            self.dialog = Some(new);
         }
         if let Some(old) = self.call.take() {
-            self.call = OutgoingInvite::from_parts(now, timers, old.to_parts(now));
+            let new = OutgoingInvite::from_parts(now, timers, old.to_parts(now)).expect("whole");
+            assert_eq!(format!("{:?}", new.to_parts(now)), format!("{:?}", old.to_parts(now)));
+            self.call = Some(new);
         }
         let keys: Vec<_> = self.servers.keys().cloned().collect();
         for key in keys {
