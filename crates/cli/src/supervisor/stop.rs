@@ -9,26 +9,33 @@ use super::{Supervisor, any};
 use crate::child;
 use crate::detach::Audience;
 
-/// What each kind of process has from SIGTERM to SIGKILL. There is nobody left to hand calls to, so it is short.
+/// What proxies and Redis have from SIGTERM to SIGKILL: proxies serve on for half a second.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What containers have. They would try to hand their calls over, but there is nobody left to take them.
+const CONTAINERS_GRACE: Duration = Duration::from_millis(300);
 
 /// How often an end is looked for.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Whether a part is one of a kind.
+type Kind = fn(&Who) -> bool;
 
 impl Supervisor<'_> {
     /// Proxies first, so that nothing new comes in; Redis last, so that nothing is missed. Another Ctrl-C cuts the waiting short.
     pub(super) async fn stop(&mut self, again: &mut [Signal], audience: &mut Audience) {
         audience.say("\nstopping");
         let mut hurry = false;
-        for kind in [
-            |who: &Who| matches!(who, Who::Proxy(_)),
-            |who: &Who| matches!(who, Who::Container(_)),
-            |who: &Who| matches!(who, Who::Redis),
-        ] {
+        let kinds: [(Kind, Duration); 3] = [
+            (|who| matches!(who, Who::Proxy(_)), GRACE),
+            (|who| matches!(who, Who::Container(_)), CONTAINERS_GRACE),
+            (|who| matches!(who, Who::Redis), GRACE),
+        ];
+        for (kind, grace) in kinds {
             self.signal(kind, libc::SIGTERM);
             if !hurry {
                 tokio::select! {
-                    _ = tokio::time::timeout(GRACE, self.all_ended(kind)) => {}
+                    _ = tokio::time::timeout(grace, self.all_ended(kind)) => {}
                     () = any(again) => hurry = true,
                 }
             }
@@ -37,7 +44,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn signal(&self, kind: fn(&Who) -> bool, signal: i32) {
+    fn signal(&self, kind: Kind, signal: i32) {
         for (_, part) in self.parts.iter().filter(|(who, _)| kind(who)) {
             if let Some(pid) = part.pid() {
                 child::signal(pid, signal);
@@ -45,7 +52,7 @@ impl Supervisor<'_> {
         }
     }
 
-    async fn all_ended(&mut self, kind: fn(&Who) -> bool) {
+    async fn all_ended(&mut self, kind: Kind) {
         loop {
             let now = self.now();
             let mut living = false;
