@@ -290,6 +290,7 @@ impl Actor<'_> {
             wire.method() == Method::Invite,
         );
         session.open += 1;
+        self.partition.in_progress += 1;
         let server = ServerTx {
             machine,
             session: Some(session.id),
@@ -363,6 +364,8 @@ impl Actor<'_> {
         let Some(mut server) = self.partition.servers.remove(&id) else {
             return;
         };
+        let open = usize::from(server.request.is_some());
+        self.partition.in_progress = self.partition.in_progress.saturating_sub(open);
         let key = Key { kind: Kind::Server, id };
         self.queue.arm(
             Due {

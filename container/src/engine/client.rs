@@ -45,6 +45,7 @@ impl Actor<'_> {
         let flow = slot.flow.clone();
         session.dirty = true;
         session.open += 1;
+        self.partition.in_progress += 1;
         let invite = request.method == "INVITE";
         let mut effects = Vec::new();
         let machine = ClientTransaction::start(self.now, Timers::default(), flow.reliable, invite, bytes, &mut effects);
@@ -156,6 +157,8 @@ impl Actor<'_> {
         let Some(mut client) = self.partition.clients.remove(&id) else {
             return;
         };
+        let open = usize::from(!client.answered);
+        self.partition.in_progress = self.partition.in_progress.saturating_sub(open);
         let key = Key { kind: Kind::Client, id };
         self.queue.arm(
             Due {
@@ -192,6 +195,7 @@ impl Actor<'_> {
         };
         let (session, number, internal) = (client.session, client.dialog, client.internal);
         let first = facts.status >= 200 && !std::mem::replace(&mut client.answered, facts.status >= 200);
+        self.partition.in_progress = self.partition.in_progress.saturating_sub(usize::from(first));
         let Some(mut session) = self.partition.sessions.remove(&session) else {
             return;
         };

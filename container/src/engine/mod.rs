@@ -112,6 +112,51 @@ pub struct Holdings {
     pub open_transactions: usize,
 }
 
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, more: Self) {
+        let Self {
+            requests,
+            responses,
+            repeated,
+            returned,
+            lost,
+            refused,
+            unknown_dialogs,
+            unknown_responses,
+            sessions,
+            ended,
+            timers,
+            writes,
+            stale,
+            unreadable,
+            sent,
+        } = more;
+        self.requests += requests;
+        self.responses += responses;
+        self.repeated += repeated;
+        self.returned += returned;
+        self.lost += lost;
+        self.refused += refused;
+        self.unknown_dialogs += unknown_dialogs;
+        self.unknown_responses += unknown_responses;
+        self.sessions += sessions;
+        self.ended += ended;
+        self.timers += timers;
+        self.writes += writes;
+        self.stale += stale;
+        self.unreadable += unreadable;
+        self.sent += sent;
+    }
+}
+
+impl std::ops::AddAssign for Holdings {
+    fn add_assign(&mut self, more: Self) {
+        self.partitions += more.partitions;
+        self.dialogs += more.dialogs;
+        self.open_transactions += more.open_transactions;
+    }
+}
+
 /// One worker.
 pub struct Engine {
     shared: Shared,
@@ -322,23 +367,14 @@ impl Engine {
         self.counters
     }
 
-    /// What is held; walks the partitions.
+    /// What is held; walks the partitions, not what is in them: a session counts as one dialog.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
         let mut holdings = Holdings::default();
         for partition in self.partitions.iter().flatten() {
             holdings.partitions += 1;
-            holdings.dialogs += partition
-                .sessions
-                .values()
-                .map(|session| session.dialogs.len())
-                .sum::<usize>();
-            holdings.open_transactions += partition
-                .servers
-                .values()
-                .filter(|server| server.request.is_some())
-                .count();
-            holdings.open_transactions += partition.clients.values().filter(|client| !client.answered).count();
+            holdings.dialogs += partition.sessions.len();
+            holdings.open_transactions += partition.in_progress;
         }
         holdings
     }

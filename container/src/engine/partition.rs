@@ -81,6 +81,8 @@ pub(super) struct Partition {
     pub sessions: ById<SessionCore>,
     pub servers: ById<ServerTx>,
     pub clients: ById<ClientTx>,
+    /// Transactions in progress.
+    pub in_progress: usize,
     /// Changed in the open turn.
     pub dirty: Vec<Key>,
     /// To be deleted with the open turn.
@@ -113,6 +115,7 @@ impl Partition {
             sessions: ById::default(),
             servers: ById::default(),
             clients: ById::default(),
+            in_progress: 0,
             dirty: Vec::new(),
             deletes: Vec::new(),
             ripe: Vec::new(),

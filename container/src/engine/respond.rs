@@ -284,6 +284,7 @@ impl Actor<'_> {
         };
         server.request = None;
         session.open = session.open.saturating_sub(1);
+        self.partition.in_progress = self.partition.in_progress.saturating_sub(1);
         let invite = matches!(server.machine, sip::transaction::ServerTransaction::Invite(_));
         let key = server.key;
         if let Some(slot) = session.dialog_mut(number) {

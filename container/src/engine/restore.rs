@@ -445,6 +445,7 @@ fn count_open(partition: &mut Partition) {
                 .map(|client| client.session),
         )
         .collect();
+    partition.in_progress = open.len();
     for id in open {
         partition
             .sessions

@@ -220,15 +220,20 @@ impl Engine {
 
     /// Writes these partitions whole in the next turn; [`Notice::Reconciled`] follows.
     pub fn reconcile(&mut self, round: u64, partitions: &[(PartitionId, Epoch)]) {
+        let mut any = false;
         for (id, epoch) in partitions {
             if let Some(partition) = self.partitions.get_mut(usize::from(id.0)).and_then(Option::as_mut)
                 && partition.epoch == *epoch
             {
                 partition.replace = true;
                 self.open.touch(*id);
+                any = true;
             }
         }
-        self.reconciling = Some((round, self.turn + 1));
+        self.reconciling = any.then_some((round, self.turn + 1));
+        if !any {
+            self.notices.push_back(Notice::Reconciled(round));
+        }
     }
 
     /// Gives records of ended transactions their own write where none came by.

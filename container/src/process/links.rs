@@ -1,0 +1,165 @@
+//! UCF links of the control task: proxies' and containers', each with a task that reads and one that writes.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use transport::tcp::{Connection, Listener};
+use transport::ucf_link::{self, LINK_BOUND, VERSION};
+use transport::{InBuffer, OutBuffer};
+use ucf::Incarnation;
+use ucf::member::LinkEnd;
+use ucf::wire::{Body, Hello};
+
+/// How long a member may take to accept a link.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
+
+/// Frames that may wait for one link: some seconds' worth. A peer that falls behind further is cut off.
+const FRAMES: usize = 4096;
+
+/// A link's number; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// What links tell the control task.
+pub enum LinkEvent {
+    /// Both sides have said hello.
+    Up {
+        link: LinkId,
+        hello: Hello,
+        out: Sender<Body>,
+    },
+    /// A frame came.
+    Frame { link: LinkId, body: Body },
+    /// It ended.
+    End { link: LinkId, end: LinkEnd },
+    /// A link that the member wanted could not be made.
+    NotMade { member: Incarnation, end: LinkEnd },
+}
+
+/// Who we are.
+#[derive(Clone)]
+pub struct Identity {
+    pub cluster: String,
+    pub name: String,
+    pub incarnation: Incarnation,
+}
+
+impl Identity {
+    fn hello(&self) -> Hello {
+        Hello {
+            version: VERSION,
+            cluster: self.cluster.clone(),
+            name: self.name.clone(),
+            incarnation: self.incarnation.0,
+            worker: None,
+            sip: String::new(),
+        }
+    }
+}
+
+/// Accepts links for good.
+pub async fn accept(listener: Listener, me: Identity, events: Sender<LinkEvent>, numbers: Rc<std::cell::Cell<u64>>) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                let link = next(&numbers);
+                let (me, events) = (me.clone(), events.clone());
+                tokio::task::spawn_local(async move {
+                    let mut input = InBuffer::new();
+                    match ucf_link::hello(&connection, &mut input, me.hello()).await {
+                        Ok(hello) => serve(link, connection, input, hello, events).await,
+                        Err(error) => tracing::debug!(%error, "UCF link"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accepting");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Connects to a member and serves the link.
+pub async fn connect(member: Incarnation, address: String, link: LinkId, me: Identity, events: Sender<LinkEvent>) {
+    let end = match try_connect(member, &address, &me).await {
+        Ok((connection, input, hello)) => return serve(link, connection, input, hello, events).await,
+        Err(end) => end,
+    };
+    let _ = events.send(LinkEvent::NotMade { member, end }).await;
+}
+
+async fn try_connect(
+    member: Incarnation,
+    address: &str,
+    me: &Identity,
+) -> Result<(Connection, InBuffer, Hello), LinkEnd> {
+    let address = address.parse().map_err(|_| LinkEnd::Lost)?;
+    let connection = Connection::connect(address, CONNECT_PATIENCE)
+        .await
+        .map_err(|error| match error.io_kind() {
+            Some(std::io::ErrorKind::ConnectionRefused) => LinkEnd::Refused,
+            _ => LinkEnd::Lost,
+        })?;
+    let mut input = InBuffer::new();
+    let hello = ucf_link::hello(&connection, &mut input, me.hello())
+        .await
+        .map_err(|_| LinkEnd::Lost)?;
+    // Another life at the same address: the one that we look for is gone.
+    if hello.incarnation != member.0 {
+        return Err(LinkEnd::Refused);
+    }
+    Ok((connection, input, hello))
+}
+
+/// Reads until the link ends, with a task beside that writes.
+async fn serve(link: LinkId, connection: Connection, mut input: InBuffer, hello: Hello, events: Sender<LinkEvent>) {
+    let connection = Rc::new(connection);
+    let (out, frames) = mpsc::channel(FRAMES);
+    let writer = tokio::task::spawn_local(write(connection.clone(), frames));
+    if events.send(LinkEvent::Up { link, hello, out }).await.is_err() {
+        return;
+    }
+    let end = loop {
+        match ucf_link::next(&connection, &mut input).await {
+            Ok(Some(body)) => {
+                if events.send(LinkEvent::Frame { link, body }).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break LinkEnd::Closed,
+            Err(error) => {
+                tracing::debug!(%error, "UCF link");
+                break match error.io_kind() {
+                    Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => LinkEnd::Closed,
+                    _ => LinkEnd::Lost,
+                };
+            }
+        }
+    };
+    writer.abort();
+    let _ = events.send(LinkEvent::End { link, end }).await;
+}
+
+/// Writes what comes, many frames at once where they have gathered.
+async fn write(connection: Rc<Connection>, mut frames: Receiver<Body>) {
+    let mut out = OutBuffer::new(LINK_BOUND);
+    let mut batch = Vec::with_capacity(64);
+    while frames.recv_many(&mut batch, 64).await > 0 {
+        for body in batch.drain(..) {
+            if ucf_link::push(body, &mut out).is_err() {
+                return;
+            }
+        }
+        if connection.write(&mut out).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The next number.
+pub fn next(numbers: &std::cell::Cell<u64>) -> LinkId {
+    numbers.set(numbers.get() + 1);
+    LinkId(numbers.get())
+}

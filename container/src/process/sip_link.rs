@@ -1,0 +1,220 @@
+//! A SIP connection of a proxy worker, on the worker thread that accepted it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use container::engine::{ConnectionId, Input, partition_of};
+use sip::{Frame, Framer, Limits, OwnedMessage, Side};
+use tokio::sync::Notify;
+use transport::tcp::{Connection, Read};
+use transport::{Error, InBuffer, OutBuffer};
+use ucf::ProxyId;
+
+use super::mail::{MAX_OUTSTANDING, ToWorker};
+use super::worker::Worker;
+
+/// Bytes that may wait for a proxy that does not read: 20,000 messages. Beyond, the connection is closed.
+const OUT_BOUND: usize = 16 << 20;
+
+/// The connection.
+pub struct SipLink {
+    pub id: ConnectionId,
+    connection: Connection,
+    pub proxy: Cell<Option<ProxyId>>,
+    out: RefCell<OutBuffer>,
+    blocked: Cell<bool>,
+    tracker: RefCell<Tracker>,
+    /// Wakes the reader: the proxy is known, or inputs are done with.
+    go_on: Notify,
+    pub over: Cell<bool>,
+}
+
+/// Which inputs are done with.
+#[derive(Default)]
+struct Tracker {
+    read: u64,
+    upto: u64,
+    told: u64,
+    /// Of those above `upto`, in order.
+    done: VecDeque<bool>,
+    returned: Vec<u64>,
+}
+
+impl SipLink {
+    pub fn new(id: ConnectionId, connection: Connection) -> Self {
+        Self {
+            id,
+            connection,
+            proxy: Cell::new(None),
+            out: RefCell::new(OutBuffer::new(OUT_BOUND)),
+            blocked: Cell::new(false),
+            tracker: RefCell::default(),
+            go_on: Notify::new(),
+            over: Cell::new(false),
+        }
+    }
+
+    /// The proxy is known now.
+    pub fn tie(&self, proxy: ProxyId) {
+        self.proxy.set(Some(proxy));
+        self.go_on.notify_one();
+    }
+
+    /// Ends it: both tasks stop.
+    pub fn end(&self) {
+        self.over.set(true);
+        self.go_on.notify_one();
+    }
+
+    /// An input is done with.
+    pub fn done(&self, number: u64, returned: bool) {
+        let mut tracker = self.tracker.borrow_mut();
+        if number <= tracker.upto {
+            return;
+        }
+        if returned {
+            tracker.returned.push(number);
+        }
+        let place = (number - tracker.upto - 1) as usize;
+        if tracker.done.len() <= place {
+            tracker.done.resize(place + 1, false);
+        }
+        tracker.done[place] = true;
+        while tracker.done.front() == Some(&true) {
+            tracker.done.pop_front();
+            tracker.upto += 1;
+        }
+        if tracker.read - tracker.upto < MAX_OUTSTANDING {
+            self.go_on.notify_one();
+        }
+    }
+
+    /// What the proxy is to be told: `urgent` only if inputs were returned or many are done with.
+    pub fn confirm(&self, urgent: bool) -> Option<(u64, Vec<u64>)> {
+        let mut tracker = self.tracker.borrow_mut();
+        let fresh = tracker.upto - tracker.told;
+        let due = !tracker.returned.is_empty() || fresh >= 64 || (!urgent && fresh > 0);
+        if !due {
+            return None;
+        }
+        tracker.told = tracker.upto;
+        Some((tracker.upto, std::mem::take(&mut tracker.returned)))
+    }
+
+    /// Whether the proxy could be told something.
+    pub fn has_news(&self) -> bool {
+        let tracker = self.tracker.borrow();
+        tracker.upto > tracker.told || !tracker.returned.is_empty()
+    }
+
+    /// Appends a message; [`flush`](Self::flush) sends it.
+    pub fn push(&self, message: &[u8]) {
+        if self.out.borrow_mut().push(message).is_err() {
+            tracing::warn!(peer = %self.connection.peer_addr(), "a proxy reads too slowly: connection closed");
+            self.end();
+        }
+    }
+
+    /// Writes what waits.
+    pub fn flush(self: &Rc<Self>) {
+        if self.blocked.get() || self.over.get() {
+            return;
+        }
+        match self.connection.try_write(&mut self.out.borrow_mut()) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.blocked.set(true);
+                tokio::task::spawn_local(resume(self.clone()));
+            }
+            Err(_) => self.end(),
+        }
+    }
+
+    fn outstanding(&self) -> u64 {
+        let tracker = self.tracker.borrow();
+        tracker.read - tracker.upto
+    }
+
+    fn next_input(&self) -> Input {
+        let mut tracker = self.tracker.borrow_mut();
+        tracker.read += 1;
+        Input {
+            connection: self.id,
+            number: tracker.read,
+        }
+    }
+}
+
+async fn resume(link: Rc<SipLink>) {
+    let writable = link.connection.writable().await;
+    link.blocked.set(false);
+    match writable {
+        Ok(()) => link.flush(),
+        Err(_) => link.end(),
+    }
+}
+
+/// Reads until the connection ends. Nothing is read before the proxy has said who it is.
+pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>) -> transport::Result<()> {
+    let mut input = InBuffer::new();
+    let mut framer = Framer::new(Side::Accepted, Limits::default());
+    loop {
+        while !link.over.get() && (link.proxy.get().is_none() || link.outstanding() >= MAX_OUTSTANDING) {
+            link.go_on.notified().await;
+        }
+        if link.over.get() {
+            return Ok(());
+        }
+        tokio::select! {
+            readable = link.connection.readable() => readable?,
+            () = link.go_on.notified() => continue,
+        }
+        match link.connection.try_read(&mut input)? {
+            Read::End => return Ok(()),
+            Read::Nothing => continue,
+            Read::Some(_) => {}
+        }
+        take(&worker, &link, &mut framer, &mut input)?;
+    }
+}
+
+/// Takes all whole messages out of what was read, each to the worker of its partition.
+fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuffer) -> transport::Result<()> {
+    let Some(proxy) = link.proxy.get() else { return Ok(()) };
+    let mut others: Vec<Vec<(Input, ProxyId, OwnedMessage)>> = Vec::new();
+    loop {
+        let data = input.data();
+        let consumed = match framer.next(data) {
+            Ok((0, None)) => break,
+            Ok((consumed, Some(Frame::Message(range)))) => {
+                let bytes = Bytes::copy_from_slice(&data[range]);
+                let message = OwnedMessage::new(bytes, framer.index().clone());
+                let partition = partition_of(&message.as_message(), &worker.keyring);
+                let target = partition.map_or(worker.index, |partition| worker.of_partition(partition));
+                let number = link.next_input();
+                if target == worker.index {
+                    worker.handle_sip(number, proxy, message);
+                } else {
+                    if others.is_empty() {
+                        others.resize_with(worker.workers.len(), Vec::new);
+                    }
+                    others[target].push((number, proxy, message));
+                }
+                consumed
+            }
+            Ok((consumed, _)) => consumed,
+            Err(error) => return Err(Error::peer(format!("proxy sent no SIP: {error}"))),
+        };
+        input.consume(consumed);
+    }
+    for (target, messages) in others
+        .into_iter()
+        .enumerate()
+        .filter(|(_, messages)| !messages.is_empty())
+    {
+        worker.mail(target, ToWorker::Messages(messages));
+    }
+    Ok(())
+}

@@ -1,0 +1,452 @@
+//! A worker thread: an engine, the SIP connections that were accepted here, and a Redis connection of its own.
+//!
+//! Readers feed the engine as they read; the loop ends the turn once nothing more is at hand, so a turn takes all that came while the
+//! writes of the last one were under way: one pipeline per turn, one turn on its way at a time.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use container::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Output, Write, WriteOutcome};
+use container::store::{Lost, Store};
+use hashbrown::HashMap;
+use sip::{Instant, OwnedMessage};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tracing::{debug, warn};
+use transport::tcp::Listener;
+use ucf::member::Notice;
+use ucf::token::Keyring;
+use ucf::{Incarnation, PartitionId, ProxyId};
+
+use super::config::MAX_WORKERS;
+use super::mail::{Directory, ToControl, ToWorker, Workers, worker_of};
+use super::sip_link::{self, SipLink};
+use super::stats::Stats;
+
+/// How long what is done with may wait before a proxy hears of it.
+const CONFIRM_AFTER: Duration = Duration::from_millis(5);
+
+/// Pause between attempts to write while the store is lost.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Mail taken at once, so that connections get their turn.
+const MAIL_BATCH: usize = 64;
+
+/// What a worker is made of.
+pub struct Parts {
+    pub index: usize,
+    pub engine: Engine,
+    pub keyring: Arc<Keyring>,
+    pub store: Store,
+    pub member: Incarnation,
+    pub mailbox: UnboundedReceiver<ToWorker>,
+    pub workers: Workers,
+    pub control: UnboundedSender<ToControl>,
+    pub stats: Arc<Stats>,
+    pub start: std::time::Instant,
+}
+
+/// What the tasks of the thread share.
+pub struct Worker {
+    pub index: usize,
+    pub keyring: Arc<Keyring>,
+    pub workers: Workers,
+    core: RefCell<Core>,
+    wake: Notify,
+    start: std::time::Instant,
+    control: UnboundedSender<ToControl>,
+    connections: Cell<u64>,
+}
+
+struct Core {
+    engine: Engine,
+    links: HashMap<ConnectionId, Rc<SipLink>>,
+    directory: Arc<Directory>,
+    stats: Arc<Stats>,
+    /// When the oldest input of the open turn came.
+    waiting_since: Option<Instant>,
+    confirm_at: Option<Instant>,
+    salt: u64,
+}
+
+/// A turn's writes on their way: the store comes back with the outcomes.
+type Writing = Pin<Box<dyn Future<Output = Written>>>;
+
+struct Written {
+    store: Store,
+    turn: u64,
+    outcomes: Vec<WriteOutcome>,
+}
+
+impl Worker {
+    /// The worker of a partition.
+    pub fn of_partition(&self, partition: PartitionId) -> usize {
+        usize::from(partition.0) % self.workers.len()
+    }
+
+    /// A message of a connection here for a partition here.
+    pub fn handle_sip(&self, input: Input, proxy: ProxyId, message: OwnedMessage) {
+        let now = self.now();
+        let mut core = self.core.borrow_mut();
+        core.waiting_since.get_or_insert(now);
+        core.engine.handle_sip(now, input, proxy, message);
+        self.wake.notify_one();
+    }
+
+    /// Sends mail to another worker. One that has ended gets none.
+    pub fn mail(&self, worker: usize, mail: ToWorker) {
+        let _ = self.workers[worker].send(mail);
+    }
+
+    fn tell(&self, what: ToControl) {
+        let _ = self.control.send(what);
+    }
+
+    fn now(&self) -> Instant {
+        super::since(self.start)
+    }
+}
+
+/// Runs until told to stop.
+pub async fn run(parts: Parts, listener: Listener) {
+    let Parts {
+        index,
+        engine,
+        keyring,
+        store,
+        member,
+        mut mailbox,
+        workers,
+        control,
+        stats,
+        start,
+    } = parts;
+    let core = Core {
+        engine,
+        links: HashMap::new(),
+        directory: Arc::default(),
+        stats,
+        waiting_since: None,
+        confirm_at: None,
+        salt: index as u64,
+    };
+    let worker = Rc::new(Worker {
+        index,
+        keyring,
+        workers,
+        core: RefCell::new(core),
+        wake: Notify::new(),
+        start,
+        control,
+        connections: Cell::new(0),
+    });
+    tokio::task::spawn_local(accept(worker.clone(), listener));
+    let mut resting = Some(store);
+    let mut writing: Option<Writing> = None;
+    let mut mail = Vec::with_capacity(MAIL_BATCH);
+    let sleep = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(sleep);
+    loop {
+        let deadline = worker.core.borrow().poll_timeout();
+        let until = worker.start + Duration::from_micros(deadline.as_micros().min(1 << 50));
+        if sleep.deadline().into_std() != until {
+            sleep.as_mut().reset(until.into());
+        }
+        tokio::select! {
+            biased;
+            written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
+                writing = None;
+                worker.core.borrow_mut().engine.handle_written(written.turn, &written.outcomes);
+                resting = Some(written.store);
+            }
+            count = mailbox.recv_many(&mut mail, MAIL_BATCH) => {
+                if count == 0 || worker.read_mail(&mut mail) {
+                    return;
+                }
+            }
+            () = worker.wake.notified() => {}
+            () = &mut sleep => {}
+        }
+        let now = worker.now();
+        let mut core = worker.core.borrow_mut();
+        core.engine.handle_timeout(now);
+        if let Some(store) = resting.take() {
+            match core.end_turn(&worker, now) {
+                Some((turn, writes)) => {
+                    writing = Some(Box::pin(write(
+                        store,
+                        member,
+                        turn,
+                        writes,
+                        worker.control.clone(),
+                        index,
+                    )))
+                }
+                None => resting = Some(store),
+            }
+        }
+        core.release(&worker, now);
+        core.publish(now);
+    }
+}
+
+impl Core {
+    fn poll_timeout(&self) -> Instant {
+        let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
+        engine.min(self.confirm_at.unwrap_or(Instant::MAX))
+    }
+
+    /// Ends the open turn; gives its writes, if there are any.
+    fn end_turn(&mut self, worker: &Worker, now: Instant) -> Option<(u64, Vec<Write>)> {
+        let turn = self.engine.end_turn(now)?;
+        if let Some(since) = self.waiting_since.take() {
+            self.stats
+                .queue_delay_us
+                .store(now.since(since).as_micros() as u64, Ordering::Relaxed);
+        }
+        if !turn.announcements.is_empty() {
+            // Before the outputs that they matter for: these wait for the writes.
+            worker.tell(ToControl::Announce {
+                to: None,
+                announcements: turn.announcements,
+            });
+        }
+        (!turn.writes.is_empty()).then_some((turn.number, turn.writes))
+    }
+
+    /// Sends what written turns release, and tells what came of inputs.
+    fn release(&mut self, worker: &Rc<Worker>, now: Instant) {
+        let released = self.engine.take_released();
+        self.send(worker, released.outputs);
+        self.confirm(worker, released.confirms);
+        self.tell_proxies(worker, now);
+        while let Some(notice) = self.engine.poll_notice() {
+            worker.tell(ToControl::Notice {
+                worker: worker.index,
+                notice,
+            });
+        }
+    }
+
+    fn send(&mut self, worker: &Worker, outputs: Vec<Output>) {
+        if outputs.is_empty() {
+            return;
+        }
+        let mut others: Vec<Vec<(ConnectionId, Bytes)>> = Vec::new();
+        let mut touched: Vec<ConnectionId> = Vec::new();
+        for output in outputs {
+            self.salt = self.salt.wrapping_add(1);
+            let Some(connection) = self.directory.find(output.proxy, self.salt) else {
+                self.stats.unsent.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            let target = worker_of(connection);
+            if target == worker.index {
+                self.push(connection, &output.bytes, &mut touched);
+            } else {
+                if others.is_empty() {
+                    others.resize_with(worker.workers.len(), Vec::new);
+                }
+                others[target].push((connection, output.bytes));
+            }
+        }
+        self.flush(&touched);
+        for (target, outputs) in others
+            .into_iter()
+            .enumerate()
+            .filter(|(_, outputs)| !outputs.is_empty())
+        {
+            worker.mail(target, ToWorker::Outputs(outputs));
+        }
+    }
+
+    fn push(&self, connection: ConnectionId, bytes: &[u8], touched: &mut Vec<ConnectionId>) {
+        match self.links.get(&connection) {
+            Some(link) => {
+                link.push(bytes);
+                if !touched.contains(&connection) {
+                    touched.push(connection);
+                }
+            }
+            None => {
+                self.stats.unsent.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn flush(&self, touched: &[ConnectionId]) {
+        for connection in touched {
+            if let Some(link) = self.links.get(connection) {
+                link.flush();
+            }
+        }
+    }
+
+    fn confirm(&mut self, worker: &Worker, confirms: Vec<Confirm>) {
+        let mut others: Vec<Vec<Confirm>> = Vec::new();
+        for confirm in confirms {
+            let connection = confirm.input.connection;
+            let target = worker_of(connection);
+            if target == worker.index {
+                if let Some(link) = self.links.get(&connection) {
+                    link.done(confirm.input.number, confirm.returned);
+                }
+            } else {
+                if others.is_empty() {
+                    others.resize_with(worker.workers.len(), Vec::new);
+                }
+                others[target].push(confirm);
+            }
+        }
+        for (target, confirms) in others
+            .into_iter()
+            .enumerate()
+            .filter(|(_, confirms)| !confirms.is_empty())
+        {
+            worker.mail(target, ToWorker::Confirms(confirms));
+        }
+    }
+
+    /// Tells proxies what they need not keep any more: at once what is returned, the rest together.
+    fn tell_proxies(&mut self, worker: &Worker, now: Instant) {
+        let all = self.confirm_at.is_some_and(|at| at <= now);
+        let mut news = false;
+        for link in self.links.values() {
+            if let (Some(proxy), Some((upto, returned))) = (link.proxy.get(), link.confirm(!all)) {
+                worker.tell(ToControl::Confirm { proxy, upto, returned });
+            }
+            news |= link.has_news();
+        }
+        self.confirm_at = match (news, self.confirm_at.filter(|_| !all)) {
+            (true, None) => Some(now + CONFIRM_AFTER),
+            (true, at) => at,
+            (false, _) => None,
+        };
+    }
+
+    fn publish(&mut self, now: Instant) {
+        self.stats.publish(now, &self.engine);
+    }
+}
+
+impl Worker {
+    /// Deals with mail; `true` is the end.
+    fn read_mail(self: &Rc<Self>, mail: &mut Vec<ToWorker>) -> bool {
+        let now = self.now();
+        let mut core = self.core.borrow_mut();
+        for mail in mail.drain(..) {
+            match mail {
+                ToWorker::Messages(messages) => {
+                    core.waiting_since.get_or_insert(now);
+                    for (input, proxy, message) in messages {
+                        core.engine.handle_sip(now, input, proxy, message);
+                    }
+                }
+                ToWorker::Outputs(outputs) => {
+                    let mut touched = Vec::new();
+                    for (connection, bytes) in outputs {
+                        core.push(connection, &bytes, &mut touched);
+                    }
+                    core.flush(&touched);
+                }
+                ToWorker::Confirms(confirms) => core.confirm(self, confirms),
+                ToWorker::Tied { connection, proxy } => {
+                    if let Some(link) = core.links.get(&connection) {
+                        link.tie(proxy);
+                    }
+                }
+                ToWorker::Untied { connection } => {
+                    if let Some(link) = core.links.get(&connection) {
+                        link.end();
+                    }
+                }
+                ToWorker::Directory(directory) => core.directory = directory,
+                ToWorker::Clock { at, millis } => core.engine.set_store_clock(at, millis),
+                ToWorker::Activate {
+                    partition,
+                    epoch,
+                    records,
+                } => {
+                    core.engine.activate(now, partition, epoch, records);
+                }
+                ToWorker::Freeze(partition) => core.engine.freeze(partition),
+                ToWorker::Thaw(partition) => core.engine.thaw(now, partition),
+                ToWorker::Drop(partition) => core.engine.drop_partition(partition),
+                ToWorker::Gate(gate) => core.engine.set_gate(gate),
+                ToWorker::Reconcile { round, partitions } => core.engine.reconcile(round, &partitions),
+                ToWorker::Live(proxy) => {
+                    let announcements: Vec<Announcement> = core.engine.live_transactions().collect();
+                    self.tell(ToControl::Announce {
+                        to: Some(proxy),
+                        announcements,
+                    });
+                }
+                ToWorker::Stop => return true,
+            }
+        }
+        false
+    }
+}
+
+/// Writes a turn, again and again until the store has said how it went: running numbers make repeats harmless.
+async fn write(
+    mut store: Store,
+    member: Incarnation,
+    turn: u64,
+    writes: Vec<Write>,
+    control: UnboundedSender<ToControl>,
+    worker: usize,
+) -> Written {
+    let mut lost = false;
+    loop {
+        match store.write(member, &writes).await {
+            Ok(outcomes) => return Written { store, turn, outcomes },
+            Err(Lost(error)) => {
+                if !std::mem::replace(&mut lost, true) {
+                    warn!(%error, redis = %store.address(), "the store does not answer");
+                    let _ = control.send(ToControl::Notice {
+                        worker,
+                        notice: Notice::StoreSilent,
+                    });
+                }
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Accepts SIP connections for good.
+async fn accept(worker: Rc<Worker>, listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok(connection) => {
+                worker.connections.set(worker.connections.get() + 1);
+                let id = ConnectionId(worker.connections.get() * u64::from(MAX_WORKERS) + worker.index as u64);
+                let peer = connection.peer_addr();
+                let link = Rc::new(SipLink::new(id, connection));
+                worker.core.borrow_mut().links.insert(id, link.clone());
+                worker.tell(ToControl::Accepted { connection: id, peer });
+                tokio::task::spawn_local(serve(worker.clone(), link));
+            }
+            Err(error) => {
+                debug!(%error, "accepting");
+                // Out of descriptors, most likely: others have to end first.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn serve(worker: Rc<Worker>, link: Rc<SipLink>) {
+    if let Err(error) = sip_link::read(worker.clone(), link.clone()).await {
+        debug!(%error, "SIP connection of a proxy");
+    }
+    link.end();
+    worker.core.borrow_mut().links.remove(&link.id);
+    worker.tell(ToControl::Ended { connection: link.id });
+}
