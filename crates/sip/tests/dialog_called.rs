@@ -47,6 +47,14 @@ fn an_invite_without_contact_makes_no_dialog() {
 }
 
 #[test]
+fn a_contact_that_would_break_our_request_line_counts_as_none() {
+    let update = text(request("UPDATE", 2, Some("b0b"), "").bytes()).replace("pc33", "pc 33");
+    let mut dialog = talking();
+    assert_eq!(receive(&mut dialog, 0, &scan(update)).0, Verdict::Process);
+    assert_eq!(dialog.text().target, b"sip:alice@pc33.atlanta.example");
+}
+
+#[test]
 fn a_2xx_is_repeated_until_its_ack() {
     let mut dialog = early();
     respond(&mut dialog, 0, Method::Invite, 1, 200);
@@ -356,6 +364,11 @@ fn responses_that_wait_for_a_prack_are_few() {
 fn a_dialog_that_merely_talks_costs_well_under_a_kilobyte() {
     let dialog = talking();
     let cost = size_of::<Dialog>() + dialog.heap_size();
+    println!(
+        "a confirmed dialog: {} bytes and {} on the heap",
+        size_of::<Dialog>(),
+        dialog.heap_size()
+    );
     assert!(cost < 512, "{cost} bytes");
     assert_eq!(
         dialog.heap_size(),

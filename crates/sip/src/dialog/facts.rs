@@ -70,7 +70,9 @@ impl<'a> Facts<'a> {
 
     /// What INVITE, UPDATE and their responses say beyond the rest.
     fn add_session(&mut self, message: &Message<'a>) {
-        self.contact = message.contact().map(|contact| contact.uri_bytes);
+        // It becomes our Request-URI, where a space would end it.
+        let sane = |uri: &&[u8]| uri.iter().all(|byte| *byte > b' ');
+        self.contact = message.contact().map(|contact| contact.uri_bytes).filter(sane);
         self.timer = message.supports(b"timer") || message.requires(b"timer");
         self.reliable = message.requires(b"100rel") || (self.status == 0 && message.supports(b"100rel"));
         self.session_expires = message.session_expires();
