@@ -162,7 +162,7 @@ fn request_problem(message: &Message<'_>, top: &Via<'_>, in_cseq: Method<'_>) ->
     }
     if message
         .values(HeaderName::Route)
-        .any(|value| NameAddr::parse(value.bytes).is_none())
+        .any(|value| NameAddr::parse(value.bytes).and_then(|route| route.uri()).is_none())
     {
         return Some((400, "Malformed Route"));
     }
