@@ -197,6 +197,19 @@ impl RoutingTable {
         }
     }
 
+    /// Ends [`Self::suspend`] without an announcement: the owner that is known is asked again.
+    pub fn resume(&mut self, partition: PartitionId) {
+        let route = self.route(partition);
+        if let Some(slot) = route.owner.filter(|_| route.leaving) {
+            let at = self.list(slot, partition);
+            self.routes[usize::from(partition.0)] = Route {
+                leaving: false,
+                at,
+                ..route
+            };
+        }
+    }
+
     /// Who else owns the partition, if `from` is fenced: its output is to be dropped.
     #[must_use]
     pub fn fenced(&self, from: Slot, partition: PartitionId) -> Option<(Incarnation, Epoch)> {
@@ -312,6 +325,13 @@ mod tests {
         table.suspend(P);
         assert_eq!(tell(&mut table, &owns(A, &[3], 5)), [3]);
         assert_eq!(table.route(P).settled(), Some(Slot(0)));
+        table.suspend(P);
+        table.resume(P);
+        table.resume(P);
+        assert_eq!(
+            (table.route(P).settled(), table.owned(Slot(0))),
+            (Some(Slot(0)), &[P][..])
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! To the containers: window, hold, and the way to a new owner (DESIGN section 4, "Nothing in flight is lost").
 
+use std::time::Duration;
+
 use sip::{Edit, Index, Instant, Limits, Message, Method};
 use ucf::PartitionId;
 use ucf::flow::Flow;
@@ -15,7 +17,11 @@ use super::path::response_flow;
 use super::refusal::Refusal;
 
 /// How often containers may return a message before it is given up: each time it went to whom the table named.
-const MAX_RETURNS: u8 = 8;
+const MAX_RETURNS: u8 = 50;
+
+/// How long a partition waits for its owner's announcement after its owner has returned a message. It may have been returned
+/// only because the owner was not done with taking over when it came, and then no announcement follows.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Room that splices may take.
 const SPLICES: usize = 1024;
@@ -61,6 +67,14 @@ impl Core {
     pub(super) fn ownership(&mut self, now: Instant, announced: &Ownership, effects: &mut Effects) {
         let mut changes = Vec::new();
         self.routing.announced(announced, &mut changes);
+        // A hand-over waits for its end, and what has been announced needs no second asking.
+        if !self.returned.is_empty() {
+            let announced = |partition: &PartitionId| {
+                let number = u32::from(partition.0);
+                announced.leaving.contains(&number) || announced.partitions.contains(&number)
+            };
+            self.returned.retain(|(_, partition)| !announced(partition));
+        }
         self.take_from_old_owners(now, &changes, effects);
         if !changes.is_empty() {
             self.release(now, effects);
@@ -108,12 +122,28 @@ impl Core {
         }
         for (label, _) in &taken {
             // Whoever returns is not the owner, whatever was heard last; the owner will say so.
-            if self.routing.route(label.partition).owner == Some(slot) {
+            if self.routing.route(label.partition).settled() == Some(slot) {
                 self.routing.suspend(label.partition);
+                self.returned.push((now + ASK_AGAIN, label.partition));
             }
         }
         self.keep_all(now, taken, effects);
         self.release(now, effects);
+    }
+
+    /// Asks the owners again that have returned messages and announced nothing since.
+    pub(super) fn ask_again(&mut self, now: Instant, effects: &mut Effects) {
+        let before = self.returned.len();
+        let routing = &mut self.routing;
+        self.returned.retain(|(due, partition)| {
+            if *due <= now {
+                routing.resume(*partition);
+            }
+            *due > now
+        });
+        if self.returned.len() < before {
+            self.release(now, effects);
+        }
     }
 
     /// The link to a container has closed: what it has not confirmed waits for the new owners.

@@ -29,7 +29,6 @@ use std::io::IoSlice;
 use std::time::Duration;
 
 use sip::{Edit, Index, Instant, Message};
-use ucf::Incarnation;
 use ucf::flow::Flow;
 use ucf::hold::Hold;
 use ucf::load::Balancer;
@@ -37,6 +36,7 @@ use ucf::routing::{RoutingTable, Slot};
 use ucf::transactions::TransactionTable;
 use ucf::window::Window;
 use ucf::wire::{Body, Heartbeat, Hello, MemberState};
+use ucf::{Incarnation, PartitionId};
 
 use containers::Containers;
 use early::Early;
@@ -64,6 +64,8 @@ struct Core {
     transactions: TransactionTable,
     hold: Hold,
     early: Early,
+    /// Partitions whose owner has returned a message, and when it is asked again; each at most once.
+    returned: Vec<(Instant, PartitionId)>,
     containers: Containers,
     counters: Counters,
     /// Number of the last message towards a container.
@@ -86,6 +88,7 @@ impl Forwarder {
                 transactions: TransactionTable::new(limits.transactions),
                 hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
                 early: Early::new(),
+                returned: Vec::new(),
                 containers: Containers::default(),
                 counters: Counters::default(),
                 order: 0,
@@ -203,6 +206,7 @@ impl Forwarder {
         if now >= self.core.next_heartbeat {
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
+            self.core.ask_again(now, effects);
             self.core.beat(now, effects);
             self.core.expire(now);
         }

@@ -369,10 +369,11 @@ impl Core {
     ) -> Result<(), DropReason> {
         let request = Request::read_outward(message, &self.config.keyring).map_err(|refusal| refusal.drop)?;
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
-        let flow = routes
-            .flow
-            .and_then(|text| Flow::decode(text, &self.config.keyring))
-            .or_else(|| self.next_hop(&request, &routes));
+        let flow = match routes.flow {
+            // One that does not verify is not replaced by the target, which the peer has chosen freely.
+            Some(text) => Flow::decode(text, &self.config.keyring),
+            None => self.next_hop(&request, &routes),
+        };
         let refusal = match (flow, self.check_hops(&request)) {
             (Some(flow), Ok(())) => {
                 self.edit_outward(&request, &routes, partition, &flow, edit);
