@@ -2,3 +2,4 @@
 
 pub mod bench;
 pub mod interop;
+pub mod sim;

@@ -98,6 +98,13 @@ impl Detector {
         verdict
     }
 
+    /// Containers that a proxy in touch sees alive.
+    pub fn alive(&self, now: Instant) -> impl Iterator<Item = Incarnation> + '_ {
+        let views = self.in_touch_links(now).flat_map(|link| &link.views);
+        let alive = views.filter(|v| !v.closed && Duration::from_millis(u64::from(v.silent_ms)) < SILENCE);
+        alive.map(|view| Incarnation(view.incarnation))
+    }
+
     fn in_touch_links(&self, now: Instant) -> impl Iterator<Item = &Link> {
         let recent = move |link: &&Link| link.heard.is_some_and(|heard| now.since(heard) <= IN_TOUCH);
         self.proxies.values().filter(recent)

@@ -261,7 +261,10 @@ impl Member {
                 partition,
                 owner,
                 epoch,
-            }) => self.hear_owner(now, partition, Incarnation(owner), Epoch(epoch)),
+            }) => {
+                self.hear_owner(now, partition, Incarnation(owner), Epoch(epoch));
+                self.yield_equal_epoch(now, partition, Incarnation(owner), Epoch(epoch));
+            }
             _ => {}
         }
     }
@@ -356,6 +359,20 @@ impl Member {
         };
         self.claims.owner_changed(partition, owner);
         self.lose_partition_to(now, partition, owner, epoch);
+    }
+
+    /// A store that forgot grants epochs anew that proxies have heard of another owner, and they let nothing pass: the partition is
+    /// given up, and claimed again above that epoch.
+    fn yield_equal_epoch(&mut self, now: Instant, partition: u32, owner: Incarnation, epoch: Epoch) {
+        let Some(partition) = self.partition(partition) else {
+            return;
+        };
+        let equal = self.held.get(&partition).is_some_and(|held| held.epoch == epoch);
+        if equal && owner != self.incarnation() {
+            self.held.remove(&partition);
+            self.drop_effects(partition, DropReason::Superseded);
+            self.next_sweep = now;
+        }
     }
 
     /// Drops what another owns at a higher epoch.

@@ -263,11 +263,17 @@ impl Member {
                 .is_some_and(|(why, _)| why != Suspicion::Silent || peer.claimed)
     }
 
-    /// An owner in touch that acted from memory writes its records first; so may one that was silent when the store came back.
+    /// After the store was lost, whoever may have acted from memory says so and writes its records first; the silent get 2 L.
     fn must_wait_for(&self, now: Instant, owner: Option<Incarnation>) -> bool {
         let waited = now.since(self.store.back_at.max(self.admitted_at)) >= self.config.lease * 2;
-        let peer = owner.and_then(|id| self.peers.get(&id));
-        !waited && peer.is_some_and(|p| p.linked && p.status.is_some_and(|s| s.from_memory))
+        let Some(peer) = owner
+            .and_then(|id| self.peers.get(&id))
+            .filter(|p| !waited && !p.is_gone())
+        else {
+            return false;
+        };
+        let unheard = peer.told_round < self.memory.back_round;
+        unheard || (peer.linked && peer.status.is_some_and(|s| s.from_memory))
     }
 
     fn forget_claim(&mut self, partition: PartitionId) {
@@ -390,9 +396,12 @@ impl Member {
             return;
         }
         let rank = if heard == Some(me) { 0 } else { rank };
-        let mut due = now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
-        if heard.is_none() {
-            due = due.max(self.listed_at + SETTLE);
+        let due = now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
+        let settled = self.listed_at + SETTLE;
+        if heard.is_none() && now < settled {
+            // A cluster starts: looked at again when those who start beside us can be seen, and take their shares.
+            self.next_sweep = self.next_sweep.min(settled);
+            return;
         }
         self.want(partition, stored.owner, due);
     }

@@ -4,9 +4,10 @@ use super::store_link::What;
 use super::{Event, Member, Phase};
 use crate::assignment::{self, Candidate};
 use crate::store::{StoreReply, StoreRequest, StoredMember};
-use crate::wire::{Body, Empty, MemberState, PeerBody, PeerStatus};
+use crate::wire::{Body, Empty, MemberState, PeerBody, PeerStatus, Round};
 use crate::{Incarnation, PartitionId};
 use sip::Instant;
+use std::collections::BTreeSet;
 
 impl Member {
     /// The list of members, as of a join or a renewal.
@@ -45,6 +46,10 @@ impl Member {
         if self.admitted || self.phase != Phase::Listed {
             return;
         }
+        // A store that forgot lists nobody: whom the proxies see alive has to admit as well, it may be acting from memory.
+        let me = self.incarnation();
+        let unheard = |id: &Incarnation| *id != me && self.peers.get(id).is_none_or(|p| !p.admitted_me && !p.is_gone());
+        let alive: Vec<_> = self.detector.alive(now).filter(unheard).collect();
         let waiting: Vec<_> = self
             .admission
             .iter()
@@ -52,7 +57,7 @@ impl Member {
             .copied()
             .collect();
         self.admission = waiting.into_iter().collect();
-        if !self.admission.is_empty() {
+        if !self.admission.is_empty() || !alive.is_empty() {
             // Asked again with every tick: who acts from memory admits nobody before it has stopped.
             let linked: Vec<_> = self
                 .admission
@@ -202,7 +207,7 @@ impl Member {
 
     /// Takes a dead member off the list, once nothing is left to be claimed from it.
     pub(super) fn remove_dead(&mut self, now: Instant) {
-        let owners: std::collections::BTreeSet<_> = self.table.iter().filter_map(|k| k.owner).collect();
+        let owners: BTreeSet<_> = self.table.iter().filter_map(|k| k.owner).collect();
         let dead = self.peers.iter().filter(|(id, p)| {
             let over = p.is_gone() || self.lease.is_gone(**id);
             p.unlisted_since.is_none() && !p.linked && over && !owners.contains(id)
@@ -228,6 +233,10 @@ impl Member {
         self.say(peer, PeerBody::Status(status));
         if self.phase == Phase::Listed && !self.admitted {
             self.say(peer, PeerBody::Admit(Empty {}));
+        }
+        if self.memory.back_round > 0 {
+            let round = self.memory.back_round;
+            self.say(peer, PeerBody::Tell(Round { round }));
         }
         let all = Body::Ownership(self.all_owned());
         self.effects.push_back(super::Effect::ToPeer(peer, all));

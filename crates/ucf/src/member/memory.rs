@@ -17,6 +17,8 @@ pub(super) struct Memory {
     /// Others have the store and this member has not: they are to claim what it owns.
     pub(super) cut_off: bool,
     round: u64,
+    /// The round in which all were asked what they own, when the store was last back.
+    pub(super) back_round: u64,
     ask: Option<Ask>,
     next_ask: Instant,
     acting: bool,
@@ -238,12 +240,15 @@ impl Member {
         self.memory.cut_off = false;
         self.memory.acting = false;
         self.next_sweep = if self.admitted { now } else { Instant::MAX };
+        self.memory.round += 1;
+        self.memory.back_round = self.memory.round;
         if !self.memory.acted && !self.store.forgot {
             self.set_gate(Gate::Committed);
-            return self.tell_status();
+            self.tell_status();
+            let round = self.memory.round;
+            return self.say_to_all(&PeerBody::Tell(Round { round }));
         }
         self.set_gate(Gate::Hold);
-        self.memory.round += 1;
         let present = self.peers.iter().filter(|(_, p)| !p.is_gone());
         self.reconcile = Some(Reconcile {
             since: now,
@@ -326,6 +331,9 @@ impl Member {
         for (partition, epoch) in owns.partitions.iter().zip(&owns.epochs) {
             self.hear_owner(now, *partition, from, Epoch(*epoch));
             self.settle_tie(*partition, from, Epoch(*epoch));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.told_round = peer.told_round.max(owns.round);
         }
         if let Some(reconcile) = self.reconcile.as_mut().filter(|r| r.round == owns.round) {
             reconcile.waiting.remove(&from);

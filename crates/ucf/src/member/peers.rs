@@ -29,6 +29,8 @@ pub(super) struct Peer {
     pub(super) admitted_me: bool,
     pub(super) status: Option<PeerStatus>,
     status_number: u64,
+    /// The last of our rounds in which it said what it owns.
+    pub(super) told_round: u64,
     pub(super) suspicion: Option<(Suspicion, Instant)>,
     /// What is claimed from it has been scheduled under the present suspicion.
     pub(super) claimed: bool,
@@ -110,6 +112,10 @@ impl Member {
         match body {
             PeerBody::Status(status) => self.on_status(now, from, number, status),
             PeerBody::Admit(_) => {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    // Who asks has joined, after our last look at the list.
+                    peer.unlisted_since = None;
+                }
                 // From now on it is asked before anything is done from memory; what was agreed before without it is not extended.
                 if self.peers.contains_key(&from) && !self.memory.acts() {
                     self.say(from, PeerBody::Admitted(Empty {}));

@@ -11,6 +11,7 @@ pub struct Model {
     members: BTreeMap<u64, StoredMember>,
     partitions: BTreeMap<PartitionId, PartitionModel>,
     compares_epochs: bool,
+    raises_epochs: bool,
 }
 
 /// What is stored of one partition.
@@ -37,6 +38,7 @@ impl Model {
             members: BTreeMap::new(),
             partitions: BTreeMap::new(),
             compares_epochs: true,
+            raises_epochs: true,
         }
     }
 
@@ -44,6 +46,12 @@ impl Model {
     #[doc(hidden)]
     pub fn stop_comparing_epochs(&mut self) {
         self.compares_epochs = false;
+    }
+
+    /// A broken store whose claims do not raise the epoch and whose writes do not look at the owner: nothing fences a hand-over.
+    #[doc(hidden)]
+    pub fn stop_raising_epochs(&mut self) {
+        self.raises_epochs = false;
     }
 
     /// Loses everything, as a restart without persistence does.
@@ -160,7 +168,9 @@ impl Model {
         }
         let stored = self.partitions.entry(partition).or_default();
         stored.owner = Some(member);
-        stored.epoch = stored.epoch.next().max(at_least);
+        if self.raises_epochs || stored.epoch == Epoch(0) {
+            stored.epoch = stored.epoch.next().max(at_least);
+        }
         stored.seq = 0;
         stored.target = None;
         StoreReply::Claimed { epoch: stored.epoch }
@@ -169,7 +179,7 @@ impl Model {
     fn write(&mut self, write: &Write) -> StoreReply {
         let before = self.owner(write.partition);
         let behind = before.owner.is_none() || before.epoch < write.epoch;
-        let mine = before.epoch == write.epoch && before.owner == Some(write.member);
+        let mine = before.epoch == write.epoch && (before.owner == Some(write.member) || !self.raises_epochs);
         if !behind && !mine && self.compares_epochs {
             return StoreReply::Refused(before);
         }

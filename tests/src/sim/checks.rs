@@ -1,0 +1,260 @@
+//! What must hold, looked at from outside and after every step (DESIGN section 12).
+
+use super::container::{Mark, Output, Said};
+use super::net::Micros;
+use std::collections::{BTreeMap, BTreeSet};
+use ucf::store::{StoreReply, StoreRequest};
+use ucf::{Epoch, Incarnation, PartitionId};
+
+/// A call, by its number.
+pub type Call = u32;
+
+/// The observer of a run.
+#[derive(Default)]
+pub struct Oracle {
+    /// The first thing that must not be.
+    pub violation: Option<String>,
+    /// Highest number written, of every partition and epoch.
+    written: BTreeMap<(PartitionId, Epoch), u64>,
+    /// The highest epoch at which a partition was activated, and by whom.
+    activated: BTreeMap<PartitionId, (Epoch, Incarnation)>,
+    /// Calls about which a member knows something that only it knows, by its partition: it acted from memory, or the store forgot.
+    only_in_memory: BTreeMap<(Incarnation, PartitionId), BTreeSet<Call>>,
+    /// Calls whose state was lost with both copies: two faults, which the design gives up.
+    pub excused: BTreeSet<Call>,
+    /// When each member last came (back) to the store.
+    could_ask: BTreeMap<Incarnation, Micros>,
+    /// Owners whose store forgot, until they have written anew.
+    unwritten: BTreeSet<PartitionId>,
+    /// First answer to every request: its nonce.
+    answers: BTreeMap<(Call, u32), u64>,
+    fires: BTreeMap<Call, u64>,
+    consumed: BTreeMap<Call, u64>,
+    /// Counts for the report.
+    pub seen: Seen,
+}
+
+/// What happened, so that a run that tests nothing is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Outputs that left, committed.
+    pub committed: u64,
+    /// Outputs that left from memory.
+    pub from_memory: u64,
+    /// Outputs that a proxy dropped.
+    pub fenced: u64,
+    /// Writes refused.
+    pub refused: u64,
+    /// Claims granted.
+    pub claims: u64,
+    /// Hand-overs that ended with the target's claim.
+    pub hand_overs: u64,
+    /// Calls that ended as they should.
+    pub calls: u64,
+    /// Calls given up because both copies were lost.
+    pub excused: u64,
+    /// Members that lost a partition to another while only they knew its state.
+    pub dirty_drops: u64,
+}
+
+impl Seen {
+    /// Sums up.
+    pub fn add(&mut self, other: &Self) {
+        self.committed += other.committed;
+        self.from_memory += other.from_memory;
+        self.fenced += other.fenced;
+        self.refused += other.refused;
+        self.claims += other.claims;
+        self.hand_overs += other.hand_overs;
+        self.calls += other.calls;
+        self.excused += other.excused;
+        self.dirty_drops += other.dirty_drops;
+    }
+}
+
+impl Oracle {
+    /// Something that must not be.
+    pub fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// The store carried a request out.
+    pub fn on_store(&mut self, _now: Micros, request: &StoreRequest, reply: &StoreReply) {
+        match (request, reply) {
+            (StoreRequest::Write(write), StoreReply::Written { .. }) => {
+                let (partition, epoch) = (write.partition, write.epoch);
+                let highest = self.written.entry((partition, epoch)).or_default();
+                *highest = (*highest).max(write.seq);
+                if write.replace {
+                    self.only_in_memory.remove(&(write.member, partition));
+                    self.unwritten.remove(&partition);
+                }
+                if self.activated.get(&partition).is_some_and(|(e, _)| *e > epoch)
+                    && !self.unwritten.contains(&partition)
+                {
+                    self.fail(format!(
+                        "fence: {partition} written at {epoch} although a later owner works"
+                    ));
+                }
+                for (key, value) in &write.sets {
+                    if let Some((call, nonce)) = super::container::fired(key, value) {
+                        self.on_consumed(call, nonce);
+                    }
+                }
+            }
+            (StoreRequest::Write(_), StoreReply::Refused(_)) => self.seen.refused += 1,
+            (StoreRequest::Claim { as_target, .. }, StoreReply::Claimed { .. }) => {
+                self.seen.claims += 1;
+                self.seen.hand_overs += u64::from(*as_target);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_consumed(&mut self, call: Call, nonce: u64) {
+        let first = *self.consumed.entry(call).or_insert(nonce);
+        if first != nonce && !self.excused.contains(&call) {
+            self.fail(format!("timer of call {call} consumed twice"));
+        }
+    }
+
+    /// The store lost everything.
+    pub fn on_flush(&mut self, owned: impl Iterator<Item = (Incarnation, PartitionId, Vec<Call>)>) {
+        for (member, partition, calls) in owned {
+            self.unwritten.insert(partition);
+            self.only_in_memory
+                .entry((member, partition))
+                .or_default()
+                .extend(calls);
+        }
+    }
+
+    /// All calls of the store's records, so that those in nobody's memory at a flush are excused.
+    pub fn on_flush_lost(&mut self, calls: impl Iterator<Item = Call>) {
+        self.excused.extend(calls);
+    }
+
+    /// A member has taken a partition up.
+    pub fn on_activate(&mut self, now: Micros, partition: PartitionId, epoch: Epoch, member: Incarnation) {
+        match self.activated.get(&partition) {
+            Some((e, other)) if *e == epoch && *other != member => {
+                self.fail(format!("{partition} is owned twice at {epoch}: {other} and {member}"));
+            }
+            Some((e, _)) if *e > epoch && !self.unwritten.contains(&partition) => {
+                self.fail(format!("{partition} was activated at {epoch} after {e}"));
+            }
+            _ => {}
+        }
+        self.activated.insert(partition, (epoch, member));
+        let others = self
+            .only_in_memory
+            .keys()
+            .filter(|(m, p)| *p == partition && *m != member);
+        for (other, partition) in others.copied().collect::<Vec<_>>() {
+            // Given up only if its owner has been silent for 2 L since the claimer could ask it (clocks may be fast).
+            let asked = self.could_ask.get(&member).copied().unwrap_or(0);
+            let calls = self
+                .only_in_memory
+                .remove(&(other, partition))
+                .expect("it was just listed");
+            if now < asked + 2 * super::LEASE.as_micros() as Micros * 97 / 100 && !calls.is_empty() {
+                self.fail(format!(
+                    "{partition}: {member} took what only {other} knew, without waiting for it"
+                ));
+            }
+            self.seen.dirty_drops += 1;
+            self.excused.extend(calls);
+        }
+    }
+
+    /// A member reaches the store (again), or has been admitted: from now on it may wait for others.
+    pub fn on_could_ask(&mut self, now: Micros, member: Incarnation) {
+        self.could_ask.insert(member, now);
+    }
+
+    /// A member acts on a call without having written it.
+    pub fn on_acted(&mut self, member: Incarnation, partition: PartitionId, call: Call) {
+        self.only_in_memory.entry((member, partition)).or_default().insert(call);
+    }
+
+    /// A member has forgotten a partition, or has died with it.
+    pub fn on_forgotten(&mut self, member: Incarnation, partition: PartitionId, died: bool) {
+        // An epoch of a dead owner may be granted anew by a store that forgot.
+        if died
+            && self.activated.get(&partition).is_some_and(|(_, m)| *m == member)
+            && self.unwritten.remove(&partition)
+        {
+            self.activated.remove(&partition);
+        }
+        if let Some(calls) = self.only_in_memory.remove(&(member, partition)) {
+            self.seen.dirty_drops += u64::from(!died);
+            self.excused.extend(calls);
+        }
+    }
+
+    /// A proxy forwards something to a caller: it leaves the cluster.
+    pub fn on_leaving(&mut self, output: &Output) {
+        let (partition, epoch) = (output.partition, output.epoch);
+        match output.mark {
+            Mark::Committed => {
+                self.seen.committed += 1;
+                let (made_at, seq) = output.commit;
+                if self
+                    .written
+                    .get(&(partition, made_at))
+                    .is_none_or(|highest| *highest < seq)
+                {
+                    self.fail(format!(
+                        "{partition} {epoch}: {:?} left before it was written",
+                        output.said
+                    ));
+                }
+            }
+            Mark::Memory { .. } => {
+                self.seen.from_memory += 1;
+                if let Some((later, other)) = self.activated.get(&partition).filter(|(e, _)| *e > epoch) {
+                    let member = output.member;
+                    self.fail(format!(
+                        "{partition}: {member} acts from memory at {epoch} while {other} works at {later}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// A caller hears an answer to a request. Whether the call goes on.
+    pub fn on_answer(&mut self, call: Call, said: &Said) -> bool {
+        let Said::Answer {
+            request,
+            version,
+            nonce,
+        } = *said
+        else {
+            return true;
+        };
+        let first = *self.answers.entry((call, request)).or_insert(nonce);
+        let lost = version != u64::from(request) + 1;
+        if !lost && first == nonce {
+            return true;
+        }
+        if self.excused.contains(&call) {
+            return false;
+        }
+        if lost {
+            self.fail(format!(
+                "call {call}: state lost, request {request} was answered as version {version}"
+            ));
+        } else {
+            self.fail(format!("call {call}: request {request} was carried out twice"));
+        }
+        false
+    }
+
+    /// A caller hears that a timer of its call fired.
+    pub fn on_fire(&mut self, call: Call, nonce: u64) {
+        let first = *self.fires.entry(call).or_insert(nonce);
+        if first != nonce && !self.excused.contains(&call) {
+            self.fail(format!("the timer of call {call} fired twice"));
+        }
+    }
+}

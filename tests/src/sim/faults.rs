@@ -1,0 +1,80 @@
+//! What goes wrong in a run, drawn from its seed: with a beginning, and an end before the quiet time.
+
+use super::net::{MS, Micros, Node};
+use super::rng::Rng;
+
+/// Something that goes wrong, and until when.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// When it begins.
+    pub at: Micros,
+    /// When it ends.
+    pub until: Micros,
+    /// What.
+    pub kind: Kind,
+}
+
+/// What may go wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// `kill -9` of a container; it starts again at the end.
+    Crash(usize),
+    /// A container stands still.
+    Pause(usize),
+    /// Two places cannot reach one another.
+    Cut(Node, Node),
+    /// A container reaches nobody, but its callers' proxies may be named.
+    Isolate(usize),
+    /// The store reaches nobody.
+    StoreAway,
+    /// The store's process ends, with its data kept, as a failover does; it starts again at the end.
+    StoreRestart,
+    /// The same, and all data is lost.
+    StoreFlush,
+    /// A proxy dies and starts again.
+    ProxyCrash(usize),
+    /// A proxy stands still.
+    ProxyPause(usize),
+    /// A container is told to leave, then starts anew.
+    Quiesce(usize),
+    /// Everything is late.
+    Slow(Micros),
+}
+
+/// The faults of a run that lasts until `end`.
+pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Vec<Fault> {
+    let count = rng.range(1, 6);
+    let mut faults = Vec::new();
+    for _ in 0..count {
+        let at = rng.range(1_500 * MS, end - 500 * MS);
+        let long = match rng.range(0, 3) {
+            0 => rng.range(50 * MS, 700 * MS),
+            1 => rng.range(500 * MS, 4_000 * MS),
+            _ => rng.range(2_000 * MS, 9_000 * MS),
+        };
+        let container = rng.index(containers);
+        let node = Node::Container(container);
+        let kind = match rng.range(0, 16) {
+            0..=2 => Kind::Crash(container),
+            3 | 4 => Kind::Pause(container),
+            5 => Kind::Cut(node, Node::Store),
+            6 => Kind::Cut(node, Node::Proxy(rng.index(proxies))),
+            7 => Kind::Cut(node, Node::Container((container + 1) % containers)),
+            8 => Kind::Isolate(container),
+            9 | 10 => Kind::StoreAway,
+            11 if rng.chance(50) => Kind::StoreFlush,
+            11 => Kind::StoreRestart,
+            12 => Kind::ProxyCrash(rng.index(proxies)),
+            13 => Kind::ProxyPause(rng.index(proxies)),
+            14 => Kind::Quiesce(container),
+            _ => Kind::Slow(rng.range(MS, 60 * MS)),
+        };
+        faults.push(Fault {
+            at,
+            until: (at + long).min(end),
+            kind,
+        });
+    }
+    faults.sort_by_key(|f| f.at);
+    faults
+}

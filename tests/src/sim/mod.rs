@@ -1,0 +1,329 @@
+//! Generated runs in virtual time: callers, proxies, containers and a store over a faulty network, one event queue, one seed.
+//!
+//! Real: [`ucf::member::Member`], and the store's meaning [`ucf::store::Model`] (which the Redis scripts are held against). Modelled: the
+//! session engine, the proxy and the callers. After every step nothing of DESIGN section 12 may be violated ([`checks`]); when faults have
+//! ended, every partition has one owner, every call can be ended, and the store equals memory.
+
+pub mod caller;
+pub mod checks;
+pub mod container;
+pub mod engine;
+pub mod faults;
+pub mod net;
+pub mod proxy;
+pub mod rng;
+pub mod store;
+
+use caller::{Callers, Datagram};
+use checks::{Call, Seen};
+use container::Container;
+use faults::{Fault, Kind};
+use net::{Context, Happening, MS, Micros, Node};
+use proxy::Proxy;
+use std::time::Duration;
+use store::StoreNode;
+use ucf::PartitionId;
+use ucf::member::Faults;
+use ucf::store::Era;
+
+/// L in every run.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+/// Few, so that each is in the midst of everything.
+const PARTITIONS: u16 = 12;
+const CONTAINERS: usize = 3;
+const PROXIES: usize = 2;
+const CALLS: u32 = 30;
+/// Faults begin and end before this.
+const STORM: Micros = 20_000 * MS;
+/// And then all must come right.
+const QUIET: Micros = 32_000 * MS;
+
+/// The partition of a call: every proxy picks the same.
+#[must_use]
+pub fn partition_of(call: Call) -> PartitionId {
+    PartitionId(u16::try_from(call.wrapping_mul(2_654_435_761) >> 8 & 0xffff).expect("masked") % PARTITIONS)
+}
+
+/// What is broken on purpose, to prove that the checks can fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The store compares no epochs.
+    EpochComparison,
+    /// Output leaves before its write.
+    OutputFirst,
+    /// Members act from memory without asking.
+    MemoryUnasked,
+    /// Hand-over without stopping, marking and raising the epoch.
+    HandOverUnfenced,
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// What must not be, if it was.
+    pub violation: Option<String>,
+    /// What happened.
+    pub seen: Seen,
+    /// To be read, if asked for.
+    pub log: String,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
+    let mut world = World::new(seed, broken, logging);
+    world.run();
+    Outcome {
+        violation: world.ctx.oracle.violation.take(),
+        seen: world.ctx.oracle.seen,
+        log: world.ctx.take_log(),
+    }
+}
+
+struct World {
+    ctx: Context,
+    store: StoreNode,
+    containers: Vec<Container>,
+    proxies: Vec<Proxy>,
+    callers: Callers,
+    faults: Vec<Fault>,
+    era: u64,
+}
+
+impl World {
+    fn new(seed: u64, broken: Broken, logging: bool) -> Self {
+        let mut ctx = Context::new(seed, logging);
+        ctx.loss = if ctx.rng.chance(50) { 0 } else { ctx.rng.range(1, 20) };
+        let member_faults = Faults {
+            acts_from_memory_unasked: broken == Broken::MemoryUnasked,
+            hands_over_unfenced: broken == Broken::HandOverUnfenced,
+        };
+        let output_first = broken == Broken::OutputFirst;
+        // The proxies' fence hides what the broken part does wrong.
+        let fences = broken != Broken::MemoryUnasked;
+        let mut store = StoreNode::new();
+        if matches!(broken, Broken::EpochComparison) {
+            store.model.stop_comparing_epochs();
+        }
+        if matches!(broken, Broken::HandOverUnfenced) {
+            store.model.stop_raising_epochs();
+        }
+        let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
+        let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
+        let mut world = Self {
+            containers: (0..CONTAINERS)
+                .map(|i| Container::new(i, PARTITIONS, member_faults, output_first))
+                .collect(),
+            proxies: (0..PROXIES).map(|i| Proxy::new(i, CONTAINERS, fences)).collect(),
+            store,
+            callers,
+            faults,
+            era: 1,
+            ctx,
+        };
+        world.ctx.start(Node::Store);
+        world.proxies.iter_mut().for_each(|p| p.start(&mut world.ctx));
+        world.containers.iter_mut().for_each(|c| c.start(&mut world.ctx));
+        for index in 0..world.faults.len() {
+            // Even numbers begin, odd ones end a fault.
+            let (at, until) = (world.faults[index].at, world.faults[index].until);
+            world.ctx.at(at, Happening::Fault(index * 2));
+            world.ctx.at(until, Happening::Fault(index * 2 + 1));
+        }
+        world
+    }
+
+    fn run(&mut self) {
+        while let Some(happening) = self.ctx.next(STORM + QUIET) {
+            self.step(happening);
+            if self.ctx.oracle.violation.is_some() {
+                return;
+            }
+        }
+        self.check_end();
+    }
+
+    fn step(&mut self, happening: Happening) {
+        let ctx = &mut self.ctx;
+        match happening {
+            Happening::Arrive(conn, end, message) => {
+                let Some((node, message)) = ctx.arrival(conn, end, message) else {
+                    return;
+                };
+                match node {
+                    Node::Store => self.store.handle(ctx, conn, end, message),
+                    Node::Proxy(i) => self.proxies[i].handle(ctx, conn, end, message),
+                    Node::Container(i) => {
+                        self.containers[i].handle(ctx, conn, end, message);
+                        self.replace_if_left(i);
+                    }
+                    Node::Callers => {}
+                }
+            }
+            Happening::Datagram(from, to, datagram) => match (to, datagram) {
+                (Node::Proxy(i), datagram) => self.proxies[i].datagram(ctx, datagram),
+                (Node::Callers, Datagram::Said(call, said)) => self.callers.handle(ctx, from, call, &said),
+                _ => {}
+            },
+            Happening::Wake(node) => {
+                ctx.woken(node);
+                match node {
+                    Node::Callers => self.callers.wake(ctx),
+                    Node::Proxy(i) => self.proxies[i].wake(ctx),
+                    Node::Container(i) => self.containers[i].wake(ctx),
+                    Node::Store => {}
+                }
+            }
+            Happening::Fault(index) => {
+                let fault = self.faults[index / 2].clone();
+                ctx.log(|| format!("{} {:?}", if index % 2 == 0 { "FAULT" } else { "end of" }, fault.kind));
+                if index % 2 == 0 {
+                    self.begin(&fault.kind)
+                } else {
+                    self.end(&fault.kind)
+                }
+            }
+        }
+    }
+
+    /// A container that has left starts anew, as a pod would.
+    fn replace_if_left(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        if container.process.as_ref().is_some_and(|p| p.left) {
+            container.crash(&mut self.ctx);
+            container.start(&mut self.ctx);
+        }
+    }
+
+    fn begin(&mut self, kind: &Kind) {
+        let ctx = &mut self.ctx;
+        match kind {
+            Kind::Crash(i) => {
+                // One survives, always.
+                if self.containers.iter().filter(|c| c.process.is_some()).count() > 1 {
+                    self.containers[*i].crash(ctx);
+                }
+            }
+            Kind::Pause(i) => self.containers[*i].pause(),
+            Kind::Cut(a, b) => ctx.block(*a, *b),
+            Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
+            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
+            Kind::StoreRestart => ctx.end(Node::Store),
+            Kind::StoreFlush => {
+                ctx.end(Node::Store);
+                self.flush_store();
+            }
+            Kind::ProxyCrash(i) => {
+                if self.proxies.iter().filter(|p| p.runs()).count() > 1 {
+                    self.proxies[*i].crash(ctx);
+                }
+            }
+            Kind::ProxyPause(i) => self.proxies[*i].pause(),
+            Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::Slow(by) => ctx.slow += by,
+        }
+    }
+
+    fn end(&mut self, kind: &Kind) {
+        let ctx = &mut self.ctx;
+        match kind {
+            Kind::Crash(i) => {
+                if self.containers[*i].process.is_none() {
+                    self.containers[*i].start(ctx);
+                }
+            }
+            Kind::Pause(i) => self.containers[*i].resume(ctx),
+            Kind::Cut(a, b) => ctx.unblock(*a, *b),
+            Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
+            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
+            Kind::StoreRestart | Kind::StoreFlush => {
+                if !ctx.lives(Node::Store) {
+                    self.era += 1;
+                    self.store.model.set_era(Era(self.era));
+                    ctx.start(Node::Store);
+                }
+            }
+            Kind::ProxyCrash(i) => {
+                if !self.proxies[*i].runs() {
+                    self.proxies[*i].start(ctx);
+                }
+            }
+            Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
+            Kind::Quiesce(_) => {}
+            Kind::Slow(by) => ctx.slow -= by,
+        }
+        (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
+    }
+
+    fn flush_store(&mut self) {
+        let mut remembered = Vec::new();
+        for container in &self.containers {
+            let Some(process) = &container.process else { continue };
+            for (partition, epoch) in process.engine.epochs() {
+                // Only the present owner's memory is a copy.
+                let stored = self.store.model.partition(partition);
+                if stored.is_some_and(|s| s.owner == Some(process.member.incarnation()) && s.epoch == epoch) {
+                    let calls = process
+                        .engine
+                        .records(partition)
+                        .map(|r| engine::calls(r).collect())
+                        .unwrap_or_default();
+                    remembered.push((process.member.incarnation(), partition, calls));
+                }
+            }
+        }
+        let all = (0..PARTITIONS).map(PartitionId);
+        let lost = all.filter(|p| !remembered.iter().any(|(_, r, _)| r == p));
+        let lost: Vec<_> = lost
+            .filter_map(|p| self.store.model.partition(p))
+            .flat_map(|p| engine::calls(&p.records))
+            .collect();
+        self.ctx.oracle.on_flush_lost(lost.into_iter());
+        self.ctx.oracle.on_flush(remembered.into_iter());
+        self.era += 1;
+        self.store.model.flush(Era(self.era));
+    }
+
+    /// Faults have ended a while ago: one owner each, the store equals memory, every call can be ended.
+    fn check_end(&mut self) {
+        let mut wrong = self.callers.unfinished(&self.ctx);
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let owners = self
+                .containers
+                .iter()
+                .filter_map(|c| c.process.as_ref())
+                .filter_map(|p| {
+                    let (_, epoch) = p.member.held().find(|(held, _)| *held == partition)?;
+                    Some((p, epoch))
+                });
+            let owners: Vec<_> = owners.collect();
+            let [(owner, epoch)] = owners.as_slice() else {
+                wrong.push(format!("{partition} has {} owners", owners.len()));
+                continue;
+            };
+            let stored = self.store.model.partition(partition);
+            let Some(stored) = stored.filter(|s| s.owner == Some(owner.member.incarnation()) && s.epoch == *epoch)
+            else {
+                wrong.push(format!(
+                    "{partition}: the store knows another owner than {}",
+                    owner.member.incarnation()
+                ));
+                continue;
+            };
+            if owner.engine.records(partition) != Some(&stored.records) {
+                wrong.push(format!("{partition}: the store differs from memory"));
+            }
+        }
+        if !wrong.is_empty() {
+            self.ctx.oracle.fail(format!("at the end: {}", wrong.join("; ")));
+        }
+    }
+}
+
+fn everybody_but(container: usize) -> impl Iterator<Item = Node> {
+    let others = (0..CONTAINERS).filter(move |i| *i != container).map(Node::Container);
+    others.chain((0..PROXIES).map(Node::Proxy)).chain([Node::Store])
+}

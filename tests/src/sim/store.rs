@@ -1,0 +1,45 @@
+//! The store's process: `ucf::store::Model` behind streams. What a dead connection had brought is still carried out.
+
+use super::net::{ConnId, Context, Message};
+use ucf::store::{Era, Model, StoreReply, StoreRequest};
+
+/// The store of a run.
+pub struct StoreNode {
+    /// What it knows.
+    pub model: Model,
+}
+
+impl StoreNode {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            model: Model::new(Era(1)),
+        }
+    }
+
+    /// A message came.
+    pub fn handle(&mut self, ctx: &mut Context, conn: ConnId, end: usize, message: Message) {
+        match message {
+            Message::Ask(id, request) => {
+                let reply = self.model.apply(&request);
+                ctx.oracle.on_store(ctx.now, &request, &reply);
+                let records = match (&request, &reply) {
+                    (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) => {
+                        self.model.partition(*partition).map(|p| p.records.clone())
+                    }
+                    _ => None,
+                };
+                ctx.send(conn, end, Message::Answer(id, reply, records));
+            }
+            Message::Closed => ctx.close(conn, end),
+            _ => {}
+        }
+    }
+}
+
+impl Default for StoreNode {
+    fn default() -> Self {
+        Self::new()
+    }
+}

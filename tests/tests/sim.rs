@@ -1,0 +1,105 @@
+//! Thousands of generated runs, and proof that their checks can fail.
+//!
+//! `SIM_SEED=17 cargo test -p tests --test sim one_seed -- --nocapture` replays a run and prints its log; `SIM_SEEDS=100000` runs more.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tests::sim::checks::Seen;
+use tests::sim::{Broken, run};
+
+fn seeds() -> u64 {
+    let wanted = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok());
+    wanted.unwrap_or(150)
+}
+
+/// Runs `0..count` in parallel until one fails; the lowest failing seed and what was violated.
+fn first_violation(count: u64, broken: Broken) -> (Option<(u64, String)>, Seen) {
+    let next = AtomicU64::new(0);
+    let found = Mutex::new(None::<(u64, String)>);
+    let total = Mutex::new(Seen::default());
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while found.lock().expect("no panic").is_none() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    let outcome = run(seed, broken, false);
+                    total.lock().expect("no panic").add(&outcome.seen);
+                    if let Some(violation) = outcome.violation {
+                        let mut found = found.lock().expect("no panic");
+                        if found.as_ref().is_none_or(|(lowest, _)| *lowest > seed) {
+                            *found = Some((seed, violation));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let seen = *total.lock().expect("no panic");
+    (found.into_inner().expect("no panic"), seen)
+}
+
+#[test]
+fn no_seed_violates_an_invariant() {
+    let count = seeds();
+    let (found, seen) = first_violation(count, Broken::Nothing);
+    if let Some((seed, violation)) = found {
+        panic!(
+            "seed {seed}: {violation}\nreplay: SIM_SEED={seed} cargo test -p tests --test sim one_seed -- --nocapture"
+        );
+    }
+    println!("{count} seeds: {seen:?}");
+    // Runs that exercise nothing prove nothing.
+    assert!(
+        seen.from_memory > 0 && seen.hand_overs > 0 && seen.refused > 0 && seen.fenced > 0,
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()) else {
+        return;
+    };
+    let outcome = run(seed, Broken::Nothing, true);
+    println!("{}\n{:?}", outcome.log, outcome.seen);
+    assert_eq!(outcome.violation, None, "seed {seed}");
+}
+
+#[test]
+fn runs_are_deterministic() {
+    for seed in 0..5 {
+        let (one, two) = (run(seed, Broken::Nothing, true), run(seed, Broken::Nothing, true));
+        assert_eq!(one.log, two.log, "seed {seed}");
+        assert_eq!(one.seen, two.seen);
+    }
+}
+
+fn finds_a_violation(broken: Broken) {
+    let (found, seen) = first_violation(200, broken);
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed: {seen:?}"));
+    println!("{broken:?}: seed {seed}: {violation}");
+}
+
+#[test]
+fn without_the_epoch_comparison_a_violation_is_found() {
+    finds_a_violation(Broken::EpochComparison);
+}
+
+#[test]
+fn with_output_before_its_write_a_violation_is_found() {
+    finds_a_violation(Broken::OutputFirst);
+}
+
+#[test]
+fn with_two_owners_acting_from_memory_a_violation_is_found() {
+    finds_a_violation(Broken::MemoryUnasked);
+}
+
+#[test]
+fn with_hand_over_without_fencing_a_violation_is_found() {
+    finds_a_violation(Broken::HandOverUnfenced);
+}
