@@ -9,7 +9,7 @@ use tests::sim::{Broken, run};
 
 fn seeds() -> u64 {
     let wanted = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok());
-    wanted.unwrap_or(150)
+    wanted.unwrap_or(2_000)
 }
 
 /// Runs `0..count` in parallel until one fails; the lowest failing seed and what was violated.

@@ -585,6 +585,8 @@ impl Engine {
             }
         }
         for turn in self.pending.iter_mut().filter(|t| t.partition == partition) {
+            // Not to be sent again: a store that forgot would take it for the owner's.
+            turn.acknowledged = true;
             turn.outputs.clear();
             for (conn, number) in std::mem::take(&mut turn.confirms) {
                 ctx.send(conn, 1, Message::Returned(number));

@@ -112,7 +112,8 @@ pub enum Effect {
     Freeze(PartitionId),
     /// The hand-over is off: go on with the kept input.
     Thaw(PartitionId),
-    /// The partition is not ours: forget it, give kept and late input back to the proxies, let no output of it leave any more.
+    /// The partition is not ours: forget it, give kept and late input back to the proxies, let no output of it leave any more, and send no
+    /// write of it again (a store that forgot would take it for the owner's).
     Drop {
         /// The partition.
         partition: PartitionId,
