@@ -252,6 +252,9 @@ pub struct PeerStatus {
     /// Every member has admitted it: it may claim.
     #[prost(bool, tag = "5")]
     pub admitted: bool,
+    /// The life of the store's data that `stored` speaks of.
+    #[prost(fixed64, tag = "6")]
+    pub era: u64,
 }
 
 /// A partition at an epoch.

@@ -273,7 +273,10 @@ impl Member {
             return false;
         };
         let unheard = peer.told_round < self.memory.back_round;
-        unheard || (peer.linked && peer.status.is_some_and(|s| s.from_memory))
+        let era = self.store.era.map_or(0, |era| era.0);
+        // What it stored in an earlier life of the store is not there any more: only its memory has it.
+        let unwritten = peer.status.is_some_and(|s| s.from_memory || s.era != era);
+        unheard || unwritten
     }
 
     fn forget_claim(&mut self, partition: PartitionId) {

@@ -100,6 +100,7 @@ impl Member {
             cut_off: self.memory.cut_off,
             from_memory: self.memory.acted,
             admitted: self.admitted,
+            era: self.store.era.map_or(0, |era| era.0),
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) struct StoreLink {
     lost_since: Option<Instant>,
     /// It never answered yet.
     fresh: bool,
-    era: Option<Era>,
+    pub(super) era: Option<Era>,
     /// The era changed, or a write found less than it should, and memory is not yet written.
     pub(super) forgot: bool,
     counter: u64,
