@@ -28,7 +28,10 @@ impl<'o> ResponseBuilder<'o> {
         put_value(out, reason.as_bytes());
         out.extend_from_slice(b"\r\n");
         copy_all(out, request, HeaderName::Via);
-        let forms_dialog = matches!(request.method(), Method::Invite | Method::Subscribe | Method::Refer);
+        let forms_dialog = matches!(
+            request.method(),
+            Method::Invite | Method::Subscribe | Method::Refer | Method::Notify
+        );
         if forms_dialog && (101..300).contains(&status) {
             copy_all(out, request, HeaderName::RecordRoute);
         }
