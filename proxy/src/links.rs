@@ -166,10 +166,12 @@ async fn read_sip(worker: Rc<Worker>, id: LinkId, connection: Rc<Connection>) ->
                 let data = input.data();
                 let consumed = match framer.next(data) {
                     Ok((0, None)) => return Ok(()),
-                    Ok((consumed, Some(Frame::Message(range)))) => {
+                    Ok((consumed, Some(Frame::Message(_)))) => {
                         core.counters.link_messages_in += 1;
+                        // Scanned once, by the framer.
+                        let message = framer.message(data);
                         core.forwarder
-                            .handle_container(now, id, &data[range], &mut core.effects);
+                            .handle_container_message(now, id, &message, &mut core.effects);
                         consumed
                     }
                     Ok((consumed, _)) => consumed,
