@@ -168,8 +168,8 @@ fn run_worker(parts: Parts, phases: watch::Receiver<Phase>, bound: &std::sync::m
                 worker::run(parts, sockets, phases).await;
             }
             Err(error) => {
-                let hint = "is the address this machine's, and the port free? --listen says where";
-                let _ = bound.send(Err(error).context(hint));
+                let remedy = "--listen must give an address of this machine and a port that no other program has";
+                let _ = bound.send(Err(anyhow::anyhow!("{error}; {remedy}")));
             }
         }
     });

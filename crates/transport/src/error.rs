@@ -81,8 +81,5 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
-    }
-}
+/// The system's error is part of the text already, so it is not given again as a source.
+impl std::error::Error for Error {}
