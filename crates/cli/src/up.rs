@@ -36,8 +36,11 @@ pub fn run(directory: &StateDir, file: &Path, detach: bool) -> Result<(), Failur
     let outcome = runtime.block_on(Supervisor::run(directory, &cluster, binaries, &mut audience));
     match &outcome {
         Ok(()) => directory.remove(lock),
-        // The logs stay: they say why.
-        Err(failure) => audience.failed(failure),
+        // The logs stay: they say why. Whoever hears of the failure finds the directory free.
+        Err(failure) => {
+            drop(lock);
+            audience.failed(failure);
+        }
     }
     outcome
 }

@@ -20,7 +20,7 @@ struct Place {
 impl Place {
     /// `number` makes the place's address its own.
     fn new(cluster: &str, number: u8) -> Self {
-        let directory = std::env::temp_dir().join(format!("sipcluster-test-{}-{number}", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("local-{}-{number}", std::process::id()));
         let command = Path::new(env!("CARGO_BIN_EXE_sipcluster"));
         let stand_in = command.parent().expect("a directory").join("examples/stand_in");
         assert!(
@@ -33,11 +33,12 @@ impl Place {
             (&stand_in, "sipcluster-proxy"),
             (&stand_in, "sipcluster-container"),
         ] {
-            std::fs::copy(from, directory.join(name)).expect("a copy");
+            // A link: a copy could still be open for writing in a child that another test has just forked.
+            std::fs::hard_link(from, directory.join(name)).expect("a link");
         }
         let place = Self {
             directory,
-            address: SocketAddr::from(([127, 0, 90, number], 5060)),
+            address: address(number),
         };
         place.manifest(cluster, "");
         place
@@ -45,7 +46,7 @@ impl Place {
 
     fn manifest(&self, cluster: &str, more: &str) {
         let text = format!(
-            "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata: {{name: {cluster}}}\nspec:\n  replicas: 3\n  \
+            "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata: {{name: {cluster}}}\nspec:\n  replicas: 3\n  partitions: 14\n  \
              application: {{answer: {{}}}}\n  dispatcher: {{address: {}}}\n{more}",
             self.address.ip()
         );
@@ -90,6 +91,12 @@ impl Place {
     fn state_is_gone(&self) -> bool {
         !self.directory.join("state").exists()
     }
+}
+
+/// An address that only this process uses.
+fn address(number: u8) -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 64 + high % 64, low, number], 5060))
 }
 
 impl Drop for Place {
@@ -159,16 +166,19 @@ fn cluster_comes_up_is_shown_heals_scales_and_goes_without_a_trace() {
     let (code, out, err) = place.up();
     assert_eq!(code, 0, "{err}");
     assert!(
-        out.contains("demo works: 3 containers behind 2 proxies at 127.0.90.1:5060"),
+        out.contains(&format!(
+            "demo works: 3 containers behind 2 proxies at {}",
+            place.address
+        )),
         "{out}"
     );
     assert!(
-        out.contains("sipp -sn uac 127.0.90.1:5060") && out.contains("kill -9 "),
+        out.contains(&format!("sipp -sn uac {}", place.address)) && out.contains("kill -9 "),
         "{out}"
     );
 
     let status = place.status();
-    assert_eq!(status["address"], "127.0.90.1:5060");
+    assert_eq!(status["address"], place.address.to_string());
     assert_eq!((containers(&status), all_active(&status)), (3, true), "{status:#}");
     let first = &status["containers"][0];
     assert_eq!(
@@ -183,8 +193,10 @@ fn cluster_comes_up_is_shown_heals_scales_and_goes_without_a_trace() {
     );
     let (_, table, _) = place.run(&["status"]);
     assert!(
-        table
-            .starts_with("demo at 127.0.90.1:5060: 3 of 3 containers and 2 of 2 proxies active, 21 of 1024 partitions"),
+        table.starts_with(&format!(
+            "demo at {}: 3 of 3 containers and 2 of 2 proxies active, 21 of 14 partitions",
+            place.address
+        )),
         "{table}"
     );
 
@@ -261,16 +273,16 @@ fn port_in_use_says_by_whom_and_what_to_do() {
         let _tcp = (transport == "tcp").then(|| TcpListener::bind(place.address).expect("a free address"));
         let (code, _, err) = place.up();
         assert!(
-            code == 1 && err.contains(&format!("127.0.90.3:5060/{transport} is in use by ")),
+            code == 1 && err.contains(&format!("{}/{transport} is in use by ", place.address)),
             "{code} {err}"
         );
         assert!(err.contains(&user), "{err}");
         assert!(place.state_is_gone());
     }
-    place.manifest("demo", "  redis: {external: {url: \"redis://127.0.90.3:1\"}}\n");
+    place.manifest("demo", "  redis: {external: {url: \"redis://127.0.0.1:1\"}}\n");
     let (code, _, err) = place.up();
     assert!(
-        code == 1 && err.contains("no Redis answers at 127.0.90.3:1"),
+        code == 1 && err.contains("no Redis answers at 127.0.0.1:1 "),
         "{code} {err}"
     );
 }

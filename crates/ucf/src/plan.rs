@@ -6,8 +6,8 @@
 //! - What failed is started again as soon as it may: that is repair, not a planned move, and waits for no gate.
 //! - The first containers of a cluster start together, for nobody has a call yet. Later ones come one at a time: each must be ready, admitted,
 //!   handed its share, caught up in replication and settled before the next.
-//! - Containers and proxies are taken away one at a time, and only while all others are settled (DESIGN invariant: never a second container
-//!   away while one is not fully active). Scaling down takes the highest ordinal; a rollout takes an inactive one first.
+//! - Containers and proxies are taken away one at a time, and only while all others are settled and every partition has its owner: never is a
+//!   second container away while one is not fully active. Scaling down takes the highest ordinal; a rollout takes an inactive one first.
 //! - What is waited for is named ([`Gate`]), so that a stuck move can be shown.
 
 use std::fmt;
@@ -40,6 +40,8 @@ pub struct Observed {
     pub containers: Vec<Part>,
     /// Proxies, in any order.
     pub proxies: Vec<Part>,
+    /// Partitions that no container says it owns: they are being handed over or claimed.
+    pub unowned: u32,
 }
 
 /// A container or a proxy as it is observed.
@@ -104,6 +106,11 @@ pub enum Gate {
     Replication(Who),
     /// This container must have been active for [`SETTLE`].
     Settled(Who),
+    /// Every partition must have an owner.
+    Owners {
+        /// How many have none.
+        unowned: u32,
+    },
     /// This part must have handed over what it has, and ended.
     Gone(Who),
     /// This part ended by itself and will be started again.
@@ -261,7 +268,7 @@ impl Plan {
         }
     }
 
-    /// The gate of the first container, other than `except`, that is not fully active.
+    /// The gate of the first container, other than `except`, that is not fully active; or that of partitions without an owner.
     fn unsettled_container(
         &mut self,
         now: Instant,
@@ -289,7 +296,8 @@ impl Plan {
             };
             return Some(gate);
         }
-        None
+        let unowned = observed.unowned;
+        (unowned > 0).then_some(Gate::Owners { unowned })
     }
 
     /// The first thing that is waited for is the one that is named.
@@ -376,6 +384,7 @@ impl fmt::Display for Gate {
             Self::Share(who) => write!(f, "{who} is being handed its share of the partitions"),
             Self::Replication(who) => write!(f, "{who} is catching up in replication"),
             Self::Settled(who) => write!(f, "{who} is settling"),
+            Self::Owners { unowned } => write!(f, "{unowned} partitions have no owner yet"),
             Self::Gone(who) => write!(f, "{who} is handing over what it has"),
             Self::Backoff(who) => write!(f, "{who} ended by itself and will be started again"),
         }

@@ -36,6 +36,7 @@ fn settled() -> Observed {
         redis: Some(ACTIVE),
         containers: (0..3).map(|ordinal| part(ordinal, ACTIVE)).collect(),
         proxies: (0..2).map(|ordinal| part(ordinal, ACTIVE)).collect(),
+        unowned: 0,
     }
 }
 
@@ -176,6 +177,21 @@ fn shrinking_takes_the_highest_and_waits_until_it_is_gone() {
 }
 
 #[test]
+fn nothing_is_moved_while_a_partition_has_no_owner() {
+    let observed = Observed {
+        unowned: 7,
+        ..settled()
+    };
+    for containers in [1, 3, 5] {
+        let plan = plan_at_10s(&Wanted { containers, ..WANTED }, &observed);
+        assert_eq!(
+            (plan.steps.as_slice(), plan.gate),
+            (&[][..], Some(Gate::Owners { unowned: 7 }))
+        );
+    }
+}
+
+#[test]
 fn a_rollout_begins_with_an_inactive_container_and_goes_on_with_the_highest() {
     let wanted = Wanted { revision: 2, ..WANTED };
     let mut observed = settled();
@@ -257,6 +273,8 @@ impl World {
             parts.retain(|part| part.life != Life::Failed { again: Instant::MAX });
         }
         observed.redis = observed.redis.map(|life| self.progress(life, faults));
+        // Claims come sooner or later.
+        observed.unowned = u32::from(self.draw() < 64);
         self.observed = observed;
     }
 
@@ -310,6 +328,7 @@ impl World {
                 .containers
                 .iter()
                 .any(|part| part.ordinal == *ordinal && part.life == Life::Unready);
+            let allowed = allowed && self.observed.unowned == 0;
             prop_assert!(allowed || away_already, "{ordinal} taken away from {:?}", self.observed);
         }
         Ok(())
@@ -384,7 +403,8 @@ proptest! {
     ) {
         let wanted = Wanted { containers, proxies, redis, revision };
         let present_redis = present.0.filter(|life| redis && *life != Life::Leaving);
-        let observed = Observed { redis: present_redis, containers: present.1, proxies: present.2 };
+        let observed = Observed { redis: present_redis, containers: present.1, proxies: present.2,
+            unowned: 0, };
         let mut world = World { now: at(4_000), wanted, observed, luck, drawn: 0 };
         for turn in 0..1_500 {
             let plan = plan(world.now, &wanted, &world.observed);

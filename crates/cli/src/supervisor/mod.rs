@@ -154,7 +154,10 @@ impl<'a> Supervisor<'a> {
     }
 
     fn observe(&self) -> Observed {
-        let mut observed = Observed::default();
+        let mut observed = Observed {
+            unowned: self.unowned(),
+            ..Observed::default()
+        };
         for (who, part) in &self.parts {
             let life = part.life(self.now());
             match who {
@@ -172,6 +175,15 @@ impl<'a> Supervisor<'a> {
             }
         }
         observed
+    }
+
+    /// Partitions that no container says it owns.
+    fn unowned(&self) -> u32 {
+        let owned: u64 = self.parts.values().map(Part::partitions).sum();
+        self.cluster
+            .spec
+            .partitions
+            .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX))
     }
 
     fn perform(&mut self, step: Step, audience: &mut Audience) -> Result<(), Failure> {
@@ -298,7 +310,7 @@ impl<'a> Supervisor<'a> {
             gate: plan
                 .gate
                 .map(|gate| self.in_names(gate))
-                .or_else(|| plan.steps.first().map(|step| format!("{step:?}"))),
+                .or_else(|| plan.steps.first().map(|step| self.in_names(step))),
             ready: self.ready,
             containers: of(|who| matches!(who, Who::Container(_))),
             proxies: of(|who| matches!(who, Who::Proxy(_))),

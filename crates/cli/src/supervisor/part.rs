@@ -156,6 +156,11 @@ impl Part {
         [self.sip, self.ucf, self.admin].into_iter().flatten()
     }
 
+    /// Partitions that it last said it owned.
+    pub fn partitions(&self) -> u64 {
+        self.answer().map_or(0, |answer| answer.partitions)
+    }
+
     fn answer(&self) -> Option<Answer> {
         self.running.as_ref()?.answer.map(|(_, answer)| answer)
     }
