@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use crds::{Dispatcher, Transport};
@@ -65,7 +65,7 @@ fn cannot_bind(transport: &str, address: SocketAddr, error: &io::Error) -> Failu
     Failure::here(match error.kind() {
         io::ErrorKind::AddrInUse => format!(
             "{address}/{transport} is in use{}; end that, or choose another spec.dispatcher.port",
-            user(transport, address.port())
+            user(transport, address)
                 .map(|user| format!(" by {user}"))
                 .unwrap_or_default()
         ),
@@ -83,9 +83,17 @@ fn cannot_bind(transport: &str, address: SocketAddr, error: &io::Error) -> Failu
 }
 
 /// Who uses a port, as `NAME (pid N)`; nothing if it cannot be seen.
-fn user(transport: &str, port: u16) -> Option<String> {
+fn user(transport: &str, address: SocketAddr) -> Option<String> {
     let listening = if transport == "tcp" { " 0A " } else { " 07 " };
-    let suffix = format!(":{port:04X}");
+    let ours = in_kernel_words(address);
+    let any = SocketAddr::new(
+        match address.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        },
+        address.port(),
+    );
+    let any = in_kernel_words(any);
     let tables = [format!("/proc/net/{transport}"), format!("/proc/net/{transport}6")];
     let lines: Vec<String> = tables
         .iter()
@@ -94,7 +102,8 @@ fn user(transport: &str, port: u16) -> Option<String> {
         .collect();
     let inode = lines.iter().find_map(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
-        (columns.get(1)?.ends_with(&suffix) && line.contains(listening))
+        let local = *columns.get(1)?;
+        ((local == ours || local == any) && line.contains(listening))
             .then(|| columns.get(9).map(|inode| (*inode).to_owned()))?
     })?;
     let socket = PathBuf::from(format!("socket:[{inode}]"));
@@ -115,6 +124,21 @@ fn user(transport: &str, port: u16) -> Option<String> {
         }
     }
     None
+}
+
+/// An address as `/proc/net/tcp` has it: words of four bytes in this machine's order.
+fn in_kernel_words(address: SocketAddr) -> String {
+    let words = |octets: &[u8]| -> String {
+        octets
+            .chunks_exact(4)
+            .map(|word| format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
+            .collect()
+    };
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => words(&ip.octets()),
+        IpAddr::V6(ip) => words(&ip.octets()),
+    };
+    format!("{ip}:{:04X}", address.port())
 }
 
 /// Hands out loopback ports for the links between the parts.

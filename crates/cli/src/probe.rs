@@ -25,9 +25,12 @@ pub struct Answer {
     pub load: u64,
 }
 
-/// Asks a container or a proxy.
-pub async fn ask(admin: SocketAddr) -> Option<Answer> {
+/// Asks the container or proxy of this name. If another answers at its address, it does not.
+pub async fn ask(admin: SocketAddr, name: &str) -> Option<Answer> {
     let state = http::state(admin).await.ok()?;
+    if state["name"].as_str().is_some_and(|answering| answering != name) {
+        return None;
+    }
     let word = match state["state"].as_str() {
         Some(word) => from_word(word)?,
         // A part that tells no state is one that is ready or not.

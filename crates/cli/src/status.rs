@@ -70,7 +70,8 @@ async fn ask(parts: &[PartRecord]) -> Vec<Row> {
     let mut asked = JoinSet::new();
     for (at, part) in parts.iter().enumerate() {
         if let (Some(admin), Some(_)) = (part.admin, part.pid) {
-            asked.spawn(async move { (at, probe::ask(admin).await) });
+            let name = part.name.clone();
+            asked.spawn(async move { (at, probe::ask(admin, &name).await) });
         }
     }
     let mut rows: Vec<_> = parts

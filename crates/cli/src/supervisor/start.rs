@@ -146,11 +146,12 @@ impl Supervisor<'_> {
     fn probe(&self, who: Who, pid: u32, part: &Part) -> JoinHandle<()> {
         let heard: mpsc::Sender<Heard> = self.heard.0.clone();
         let admin = part.admin;
+        let name = part.name.clone();
         let redis = self.redis.address();
         tokio::spawn(async move {
             loop {
                 let answer = match admin {
-                    Some(admin) => probe::ask(admin).await,
+                    Some(admin) => probe::ask(admin, &name).await,
                     None => probe::redis_serves(&redis).await.then_some(SERVING_REDIS),
                 };
                 if heard.send((who, pid, answer)).await.is_err() {
