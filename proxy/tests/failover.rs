@@ -329,6 +329,20 @@ fn a_link_that_comes_back_gets_again_what_it_did_not_confirm() {
 }
 
 #[test]
+fn lives_that_are_only_heard_of_fill_no_table() {
+    let (mut proxy, a, _) = pair();
+    for life in 0..3000 {
+        proxy.owns(a, 1000 + life, &[3], 10 + life);
+        proxy.wait(Duration::from_millis(100));
+    }
+    assert!(proxy.try_link("demo", 0xc).is_some());
+    proxy.client(udp(CALLER), &info(3));
+    assert_eq!(proxy.forwarder.counters().holding, 1, "its owner is not linked");
+    let last = proxy.link(1000 + 2999);
+    assert_eq!(numbers(&proxy.arrived(last)), [3]);
+}
+
+#[test]
 fn a_link_of_another_cluster_is_refused() {
     let (mut proxy, ..) = pair();
     assert!(proxy.try_link("other", 0xc).is_none());

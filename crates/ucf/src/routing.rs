@@ -125,6 +125,16 @@ impl RoutingTable {
         }
     }
 
+    /// Members that own nothing and that `is_needed` does not want to keep are forgotten: lives that were only heard of.
+    pub fn forget_idle(&mut self, is_needed: impl Fn(Slot) -> bool) {
+        for at in 0..self.members.len() {
+            let slot = Slot(at as u16);
+            if self.members[at].is_some() && self.owned(slot).is_empty() && !is_needed(slot) {
+                self.forget(slot);
+            }
+        }
+    }
+
     /// Who has a slot.
     #[must_use]
     pub fn incarnation(&self, slot: Slot) -> Option<Incarnation> {
@@ -380,5 +390,7 @@ mod tests {
             table.enter(Incarnation(life));
         }
         assert_eq!(table.members.len(), MAX_MEMBERS);
+        table.forget_idle(|slot| slot == Slot(7));
+        assert_eq!(table.members.iter().flatten().count(), 1);
     }
 }

@@ -318,6 +318,8 @@ impl Core {
             self.routing.forget(slot);
             self.balancer.forget(slot);
         }
+        let containers = &self.containers;
+        self.routing.forget_idle(|slot| containers.get(slot).is_some());
     }
 
     /// xorshift64: spreads choices; nothing secret hangs on it.
