@@ -31,6 +31,11 @@ impl Audience {
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
+    /// Whether a command waits for the cluster to work.
+    pub fn waits_for_the_start(&self) -> bool {
+        matches!(self, Self::Command(Some(_)))
+    }
+
     /// The cluster works, and this is how to use it.
     pub fn works(&mut self, text: &str) {
         match self {

@@ -29,6 +29,12 @@ use part::Part;
 /// How often the children are looked at without being asked to by a signal or an answer.
 const TICK: Duration = Duration::from_millis(100);
 
+/// A start that takes longer than this says what it waits for.
+const USUAL_START: Duration = Duration::from_secs(3);
+
+/// A command that waits for the start gives up after this; in the foreground a person decides.
+const LONGEST_START: Duration = Duration::from_secs(60);
+
 /// How often a part may end by itself before the cluster has worked for the first time.
 const TRIES: u32 = 3;
 
@@ -120,10 +126,20 @@ impl<'a> Supervisor<'a> {
                 audience.works(&self.welcome(audience));
             }
             let gate = plan.gate.map(|gate| self.in_names(gate));
-            if self.ready && gate.is_some() && gate != said {
-                audience.say(&format!("waits: {}", gate.as_deref().unwrap_or_default()));
+            let slow = self.clock.elapsed() > USUAL_START;
+            if (self.ready || slow) && gate != said {
+                if let Some(gate) = &gate {
+                    audience.say(&format!("waits: {gate}"));
+                }
+                said.clone_from(&gate);
             }
-            said = gate;
+            if !self.ready && self.clock.elapsed() > LONGEST_START && audience.waits_for_the_start() {
+                return Err(Failure::here(format!(
+                    "the cluster does not work after {LONGEST_START:?}: {}; its logs: {}",
+                    gate.unwrap_or_else(|| "a part does not answer".to_owned()),
+                    self.directory.file("log").display()
+                )));
+            }
             let wake = tokio::select! {
                 () = any(stop) => Wake::Stop,
                 Some(heard) = self.heard.1.recv() => Wake::Heard(heard),
