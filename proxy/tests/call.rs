@@ -9,7 +9,7 @@ use support::{Proxy, config, fields, keyring, one, param, partition, request, re
 use ucf::PartitionId;
 use ucf::flow::Flow;
 use ucf::transactions::Keys;
-use ucf::wire::{Body, Transactions};
+use ucf::wire::{Body, MemberState, Report, Transactions};
 
 const A: u64 = 0xa;
 const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -451,9 +451,40 @@ fn stray_responses_are_dropped() {
 fn without_a_container_that_takes_it_a_new_call_is_refused() {
     let mut proxy = Proxy::new(config(1));
     proxy.client(udp(CALLER), &invite("1", ""));
+    proxy.wait(Duration::from_millis(1100));
     let (_, answer) = proxy.sent();
     assert!(answer.starts_with("SIP/2.0 503 "));
     assert_eq!(fields(&answer, "Retry-After").len(), 1);
+    let link = proxy.container(A, &ALL, 1);
+    let overloaded = Report {
+        state: MemberState::Active as i32,
+        queue_delay_us: 5_000_000,
+        ..Report::default()
+    };
+    proxy.frame(link, Body::Report(overloaded));
+    proxy.client(udp(CALLER), &invite("2", ""));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 503 "), "at once");
+}
+
+#[test]
+fn a_proxy_that_has_just_started_lets_new_calls_wait_for_its_first_container() {
+    let mut proxy = Proxy::new(config(1));
+    for call in 0..3 {
+        proxy.client(
+            udp(CALLER),
+            &invite("1", "")
+                .replace("call-1", &format!("call-{call}"))
+                .replace("K1", &format!("K{call}")),
+        );
+    }
+    proxy.wait(Duration::from_millis(400));
+    let link = proxy.link(A);
+    proxy.active(link);
+    assert!(proxy.arrived(link).is_empty());
+    proxy.owns(link, A, &ALL, 1);
+    assert_eq!(proxy.arrived(link).len(), 3);
+    proxy.wait(Duration::from_secs(2));
+    assert!(proxy.out().clients.is_empty());
 }
 
 #[test]

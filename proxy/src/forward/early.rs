@@ -1,13 +1,15 @@
-//! CANCELs that came before the news of their INVITE: they wait a moment for a container to announce it.
+//! Requests that came before the news that they need: they wait a moment for it.
 //!
-//! A client may send the CANCEL to another proxy than the INVITE. That proxy hears of the transaction from the container, but
-//! on another connection, so the CANCEL may win the race; 481 at once would let the call ring on.
+//! A client may send a CANCEL to another proxy than its INVITE. That proxy hears of the transaction from the container, but on
+//! another connection, so the CANCEL may win the race; 481 at once would let the call ring on. And a proxy that has just started
+//! gets new calls from its first moment on, before any container has told it anything.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use sip::{Edit, Index, Instant, Limits, Message, Method};
 use ucf::flow::Flow;
+use ucf::wire::MemberState;
 
 use super::Core;
 use super::counters::Kind;
@@ -15,69 +17,103 @@ use super::effects::Effects;
 use super::path::Arrival;
 use super::refusal::Refusal;
 
-/// How long it waits: announcements take milliseconds, and below T1 (500 ms) nobody repeats the CANCEL.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a CANCEL waits: announcements take milliseconds, and below T1 (500 ms) nobody repeats the CANCEL.
+const FOR_INVITE: Duration = Duration::from_millis(300);
+
+/// How long a new dialog waits for the first container that takes it.
+const FOR_CONTAINER: Duration = Duration::from_secs(1);
 
 /// How many wait at most; beyond, they are answered at once.
 const MAX_WAITING: usize = 1024;
 
-/// A request that waits for its transaction to be announced.
+/// What a request waits for.
+#[derive(Clone, Copy, Debug)]
+enum News {
+    /// The announcement of its transaction.
+    Transaction(u64),
+    /// A container that takes new dialogs.
+    Container,
+}
+
+/// A request that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
     deadline: Instant,
-    key: u64,
+    news: News,
+    /// The answer if the news does not come.
+    refusal: Refusal,
     source: Flow,
     bytes: Box<[u8]>,
 }
 
-/// Those that wait, oldest first.
+/// Those that wait.
 pub(super) type Early = VecDeque<Waiting>;
 
 impl Core {
-    /// Lets a CANCEL wait that no transaction is known for; false if it is none, or if there are too many.
+    /// Lets a request wait that would be refused for want of news; false if it would not, or if there are too many.
     pub(super) fn wait_for_news(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64, refusal: Refusal) -> bool {
         let message = arrival.message;
-        let may_wait = refusal == Refusal::UNKNOWN && message.method() == Method::Cancel;
-        if !may_wait || self.early.len() >= MAX_WAITING {
+        let (news, patience) = match refusal {
+            Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE),
+            Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER),
+            _ => return false,
+        };
+        if self.early.len() >= MAX_WAITING {
             return false;
         }
         self.early.push_back(Waiting {
-            deadline: arrival.now + PATIENCE,
-            key,
+            deadline: arrival.now + patience,
+            news,
+            refusal,
             source: *source,
             bytes: message.as_bytes().into(),
         });
         true
     }
 
-    /// Transactions have been announced: what waited for them goes on.
+    /// Something has been announced: what waited for it goes on.
     pub(super) fn news(&mut self, now: Instant, effects: &mut Effects) {
-        let mut at = 0;
-        while let Some(waiting) = self.early.get(at) {
-            if self.transactions.find(waiting.key).is_none() {
-                at += 1;
-            } else if let Some(Waiting { source, bytes, .. }) = self.early.remove(at) {
-                let mut index = Index::new();
-                if index.scan(&bytes, &Limits::default()).is_ok() {
-                    let message = &Message::new(&bytes, &index);
-                    self.client(Arrival { now, message }, &source, &mut Edit::new(), effects);
-                }
+        for _ in 0..self.early.len() {
+            let Some(waiting) = self.early.pop_front() else { return };
+            let has_come = match waiting.news {
+                News::Transaction(key) => self.transactions.find(key).is_some(),
+                News::Container => self.has_active(),
+            };
+            if !has_come {
+                self.early.push_back(waiting);
+                continue;
+            }
+            let mut index = Index::new();
+            if index.scan(&waiting.bytes, &Limits::default()).is_ok() {
+                let message = &Message::new(&waiting.bytes, &index);
+                self.client(Arrival { now, message }, &waiting.source, &mut Edit::new(), effects);
             }
         }
     }
 
     /// Answers those that have waited in vain.
     pub(super) fn no_news(&mut self, now: Instant, effects: &mut Effects) {
-        while let Some(waiting) = self.early.front()
-            && waiting.deadline <= now
-            && let Some(Waiting { source, bytes, .. }) = self.early.pop_front()
-        {
+        for _ in 0..self.early.len() {
+            let Some(waiting) = self.early.pop_front() else { return };
+            if waiting.deadline > now {
+                self.early.push_back(waiting);
+                continue;
+            }
             let mut index = Index::new();
-            if index.scan(&bytes, &Limits::default()).is_ok() {
-                let message = Message::new(&bytes, &index);
-                let kind = Kind::InDialogRequest;
-                self.refuse(kind, Refusal::UNKNOWN, &message, &source, &mut Edit::new(), effects);
+            if index.scan(&waiting.bytes, &Limits::default()).is_ok() {
+                let message = Message::new(&waiting.bytes, &index);
+                let (kind, source) = (Kind::NewRequest, &waiting.source);
+                self.refuse(kind, waiting.refusal, &message, source, &mut Edit::new(), effects);
             }
         }
+    }
+
+    /// Whether a container is linked that takes new dialogs, if it has not too much to do.
+    pub(super) fn has_active(&self) -> bool {
+        self.containers.iter().any(|(slot, container)| {
+            container.link.is_some()
+                && self.balancer.state(slot) == Some(MemberState::Active)
+                && !self.routing.owned(slot).is_empty()
+        })
     }
 }

@@ -285,11 +285,11 @@ impl Core {
             Body::Transactions(announced) => {
                 let partitions = self.routing.partitions();
                 self.transactions.announced(now, announced, partitions);
-                self.news(now, effects);
             }
             // Not for proxies, or of a later version.
-            _ => (),
+            _ => return,
         }
+        self.news(now, effects);
     }
 
     fn beat(&mut self, now: Instant, effects: &mut Effects) {

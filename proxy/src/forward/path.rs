@@ -158,7 +158,11 @@ impl Core {
         };
         let partition = match named.or_else(|| request.named_dialog(&self.config.keyring)) {
             Some(partition) => partition,
-            None => self.choose(now, &request.keys).ok_or(Refusal::NO_CONTAINER)?,
+            None => match self.choose(now, &request.keys) {
+                Some(partition) => partition,
+                None if self.has_active() => return Err(Refusal::OVERLOADED),
+                None => return Err(Refusal::NO_CONTAINER),
+            },
         };
         self.transactions.begin(now, &request.keys, partition);
         ours(Kind::NewRequest, partition)

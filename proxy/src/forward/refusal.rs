@@ -50,6 +50,8 @@ impl Refusal {
     pub(super) const FORGED: Self = Self::new(403, "Forbidden", Extra::Nothing, DropReason::StrayAck);
     /// RFC 3261 s21.5.4: no container takes new dialogs.
     pub(super) const NO_CONTAINER: Self = Self::new(503, "Service Unavailable", Extra::RetryAfter, DropReason::Full);
+    /// The same because all of them have more than enough to do.
+    pub(super) const OVERLOADED: Self = Self::new(503, "Service Overloaded", Extra::RetryAfter, DropReason::Full);
     /// A bound was reached. 500 and not 503, which would make a carrier stop using the cluster's one address.
     pub(super) const FULL: Self = Self::new(500, "Server Internal Error", Extra::RetryAfter, DropReason::Full);
     /// It waited for an owner longer than the failover window.
