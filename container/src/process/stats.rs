@@ -23,13 +23,15 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Sets the engine's part, if it is time.
-    pub fn publish(&self, now: Instant, engine: &Engine) {
-        let at = Instant::from_micros(self.at.load(Ordering::Relaxed));
-        if now.since(at) >= EVERY {
-            self.at.store(now.as_micros(), Ordering::Relaxed);
-            *self.engine.lock().expect("nobody panics with it in hand") = (engine.counters(), engine.holdings());
+    /// Sets the engine's part, if it is time; else says when it will be.
+    pub fn publish(&self, now: Instant, engine: &Engine) -> Option<Instant> {
+        let next = Instant::from_micros(self.at.load(Ordering::Relaxed)) + EVERY;
+        if now < next {
+            return Some(next);
         }
+        self.at.store(now.as_micros(), Ordering::Relaxed);
+        *self.engine.lock().expect("nobody panics with it in hand") = (engine.counters(), engine.holdings());
+        None
     }
 
     /// The engine's part.

@@ -71,6 +71,7 @@ struct Core {
     /// When the oldest input of the open turn came.
     waiting_since: Option<Instant>,
     confirm_at: Option<Instant>,
+    publish_at: Option<Instant>,
     salt: u64,
 }
 
@@ -133,6 +134,7 @@ pub async fn run(parts: Parts, listener: Listener) {
         stats,
         waiting_since: None,
         confirm_at: None,
+        publish_at: None,
         salt: index as u64,
     };
     let worker = Rc::new(Worker {
@@ -157,6 +159,7 @@ pub async fn run(parts: Parts, listener: Listener) {
         if sleep.deadline().into_std() != until {
             sleep.as_mut().reset(until.into());
         }
+        let mut woken = true;
         tokio::select! {
             biased;
             written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
@@ -170,7 +173,7 @@ pub async fn run(parts: Parts, listener: Listener) {
                 }
             }
             () = worker.wake.notified() => {}
-            () = &mut sleep => {}
+            () = &mut sleep => woken = false,
         }
         let now = worker.now();
         let mut core = worker.core.borrow_mut();
@@ -191,14 +194,16 @@ pub async fn run(parts: Parts, listener: Listener) {
             }
         }
         core.release(&worker, now);
-        core.publish(now);
+        let changed = writing.is_some() || woken;
+        core.publish(now, changed);
     }
 }
 
 impl Core {
     fn poll_timeout(&self) -> Instant {
         let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
-        engine.min(self.confirm_at.unwrap_or(Instant::MAX))
+        let own = [self.confirm_at, self.publish_at];
+        own.into_iter().flatten().fold(engine, Instant::min)
     }
 
     /// Ends the open turn; gives its writes, if there are any.
@@ -329,8 +334,11 @@ impl Core {
         };
     }
 
-    fn publish(&mut self, now: Instant) {
-        self.stats.publish(now, &self.engine);
+    /// Shows what is held. After a turn something may have changed; what is too soon to show is shown a little later.
+    fn publish(&mut self, now: Instant, changed: bool) {
+        if changed || self.publish_at.is_some_and(|at| at <= now) {
+            self.publish_at = self.stats.publish(now, &self.engine);
+        }
     }
 }
 
