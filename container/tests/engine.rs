@@ -339,8 +339,8 @@ fn a_session_that_nobody_refreshes_is_ended() {
             .any(|(at, text)| text.starts_with("BYE ") && *at >= SECOND * 50),
         "{left:?}"
     );
-    let small = caller.request(&world, "INVITE", 2, "Supported: timer\r\nSession-Expires: 60\r\n");
     caller.to_tag.clear();
+    let small = caller.request(&world, "INVITE", 2, "Supported: timer\r\nSession-Expires: 60\r\n");
     assert!(world.exchange(&mut life, &small).iter().any(|text| status(text) == 422));
 }
 
