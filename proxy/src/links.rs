@@ -10,6 +10,7 @@ use sip::Instant;
 use sip::{Frame, Framer, Limits, Side};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
+use transport::buffer::READ_CHUNK;
 use transport::tcp::{Connection, Read};
 use transport::ucf_link::{self, LINK_BOUND, VERSION};
 use transport::{Error, InBuffer, OutBuffer};
@@ -132,12 +133,19 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
         )));
     };
     info!(container = %hello.name, incarnation = %ucf::Incarnation(hello.incarnation), worker = me.worker, "container linked");
-    let reading = [
-        tokio::task::spawn_local(guard(worker.clone(), id, read_sip(worker.clone(), id, sip))),
-        tokio::task::spawn_local(guard(worker.clone(), id, read_ucf(worker.clone(), id, ucf, frames))),
-    ];
+    let framer = Framer::new(Side::Opened, Limits::default());
+    let reader = Reader {
+        worker: worker.clone(),
+        id,
+        sip,
+        ucf,
+        messages: InBuffer::new(),
+        frames,
+        framer,
+    };
+    let reading = tokio::task::spawn_local(guard(worker.clone(), id, reader.run()));
     down.notified().await;
-    reading.iter().for_each(tokio::task::JoinHandle::abort);
+    reading.abort();
     Ok(())
 }
 
@@ -150,55 +158,86 @@ async fn guard(worker: Rc<Worker>, id: LinkId, reading: impl Future<Output = tra
     worker.feed(|core, _| core.links.fail(id, &reason));
 }
 
-async fn read_sip(worker: Rc<Worker>, id: LinkId, connection: Rc<Connection>) -> transport::Result<()> {
-    let mut input = InBuffer::new();
-    let mut framer = Framer::new(Side::Opened, Limits::default());
-    loop {
-        connection.readable().await?;
-        match connection.try_read(&mut input)? {
-            Read::End => return Ok(()),
-            Read::Nothing => continue,
-            Read::Some(_) => {}
+/// Reads both connections of a link.
+struct Reader {
+    worker: Rc<Worker>,
+    id: LinkId,
+    sip: Rc<Connection>,
+    ucf: Rc<Connection>,
+    messages: InBuffer,
+    frames: InBuffer,
+    framer: Framer,
+}
+
+impl Reader {
+    async fn run(mut self) -> transport::Result<()> {
+        // What came with the hello.
+        self.feed_frames()?;
+        loop {
+            tokio::select! {
+                biased;
+                ready = self.sip.readable() => ready?,
+                ready = self.ucf.readable() => ready?,
+            }
+            // A container announces what it owns before it sends for it. So what had arrived on UCF when the messages were taken is
+            // heard first, else the first output of a new owner would meet the fence.
+            let messages = self.sip.try_read(&mut self.messages)?;
+            let frames = match messages {
+                Read::Nothing => self.ucf.try_read(&mut self.frames)?,
+                Read::Some(_) | Read::End => self.ucf.read_now(&mut self.frames)?,
+            };
+            if let Read::Some(_) = frames {
+                self.feed_frames()?;
+            }
+            if let Read::Some(_) = messages {
+                self.feed_messages()?;
+            }
+            if messages == Read::End || frames == Read::End {
+                return Ok(());
+            }
+            if matches!(messages, Read::Some(count) if count >= READ_CHUNK) {
+                // More is waiting: let the flush and the other sockets have their turn first.
+                tokio::task::yield_now().await;
+            }
         }
+    }
+
+    fn feed_messages(&mut self) -> transport::Result<()> {
+        let Self {
+            worker,
+            id,
+            messages,
+            framer,
+            ..
+        } = self;
         worker.feed(|core, now| {
             core.counters.link_reads += 1;
             loop {
-                let data = input.data();
+                let data = messages.data();
                 let consumed = match framer.next(data) {
                     Ok((0, None)) => return Ok(()),
-                    Ok((consumed, Some(Frame::Message(_)))) => {
+                    Ok((consumed, Some(Frame::Message(range)))) => {
                         core.counters.link_messages_in += 1;
-                        // Scanned once, by the framer.
-                        let message = framer.message(data);
                         core.forwarder
-                            .handle_container_message(now, id, &message, &mut core.effects);
+                            .handle_container(now, *id, &data[range], &mut core.effects);
                         consumed
                     }
                     Ok((consumed, _)) => consumed,
                     Err(error) => return Err(Error::peer(format!("container sent no SIP: {error}"))),
                 };
-                input.consume(consumed);
+                messages.consume(consumed);
             }
-        })?;
+        })
     }
-}
 
-async fn read_ucf(
-    worker: Rc<Worker>,
-    id: LinkId,
-    connection: Rc<Connection>,
-    mut input: InBuffer,
-) -> transport::Result<()> {
-    loop {
+    fn feed_frames(&mut self) -> transport::Result<()> {
+        let Self { worker, id, frames, .. } = self;
         worker.feed(|core, now| {
-            while let Some(body) = ucf_link::take(&mut input)? {
-                core.forwarder.handle_frame(now, id, &body, &mut core.effects);
+            while let Some(body) = ucf_link::take(frames)? {
+                core.forwarder.handle_frame(now, *id, &body, &mut core.effects);
             }
-            Ok::<(), Error>(())
-        })?;
-        if !connection.read(&mut input).await? {
-            return Ok(());
-        }
+            Ok(())
+        })
     }
 }
 

@@ -141,6 +141,24 @@ impl Connection {
         }
     }
 
+    /// Reads once whatever has arrived by now, without waiting. [`Connection::try_read`] knows only what the runtime has been told when it
+    /// last looked; this asks the socket itself, for callers to whom the order of two connections matters.
+    pub fn read_now(&self, input: &mut InBuffer) -> Result<Read> {
+        match self.try_read(input)? {
+            Read::Nothing => {}
+            read => return Ok(read),
+        }
+        match (&*SockRef::from(&self.stream)).read(input.space(READ_CHUNK)) {
+            Ok(0) => Ok(Read::End),
+            Ok(count) => {
+                input.filled(count);
+                Ok(Read::Some(count))
+            }
+            Err(error) if is_temporary(&error) => Ok(Read::Nothing),
+            Err(source) => Err(self.lost(source)),
+        }
+    }
+
     /// Waits for bytes and reads once. `false` is the end.
     pub async fn read(&self, input: &mut InBuffer) -> Result<bool> {
         loop {
