@@ -152,7 +152,7 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     let logged = cluster
         .logs()
         .lines()
-        .filter(|line| line.contains("took over"))
+        .filter(|line| line.contains("takeover"))
         .map(str::to_owned)
         .collect();
     Ok(Mass {

@@ -1,0 +1,211 @@
+//! Proxies killed, and input that nobody should send. Real processes, a real redis-server, real sockets.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tests::interop::caller::{Caller, State, Transport};
+use tests::interop::cluster::{Cluster, Manifest};
+use tests::interop::http;
+use tests::interop::process::signal;
+use tests::interop::sipp::{Run, Sipp};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn ring(caller: &mut Caller, calls: usize) -> anyhow::Result<()> {
+    caller.paced(1_000, 0..calls, |caller, _| {
+        caller.invite();
+    });
+    caller.until("all calls ring", LIMIT, |caller| caller.count(State::Ringing) == calls)
+}
+
+/// Retransmissions and CANCELs reach the surviving proxy, which never saw the INVITE.
+#[test]
+fn a_killed_proxys_calls_go_on_through_the_other_and_none_is_doubled() -> anyhow::Result<()> {
+    const CALLS: usize = 200;
+    let cluster = Cluster::start(Manifest {
+        name: "proxy-killed",
+        address: [86, 1],
+        ring: "4s",
+        ..Manifest::default()
+    })?;
+    let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 64)?;
+    ring(&mut caller, CALLS)?;
+    signal(cluster.status()?.proxies[0].running()?, libc::SIGKILL)?;
+    for call in 0..CALLS {
+        caller.repeat(call);
+    }
+    for call in 0..CALLS / 2 {
+        caller.cancel(call);
+    }
+    caller.all_answered(LIMIT)?;
+    caller.settle(LIMIT)?;
+    caller.expect_all_ok("CANCEL", 0, CALLS / 2)?;
+    let ended = caller
+        .outcomes_of("INVITE", 0)
+        .filter(|outcome| outcome.status == 487)
+        .count();
+    let answered = caller
+        .outcomes_of("INVITE", 0)
+        .filter(|outcome| outcome.status == 200)
+        .count();
+    assert_eq!((ended, answered), (CALLS / 2, CALLS / 2), "{}", caller.summary());
+    caller.expect_no_call_doubled()?;
+    cluster.until("one dialog for each call", LIMIT, |status| {
+        status.dialogs() == CALLS as u64 / 2
+    })?;
+    let since = caller.outcomes.len();
+    for call in caller.indices(State::Confirmed) {
+        caller.request(call, "BYE");
+    }
+    caller.settle(LIMIT)?;
+    caller.expect_all_ok("BYE", since, CALLS / 2)?;
+    println!("a proxy killed under {CALLS} ringing calls: {ended} cancelled, {answered} answered, none doubled");
+    Ok(())
+}
+
+/// A phone whose connection broke opens another and goes on with its calls.
+#[test]
+fn calls_over_tcp_go_on_after_their_proxy_died() -> anyhow::Result<()> {
+    const CALLS: usize = 200;
+    let cluster = Cluster::start(Manifest {
+        name: "proxy-killed-tcp",
+        address: [86, 2],
+        ..Manifest::default()
+    })?;
+    let mut caller = Caller::new(Transport::Tcp, cluster.caller_address(), cluster.address(), 32)?;
+    caller.paced(500, 0..CALLS, |caller, _| {
+        caller.invite();
+    });
+    caller.all_answered(LIMIT)?;
+    caller.expect_all_ok("INVITE", 0, CALLS)?;
+    signal(cluster.status()?.proxies[1].running()?, libc::SIGKILL)?;
+    caller.until("connections break", LIMIT, |caller| caller.broken() > 0)?;
+    let broken = caller.broken();
+    for method in ["INVITE", "BYE"] {
+        let since = caller.outcomes.len();
+        caller.paced(1_000, 0..CALLS, |caller, call| caller.request(call, method));
+        caller.settle(LIMIT)?;
+        caller.expect_all_ok(method, since, CALLS)?;
+    }
+    caller.expect_no_call_doubled()?;
+    println!("{broken} of 32 connections broken with a proxy; re-INVITE and BYE answered in all {CALLS} calls");
+    Ok(())
+}
+
+/// What is malformed, oversized, forged, cut short, or no SIP at all.
+fn nasty(address: SocketAddr, round: usize) -> Vec<u8> {
+    let head = format!("INVITE sip:x@{address} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bKn{round}\r\n");
+    let rest = format!(
+        "From: <sip:n@n>;tag={round}\r\nTo: <sip:x@x>\r\nCall-ID: n{round}\r\nCSeq: 1 INVITE\r\nMax-Forwards: 70\r\n"
+    );
+    match round % 12 {
+        0 => vec![0; 1 + round % 1_400],
+        1 => (0..1_200_usize).map(|at| (at * (round + 7) % 251) as u8).collect(),
+        2 => b"\r\n\r\n".to_vec(),
+        3 => format!("{head}{rest}Content-Length: 12\r\nContent-Length: 13\r\n\r\nx").into(),
+        4 => format!("{head}{rest}Content-Length: -1\r\n\r\n").into(),
+        5 => format!("{head}{rest}Content-Length: 99999999999999999999\r\n\r\n").into(),
+        6 => format!("{head}{}", "X: y\r\n".repeat(5_000)).into(),
+        7 => format!("{head}Subject: {}\r\n{rest}\r\n", "s".repeat(40_000)).into(),
+        8 => format!("{head}Route: <sip:{address};lr;a=zzzzzzzzzzzzzzzzzzzzzzzzzz;fl=00000000000000>\r\n{rest}Content-Length: 0\r\n\r\n").into(),
+        9 => format!("SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bKforged;pt=x;fl=x\r\n{rest}Content-Length: 0\r\n\r\n").into(),
+        10 => format!("{head}{rest}Max-Forwards: 0\r\n\r\n").into_bytes()[..200 + round % 40].to_vec(),
+        _ => format!("{}{rest}CSeq: x INVITE\r\nTo:\r\n\r\n", head.replace("SIP/2.0\r\n", "SIP/9.9\r\n")).into(),
+    }
+}
+
+#[test]
+fn a_storm_of_malformed_input_disturbs_no_call() -> anyhow::Result<()> {
+    const CALLS: usize = 600;
+    let cluster = Cluster::start(Manifest {
+        name: "storm",
+        address: [87, 1],
+        ..Manifest::default()
+    })?;
+    let before = cluster.status()?;
+    let (address, local) = (cluster.address(), cluster.caller_address());
+    let calm = Arc::new(AtomicBool::new(false));
+    let storm = std::thread::spawn({
+        let calm = Arc::clone(&calm);
+        move || -> std::io::Result<usize> {
+            let socket = UdpSocket::bind((local, 0))?;
+            let mut round = 0;
+            while !calm.load(Ordering::Relaxed) {
+                // Refused or full: the storm goes on.
+                let _ = socket.send_to(&nasty(address, round), address);
+                if round % 50 == 0
+                    && let Ok(mut stream) = TcpStream::connect(address)
+                {
+                    let _ = stream.write_all(&nasty(address, round / 50));
+                }
+                if round % 20 == 0 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                round += 1;
+            }
+            Ok(round)
+        }
+    });
+    let mut caller = Caller::new(Transport::Udp, local, address, 16)?;
+    caller.paced(200, 0..CALLS, |caller, _| {
+        caller.invite();
+    });
+    let answered = caller.all_answered(LIMIT);
+    for call in caller.indices(State::Confirmed) {
+        caller.request(call, "BYE");
+    }
+    let settled = caller.settle(LIMIT);
+    calm.store(true, Ordering::Relaxed);
+    let sent = storm.join().expect("the storm ends")?;
+    answered.and(settled)?;
+    caller.expect_all_ok("INVITE", 0, CALLS)?;
+    caller.expect_all_ok("BYE", 0, CALLS)?;
+    caller.expect_no_call_doubled()?;
+    let after = cluster.status()?;
+    let pids = |status: &tests::interop::cluster::Status| status.parts().map(|part| part.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&before), pids(&after), "every process lives on");
+    println!(
+        "{sent} malformed messages beside {CALLS} calls, none disturbed: set-up {}",
+        caller.spread("INVITE", 0)
+    );
+    Ok(())
+}
+
+#[test]
+fn sipps_own_caller_is_answered_and_the_admin_ports_tell_of_it() -> anyhow::Result<()> {
+    const CALLS: u32 = 50;
+    let cluster = Cluster::start(Manifest {
+        name: "basic",
+        address: [87, 2],
+        ..Manifest::default()
+    })?;
+    for (tcp, port) in [(false, 6060), (true, 6062)] {
+        let run = Run {
+            target: Some(cluster.address()),
+            local: (cluster.caller_address(), port).into(),
+            tcp,
+            rate: 50,
+            calls: CALLS,
+            ..Run::default()
+        };
+        let seen = Sipp::start(cluster.files(), if tcp { "tcp" } else { "udp" }, &run)?.finish(LIMIT)?;
+        assert_eq!((seen.successful(), seen.failed()), (u64::from(CALLS), 0), "{seen:?}");
+        assert_eq!(seen.retransmissions(), 0, "answered at once");
+    }
+    let status = cluster.status()?;
+    for part in status.containers.iter().chain(&status.proxies) {
+        let Some(admin) = part.admin else { continue };
+        let metrics = http::get(admin, "/metrics")?;
+        assert!(metrics.contains("# TYPE"), "{} has metrics: {metrics}", part.name);
+        let state = http::get(admin, "/state")?;
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&state)?.is_object(),
+            "{state}"
+        );
+        assert_eq!(http::get_any(admin, "/nothing")?.0, 404);
+    }
+    Ok(())
+}
