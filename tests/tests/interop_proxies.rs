@@ -112,7 +112,7 @@ fn nasty(address: SocketAddr, round: usize) -> Vec<u8> {
         7 => format!("{head}Subject: {}\r\n{rest}\r\n", "s".repeat(40_000)).into(),
         8 => format!("{head}Route: <sip:{address};lr;a=zzzzzzzzzzzzzzzzzzzzzzzzzz;fl=00000000000000>\r\n{rest}Content-Length: 0\r\n\r\n").into(),
         9 => format!("SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP {address};branch=z9hG4bKforged;pt=x;fl=x\r\n{rest}Content-Length: 0\r\n\r\n").into(),
-        10 => format!("{head}{rest}Max-Forwards: 0\r\n\r\n").into_bytes()[..200 + round % 40].to_vec(),
+        10 => head.as_bytes()[..20 + round % 40].to_vec(),
         _ => format!("{}{rest}CSeq: x INVITE\r\nTo:\r\n\r\n", head.replace("SIP/2.0\r\n", "SIP/9.9\r\n")).into(),
     }
 }
