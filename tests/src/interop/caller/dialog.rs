@@ -320,3 +320,82 @@ impl Dialog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn called() -> Dialog {
+        let at = "127.0.0.1:5060".parse().unwrap();
+        let mut dialog = Dialog::new(0, 7, 0, at, Transport::Udp, at);
+        let bytes = dialog.request("INVITE");
+        dialog.pending.push(Pending::new("INVITE", 1, bytes, Instant::now()));
+        dialog
+    }
+
+    fn hear(dialog: &mut Dialog, text: &str) -> (Option<Vec<u8>>, Vec<Outcome>) {
+        let text = text.replace('\n', "\r\n");
+        let message = Message::read(text.as_bytes()).unwrap();
+        let mut outcomes = Vec::new();
+        let reply = match message.status {
+            Some(_) => dialog.response(0, &message, Instant::now(), &mut outcomes),
+            None => dialog.incoming(&message, Instant::now()),
+        };
+        (reply, outcomes)
+    }
+
+    fn response(status: u16, tag: &str) -> String {
+        format!(
+            "SIP/2.0 {status} X\nVia: v\nRecord-Route: <sip:p;lr>\nFrom: <sip:a>;tag=f0\nTo: <sip:b>;tag={tag}\nCall-ID: 0.7@x\nCSeq: 1 INVITE\n\
+             Contact: <sip:b@c>\n\n"
+        )
+    }
+
+    #[test]
+    fn a_second_callee_is_seen() {
+        let mut dialog = called();
+        hear(&mut dialog, &response(180, "one"));
+        assert_eq!(dialog.state, State::Ringing);
+        hear(&mut dialog, &response(180, "one"));
+        assert_eq!(dialog.remote_tags.len(), 1);
+        let (ack, outcomes) = hear(&mut dialog, &response(200, "two"));
+        assert!(ack.unwrap().starts_with(b"ACK sip:b@c SIP/2.0\r\n"));
+        assert_eq!(
+            (outcomes.len(), outcomes[0].status, dialog.state),
+            (1, 200, State::Confirmed)
+        );
+        assert_eq!(dialog.remote_tags, ["one", "two"]);
+    }
+
+    #[test]
+    fn a_second_bye_is_told_from_a_repeated_one() {
+        let mut dialog = called();
+        hear(&mut dialog, &response(200, "one"));
+        let bye = |branch: &str| {
+            format!(
+                "BYE sip:a SIP/2.0\nVia: SIP/2.0/UDP h;branch={branch}\nFrom: f\nTo: t\nCall-ID: 0.7@x\nCSeq: 1 BYE\n\n"
+            )
+        };
+        for branch in ["z1", "z1", "z2"] {
+            let (reply, _) = hear(&mut dialog, &bye(branch));
+            assert!(
+                reply
+                    .unwrap()
+                    .starts_with(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h;branch=")
+            );
+        }
+        assert_eq!(
+            (dialog.byes.len(), dialog.repeated_byes, dialog.state),
+            (2, 1, State::Ended)
+        );
+    }
+
+    #[test]
+    fn an_answer_again_is_acknowledged_again() {
+        let mut dialog = called();
+        let (first, _) = hear(&mut dialog, &response(200, "one"));
+        let (again, outcomes) = hear(&mut dialog, &response(200, "one"));
+        assert_eq!(first, again);
+        assert!(outcomes.is_empty());
+    }
+}
