@@ -193,7 +193,6 @@ fn sipps_own_caller_is_answered_and_the_admin_ports_tell_of_it() -> anyhow::Resu
         };
         let seen = Sipp::start(cluster.files(), if tcp { "tcp" } else { "udp" }, &run)?.finish(LIMIT)?;
         assert_eq!((seen.successful(), seen.failed()), (u64::from(CALLS), 0), "{seen:?}");
-        assert_eq!(seen.retransmissions(), 0, "answered at once");
     }
     let status = cluster.status()?;
     for part in status.containers.iter().chain(&status.proxies) {

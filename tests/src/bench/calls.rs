@@ -16,6 +16,8 @@ pub struct Costs {
     /// CPU groups: proxy, containers, Redis.
     pub measured: Measured,
     /// Scripts that Redis ran for one call.
+    pub scripts: f64,
+    /// Fenced writes of a partition for one call.
     pub writes: f64,
 }
 
@@ -77,7 +79,7 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
         pin(pids, if group == profiled { MEASURED } else { LOAD });
     }
     let url = status.redis.url.context("Redis's URL")?;
-    let before = Info::of(&url)?.scripts();
+    let before = Info::of(&url)?;
     let measured = measure(
         &load(&cluster, 1, effort),
         &groups,
@@ -87,9 +89,12 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
     // The warm-up and the profiled run made calls too.
     let calls =
         measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000) + effort.calls;
+    let after = Info::of(&url)?;
+    let per_call = |count: fn(&Info) -> u64| (count(&after) - count(&before)) as f64 / calls as f64;
     Ok(Costs {
+        scripts: per_call(Info::scripts),
+        writes: per_call(Info::partition_writes),
         measured,
-        writes: (Info::of(&url)?.scripts() - before) as f64 / calls as f64,
     })
 }
 

@@ -42,19 +42,27 @@ impl Info {
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Calls of scripts: what the containers write and claim with.
+    /// How often a command was called, in scripts too.
+    #[must_use]
+    pub fn calls(&self, command: &str) -> u64 {
+        let line = self.0.lines().find_map(|line| {
+            line.strip_prefix("cmdstat_")?
+                .strip_prefix(command)?
+                .strip_prefix(":calls=")
+        });
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Scripts that ran: what the containers write and claim with.
     #[must_use]
     pub fn scripts(&self) -> u64 {
-        let calls = |name: &str| {
-            let line = self.0.lines().find_map(|line| {
-                line.strip_prefix("cmdstat_")?
-                    .strip_prefix(name)?
-                    .strip_prefix(":calls=")
-            });
-            line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
-        ["evalsha", "eval", "fcall"].map(calls).iter().sum()
+        self.calls("evalsha") + self.calls("eval")
+    }
+
+    /// Fenced writes of partitions: a script may carry several, and compares the epoch once (HMGET) for each.
+    #[must_use]
+    pub fn partition_writes(&self) -> u64 {
+        self.calls("hmget")
     }
 }
 
