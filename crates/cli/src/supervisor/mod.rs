@@ -128,7 +128,8 @@ impl<'a> Supervisor<'a> {
             let gate = plan.gate.map(|gate| self.in_names(gate));
             let slow = self.clock.elapsed() > USUAL_START;
             if (self.ready || slow) && gate != said {
-                if let Some(gate) = &gate {
+                // Settling takes a second and says nothing to anybody who only watches.
+                if let (Some(gate), false) = (&gate, matches!(plan.gate, Some(plan::Gate::Settled(_)))) {
                     audience.say(&format!("waits: {gate}"));
                 }
                 said.clone_from(&gate);
