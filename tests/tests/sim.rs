@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tests::sim::checks::Seen;
-use tests::sim::{Broken, run};
+use tests::sim::{Broken, Outcome, real, run};
 
 fn seeds() -> u64 {
     let wanted = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok());
@@ -14,6 +14,10 @@ fn seeds() -> u64 {
 
 /// Runs `0..count` in parallel until one fails; the lowest failing seed and what was violated.
 fn first_violation(count: u64, broken: Broken) -> (Option<(u64, String)>, Seen) {
+    first_failure(count, |seed| run(seed, broken, false))
+}
+
+fn first_failure(count: u64, run: impl Fn(u64) -> Outcome + Sync) -> (Option<(u64, String)>, Seen) {
     let next = AtomicU64::new(0);
     let found = Mutex::new(None::<(u64, String)>);
     let total = Mutex::new(Seen::default());
@@ -26,7 +30,7 @@ fn first_violation(count: u64, broken: Broken) -> (Option<(u64, String)>, Seen) 
                     if seed >= count {
                         return;
                     }
-                    let outcome = run(seed, broken, false);
+                    let outcome = run(seed);
                     total.lock().expect("no panic").add(&outcome.seen);
                     if let Some(violation) = outcome.violation {
                         let mut found = found.lock().expect("no panic");
@@ -76,6 +80,28 @@ fn runs_are_deterministic() {
         assert_eq!(one.log, two.log, "seed {seed}");
         assert_eq!(one.seen, two.seen);
     }
+}
+
+#[test]
+fn one_seed_of_the_real_parts() {
+    let Some(seed) = std::env::var("SIM_REAL_SEED").ok().and_then(|s| s.parse().ok()) else {
+        return;
+    };
+    let outcome = real::run(seed, true);
+    println!("{}\n{:?}", outcome.log, outcome.seen);
+    assert_eq!(outcome.violation, None, "seed {seed}");
+}
+
+#[test]
+fn no_seed_of_the_real_parts_violates_an_invariant() {
+    let count = seeds() / 4;
+    let (found, seen) = first_failure(count, |seed| real::run(seed, false));
+    if let Some((seed, violation)) = found {
+        panic!(
+            "seed {seed}: {violation}\nreplay: SIM_REAL_SEED={seed} cargo test -p tests --test sim real_parts -- --nocapture"
+        );
+    }
+    println!("{count} seeds of the real parts: {seen:?}");
 }
 
 fn finds_a_violation(broken: Broken) {

@@ -26,6 +26,8 @@ pub enum Datagram {
     },
     /// What the cluster says.
     Said(Call, Said),
+    /// A real message, in runs of the real parts.
+    Sip(Vec<u8>),
 }
 
 impl Datagram {
@@ -34,6 +36,7 @@ impl Datagram {
     pub fn call(&self) -> Call {
         match self {
             Datagram::Request { call, .. } | Datagram::Acknowledge { call } | Datagram::Said(call, _) => *call,
+            Datagram::Sip(_) => 0,
         }
     }
 }

@@ -304,7 +304,7 @@ impl Engine {
                     changes.sets.push((fire, value([nonce, epoch, seq, 1])));
                 }
             }
-            Datagram::Said(..) => {}
+            Datagram::Said(..) | Datagram::Sip(_) => {}
         }
         self.turn(ctx, now, partition, changes, Some((conn, number)));
     }

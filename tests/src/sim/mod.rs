@@ -11,6 +11,7 @@ pub mod engine;
 pub mod faults;
 pub mod net;
 pub mod proxy;
+pub mod real;
 pub mod rng;
 pub mod store;
 

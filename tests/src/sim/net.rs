@@ -51,6 +51,8 @@ pub enum Message {
     Closed,
     /// A UCF frame.
     Frame(Body),
+    /// SIP on a stream: from a proxy whatever it wrote, from a container one message.
+    Sip(Vec<u8>),
     /// A caller's message, numbered by the proxy.
     Input(u64, Datagram),
     /// What a container sends to a caller.

@@ -1,0 +1,218 @@
+//! The same runs with the real parts on the wire: `proxy::forward::Forwarder`, `container::engine::Engine` and SIP itself between
+//! callers, proxies and containers, beside `ucf::member::Member`. Modelled are the store's process and the sockets.
+
+pub mod application;
+pub mod caller;
+pub mod container;
+pub mod proxy;
+
+use super::caller::Datagram;
+use super::faults::{self, Fault, Kind};
+use super::net::{Context, Happening, Node};
+use super::store::StoreNode;
+use super::{CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, STORM, everybody_but};
+use ::container::engine::Settings;
+use application::Counting;
+use caller::Callers;
+use container::Container;
+use proxy::Proxy;
+use std::sync::Arc;
+use ucf::PartitionId;
+use ucf::store::Era;
+use ucf::token::{Key, Keyring};
+
+const CALLS: usize = 20;
+/// Longer than RFC 3261's longest timer, so that every caller has its answer.
+const QUIET: Micros = 50_000 * MS;
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64, logging: bool) -> Outcome {
+    let mut world = World::new(seed, logging);
+    while let Some(happening) = world.ctx.next(STORM + QUIET) {
+        world.step(happening);
+        if world.ctx.oracle.violation.is_some() {
+            break;
+        }
+    }
+    if world.ctx.oracle.violation.is_none() {
+        world.check_end();
+    }
+    Outcome {
+        violation: world.ctx.oracle.violation.take(),
+        seen: world.ctx.oracle.seen,
+        log: world.ctx.take_log(),
+    }
+}
+
+struct World {
+    ctx: Context,
+    store: StoreNode,
+    containers: Vec<Container>,
+    proxies: Vec<Proxy>,
+    callers: Callers,
+    faults: Vec<Fault>,
+    era: u64,
+}
+
+impl World {
+    fn new(seed: u64, logging: bool) -> Self {
+        let mut ctx = Context::new(seed, logging);
+        ctx.loss = if ctx.rng.chance(50) { 0 } else { ctx.rng.range(1, 20) };
+        let key = Key {
+            id: 1,
+            secret: *b"simulated secret",
+        };
+        let keyring = Arc::new(Keyring::new(key, &[], u32::from(PARTITIONS)));
+        let settings = Settings {
+            keyring: keyring.clone(),
+            advertised: "192.0.2.1:5060".to_owned(),
+            application: Arc::new(Counting::new()),
+        };
+        let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
+        let mut faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
+        // What nobody but an owner knew when the store forgot is the other simulation's subject.
+        for fault in faults.iter_mut().filter(|f| f.kind == Kind::StoreFlush) {
+            fault.kind = Kind::StoreRestart;
+        }
+        let mut world = Self {
+            containers: (0..CONTAINERS).map(|i| Container::new(i, settings.clone())).collect(),
+            proxies: (0..PROXIES)
+                .map(|i| Proxy::new(i, CONTAINERS, keyring.clone()))
+                .collect(),
+            store: StoreNode::new(),
+            callers,
+            faults,
+            era: 1,
+            ctx,
+        };
+        world.ctx.start(Node::Store);
+        world.proxies.iter_mut().for_each(|p| p.start(&mut world.ctx));
+        world.containers.iter_mut().for_each(|c| c.start(&mut world.ctx));
+        for index in 0..world.faults.len() {
+            // Even numbers begin, odd ones end a fault.
+            let (at, until) = (world.faults[index].at, world.faults[index].until);
+            world.ctx.at(at, Happening::Fault(index * 2));
+            world.ctx.at(until, Happening::Fault(index * 2 + 1));
+        }
+        world
+    }
+
+    fn step(&mut self, happening: Happening) {
+        let ctx = &mut self.ctx;
+        match happening {
+            Happening::Arrive(conn, end, message) => {
+                let Some((node, message)) = ctx.arrival(conn, end, message) else {
+                    return;
+                };
+                match node {
+                    Node::Store => self.store.handle(ctx, conn, end, message),
+                    Node::Proxy(i) => self.proxies[i].handle(ctx, conn, end, message),
+                    Node::Container(i) => {
+                        self.containers[i].handle(ctx, conn, end, message);
+                        self.replace_if_left(i);
+                    }
+                    Node::Callers => {}
+                }
+            }
+            Happening::Datagram(from, to, Datagram::Sip(bytes)) => match to {
+                Node::Proxy(i) => self.proxies[i].datagram(ctx, bytes),
+                _ => self.callers.handle(ctx, from, bytes),
+            },
+            Happening::Datagram(..) => {}
+            Happening::Wake(node) => {
+                ctx.woken(node);
+                match node {
+                    Node::Callers => self.callers.wake(ctx),
+                    Node::Proxy(i) => self.proxies[i].wake(ctx),
+                    Node::Container(i) => self.containers[i].wake(ctx),
+                    Node::Store => {}
+                }
+            }
+            Happening::Fault(index) => {
+                let fault = self.faults[index / 2].clone();
+                ctx.log(|| format!("{} {:?}", if index % 2 == 0 { "FAULT" } else { "end of" }, fault.kind));
+                if index % 2 == 0 {
+                    self.begin(&fault.kind)
+                } else {
+                    self.end(&fault.kind)
+                }
+            }
+        }
+    }
+
+    fn replace_if_left(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        if container.process.as_ref().is_some_and(|p| p.left) {
+            container.crash(&mut self.ctx);
+            container.start(&mut self.ctx);
+        }
+    }
+
+    fn begin(&mut self, kind: &Kind) {
+        let ctx = &mut self.ctx;
+        match kind {
+            Kind::Crash(i) if self.containers.iter().filter(|c| c.process.is_some()).count() > 1 => {
+                self.containers[*i].crash(ctx);
+            }
+            Kind::ProxyCrash(i) if self.proxies.iter().filter(|p| p.runs()).count() > 1 => self.proxies[*i].crash(ctx),
+            // One survives, always.
+            Kind::Crash(_) | Kind::ProxyCrash(_) => {}
+            Kind::Pause(i) => self.containers[*i].pause(),
+            Kind::ProxyPause(i) => self.proxies[*i].pause(),
+            Kind::Cut(a, b) => ctx.block(*a, *b),
+            Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
+            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
+            Kind::StoreRestart | Kind::StoreFlush => ctx.end(Node::Store),
+            Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::Slow(by) => ctx.slow += by,
+        }
+    }
+
+    fn end(&mut self, kind: &Kind) {
+        let ctx = &mut self.ctx;
+        match kind {
+            Kind::Crash(i) if self.containers[*i].process.is_none() => self.containers[*i].start(ctx),
+            Kind::ProxyCrash(i) if !self.proxies[*i].runs() => self.proxies[*i].start(ctx),
+            Kind::Crash(_) | Kind::ProxyCrash(_) | Kind::Quiesce(_) => {}
+            Kind::Pause(i) => self.containers[*i].resume(ctx),
+            Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
+            Kind::Cut(a, b) => ctx.unblock(*a, *b),
+            Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
+            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
+            Kind::StoreRestart | Kind::StoreFlush if !ctx.lives(Node::Store) => {
+                self.era += 1;
+                self.store.model.set_era(Era(self.era));
+                ctx.start(Node::Store);
+            }
+            Kind::StoreRestart | Kind::StoreFlush => {}
+            Kind::Slow(by) => ctx.slow -= by,
+        }
+        (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
+    }
+
+    /// Faults have ended a while ago: one owner each, as stored, and every call has ended.
+    fn check_end(&mut self) {
+        let mut wrong = self.callers.unfinished();
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let living = self.containers.iter().filter_map(|c| c.process.as_ref());
+            let owners = living.filter_map(|p| {
+                let (_, epoch) = p.member.held().find(|(held, _)| *held == partition)?;
+                Some((p.member.incarnation(), epoch))
+            });
+            let owners: Vec<_> = owners.collect();
+            let stored = self
+                .store
+                .model
+                .partition(partition)
+                .and_then(|s| Some((s.owner?, s.epoch)));
+            match owners.as_slice() {
+                [owner] if Some(*owner) == stored => {}
+                _ => wrong.push(format!("{partition}: owners {owners:?}, stored {stored:?}")),
+            }
+        }
+        if !wrong.is_empty() {
+            self.ctx.oracle.fail(format!("at the end: {}", wrong.join("; ")));
+        }
+    }
+}

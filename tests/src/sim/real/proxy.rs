@@ -1,0 +1,309 @@
+//! The real [`Forwarder`], driven over the simulated network: one worker.
+
+use crate::sim::caller::Datagram;
+use crate::sim::container::Clock;
+use crate::sim::net::{ConnId, Context, MS, Message, Node};
+use proxy::forward::{Config, Effect, Effects, Forwarder, Limits, LinkId, Listener};
+use sip::Instant;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use ucf::ProxyId;
+use ucf::flow::{Flow, Transport};
+use ucf::token::Keyring;
+use ucf::wire::Hello;
+
+/// A proxy's place and the process in it.
+pub struct Proxy {
+    /// Its place.
+    pub node: Node,
+    slots: usize,
+    keyring: Arc<Keyring>,
+    process: Option<Process>,
+}
+
+struct Process {
+    life: u64,
+    forwarder: Forwarder,
+    effects: Effects,
+    clock: Clock,
+    paused: bool,
+    inbox: Vec<Inbox>,
+    links: Vec<Option<Link>>,
+    next_try: Vec<Instant>,
+}
+
+enum Inbox {
+    Stream(ConnId, usize, Message),
+    Datagram(Vec<u8>),
+}
+
+/// The two connections to one container.
+struct Link {
+    sip: ConnId,
+    ucf: Option<ConnId>,
+    id: Option<LinkId>,
+}
+
+impl Proxy {
+    /// An empty place.
+    #[must_use]
+    pub fn new(index: usize, slots: usize, keyring: Arc<Keyring>) -> Self {
+        Self {
+            node: Node::Proxy(index),
+            slots,
+            keyring,
+            process: None,
+        }
+    }
+
+    /// A new process.
+    pub fn start(&mut self, ctx: &mut Context) {
+        let life = ctx.start(self.node);
+        let clock = Clock {
+            ppm: ctx.rng.range(0, 40_000) as i64 - 20_000,
+            start: ctx.rng.range(1, 1_000_000_000),
+        };
+        let local: SocketAddr = "192.0.2.1:5060".parse().expect("an address");
+        let config = Config {
+            me: ProxyId {
+                incarnation: life,
+                worker: 0,
+            },
+            workers: 1,
+            cluster: "sim".to_owned(),
+            keyring: self.keyring.clone(),
+            listeners: vec![Listener {
+                local,
+                host: local.ip().to_string(),
+                port: local.port(),
+            }],
+            aliases: Vec::new(),
+            lease: crate::sim::LEASE,
+            entropy: ctx.rng.bits(),
+            limits: Limits::default(),
+        };
+        let now = clock.read(ctx.now);
+        self.process = Some(Process {
+            life,
+            forwarder: Forwarder::new(config),
+            effects: Effects::default(),
+            clock,
+            paused: false,
+            inbox: Vec::new(),
+            links: (0..self.slots).map(|_| None).collect(),
+            next_try: vec![now; self.slots],
+        });
+        ctx.wake(self.node, ctx.now);
+    }
+
+    /// `kill -9`.
+    pub fn crash(&mut self, ctx: &mut Context) {
+        if self.process.take().is_some() {
+            ctx.end(self.node);
+        }
+    }
+
+    /// Whether a process runs here.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The process stands still.
+    pub fn pause(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.paused = true;
+        }
+    }
+
+    /// It goes on.
+    pub fn resume(&mut self, ctx: &mut Context) {
+        let Some(process) = &mut self.process else { return };
+        if !std::mem::replace(&mut process.paused, false) {
+            return;
+        }
+        for item in std::mem::take(&mut process.inbox) {
+            match item {
+                Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, message),
+                Inbox::Datagram(bytes) => self.datagram(ctx, bytes),
+            }
+        }
+        self.wake(ctx);
+    }
+
+    /// Time has passed.
+    pub fn wake(&mut self, ctx: &mut Context) {
+        let node = self.node;
+        let Some(process) = self.process.as_mut().filter(|p| !p.paused) else {
+            return;
+        };
+        let now = process.clock.read(ctx.now);
+        for slot in 0..process.links.len() {
+            process.connect(ctx, node, now, slot);
+        }
+        if process.forwarder.poll_timeout() <= now {
+            process.forwarder.handle_timeout(now, &mut process.effects);
+        }
+        process.perform(ctx, node);
+    }
+
+    /// A caller's datagram came.
+    pub fn datagram(&mut self, ctx: &mut Context, bytes: Vec<u8>) {
+        let node = self.node;
+        let Some(process) = &mut self.process else { return };
+        if process.paused {
+            process.inbox.push(Inbox::Datagram(bytes));
+            return;
+        }
+        let now = process.clock.read(ctx.now);
+        let source = Flow {
+            transport: Transport::Udp,
+            listener: 0,
+            remote: super::caller::source_of(&bytes),
+            held: None,
+        };
+        process
+            .forwarder
+            .handle_client(now, &source, &bytes, &mut process.effects);
+        process.perform(ctx, node);
+    }
+
+    /// Something came on a stream.
+    pub fn handle(&mut self, ctx: &mut Context, conn: ConnId, end: usize, message: Message) {
+        let node = self.node;
+        let Some(process) = &mut self.process else { return };
+        if process.paused {
+            process.inbox.push(Inbox::Stream(conn, end, message));
+            return;
+        }
+        process.handle(ctx, node, conn, message);
+        process.perform(ctx, node);
+    }
+}
+
+impl Process {
+    fn hello(&self, sip: String) -> Hello {
+        Hello {
+            version: 1,
+            cluster: "sim".to_owned(),
+            incarnation: self.life,
+            worker: Some(0),
+            sip,
+            ..Hello::default()
+        }
+    }
+
+    fn connect(&mut self, ctx: &mut Context, node: Node, now: Instant, slot: usize) {
+        if self.links[slot].is_some() || self.next_try[slot] > now {
+            return;
+        }
+        // Without `sip` in its hello it is the SIP connection; the other one names it.
+        let sip = ctx.connect(node, Node::Container(slot), self.hello(String::new()));
+        self.links[slot] = Some(Link {
+            sip,
+            ucf: None,
+            id: None,
+        });
+    }
+
+    fn handle(&mut self, ctx: &mut Context, node: Node, conn: ConnId, message: Message) {
+        let now = self.clock.read(ctx.now);
+        let of = |link: &Option<Link>| link.as_ref().is_some_and(|l| l.sip == conn || l.ucf == Some(conn));
+        let Some(slot) = self.links.iter().position(of) else {
+            return;
+        };
+        let hello = self.hello(conn.0.to_string());
+        let link = self.links[slot].as_mut().expect("it was just found");
+        match message {
+            Message::Accept(_) if link.sip == conn => {
+                link.ucf = Some(ctx.connect(node, Node::Container(slot), hello));
+            }
+            Message::Accept(hello) => {
+                link.id = self.forwarder.link_up(now, &hello, &mut self.effects);
+                if link.id.is_none() {
+                    self.close(ctx, now, slot);
+                }
+            }
+            Message::Closed | Message::Refused | Message::TimedOut => self.close(ctx, now, slot),
+            Message::Frame(body) => {
+                if let Some(id) = link.id {
+                    self.forwarder.handle_frame(now, id, &body, &mut self.effects);
+                }
+            }
+            Message::Sip(bytes) => {
+                if let Some(id) = link.id {
+                    self.forwarder.handle_container(now, id, &bytes, &mut self.effects);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, ctx: &mut Context, now: Instant, slot: usize) {
+        let Some(link) = self.links[slot].take() else { return };
+        self.next_try[slot] = now + std::time::Duration::from_micros(100 * MS);
+        ctx.close(link.sip, 0);
+        link.ucf.into_iter().for_each(|ucf| ctx.close(ucf, 0));
+        if let Some(id) = link.id {
+            self.forwarder.link_down(now, id, &mut self.effects);
+        }
+    }
+
+    fn perform(&mut self, ctx: &mut Context, node: Node) {
+        let now = self.clock.read(ctx.now);
+        while !self.effects.is_empty() {
+            let effects = std::mem::take(&mut self.effects);
+            for effect in effects.list() {
+                match effect {
+                    Effect::Client { message, .. } => {
+                        let bytes = effects.message(*message).to_vec();
+                        ctx.datagram(node, Node::Callers, Datagram::Sip(bytes));
+                    }
+                    Effect::Frame { link, body } => {
+                        let link = self.links.iter().flatten().find(|l| l.id == Some(*link));
+                        if let Some(ucf) = link.and_then(|l| l.ucf) {
+                            ctx.send(ucf, 0, Message::Frame(body.clone()));
+                        }
+                    }
+                    Effect::Close { link, .. } => {
+                        let of = |l: &Option<Link>| l.as_ref().is_some_and(|l| l.id == Some(*link));
+                        if let Some(slot) = self.links.iter().position(of) {
+                            self.close(ctx, now, slot);
+                        }
+                    }
+                    Effect::Worker { .. } | Effect::Pass { .. } => {
+                        ctx.oracle.fail("a proxy of one worker named another".to_owned());
+                    }
+                }
+            }
+        }
+        self.write(ctx);
+        let tries = self
+            .links
+            .iter()
+            .zip(&self.next_try)
+            .filter(|(l, _)| l.is_none())
+            .map(|(_, at)| *at)
+            .min();
+        let next = self.forwarder.poll_timeout().min(tries.unwrap_or(Instant::MAX));
+        ctx.wake(node, self.clock.when(next));
+    }
+
+    /// Writes what the links have to write; the network takes everything.
+    fn write(&mut self, ctx: &mut Context) {
+        for link in self.links.iter().flatten() {
+            let Some(id) = link.id else { continue };
+            loop {
+                let mut slices = [IoSlice::new(&[]); 16];
+                let count = self.forwarder.outgoing(id, &mut slices);
+                let bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+                if bytes.is_empty() {
+                    break;
+                }
+                self.forwarder.wrote(id, bytes.len());
+                ctx.send(link.sip, 0, Message::Sip(bytes));
+            }
+        }
+    }
+}
