@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use sip::{Frame, FrameError, Framer, Limits, Side};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
+use transport::buffer::READ_CHUNK;
 use transport::tcp::{Connection, Listener, Read};
 use transport::{InBuffer, OutBuffer};
 use ucf::flow::{ConnectionId, Flow, Held, Transport};
@@ -142,8 +143,11 @@ impl Reader {
         let held = self.input.take();
         let mut input = held.unwrap_or_else(|| worker.core.borrow_mut().clients.spare.pop().unwrap_or_default());
         let turn = match connection.try_read(&mut input) {
-            Ok(Read::Some(_)) if self.feed(worker, &mut input) => Turn::More,
-            Ok(Read::Some(_)) => Turn::End,
+            Ok(Read::Some(count)) => match self.feed(worker, &mut input) {
+                true if count >= READ_CHUNK => Turn::More,
+                true => Turn::Drained,
+                false => Turn::End,
+            },
             Ok(Read::Nothing) => Turn::Drained,
             Ok(Read::End) => Turn::End,
             Err(error) => {

@@ -112,6 +112,7 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
     let mut frames = InBuffer::new();
     let hello = ucf_link::hello(&ucf, &mut frames, ours).await?;
     let down = Rc::new(Notify::new());
+    let name = hello.name.clone();
     let linked = worker.feed(|core, now| {
         let id = core.forwarder.link_up(now, &hello, &mut core.effects)?;
         core.links.up.push(Link {
@@ -137,6 +138,7 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
     let reader = Reader {
         worker: worker.clone(),
         id,
+        name,
         sip,
         ucf,
         messages: InBuffer::new(),
@@ -162,6 +164,8 @@ async fn guard(worker: Rc<Worker>, id: LinkId, reading: impl Future<Output = tra
 struct Reader {
     worker: Rc<Worker>,
     id: LinkId,
+    /// The container's name, for logs.
+    name: String,
     sip: Rc<Connection>,
     ucf: Rc<Connection>,
     messages: InBuffer,
@@ -231,9 +235,21 @@ impl Reader {
     }
 
     fn feed_frames(&mut self) -> transport::Result<()> {
-        let Self { worker, id, frames, .. } = self;
+        let Self {
+            worker,
+            id,
+            frames,
+            name,
+            ..
+        } = self;
         worker.feed(|core, now| {
             while let Some(body) = ucf_link::take(frames)? {
+                // All workers hear the same: one line is enough.
+                if let (Body::Ownership(heard), 0) = (&body, worker.me().worker) {
+                    let owner = ucf::Incarnation(heard.owner);
+                    let (partitions, leaving) = (heard.partitions.len(), heard.leaving.len());
+                    info!(container = %name, %owner, partitions, leaving, complete = heard.complete, "ownership announced");
+                }
                 core.forwarder.handle_frame(now, *id, &body, &mut core.effects);
             }
             Ok(())

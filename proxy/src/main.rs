@@ -32,6 +32,7 @@ use worker::{Parts, Phase, Sockets};
 fn main() -> ExitCode {
     let config = Config::from_process();
     admin::logging::init(config.log_format);
+    end_on_panic();
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,6 +47,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic ends the process. Were only its task to end, a worker would live on deaf to a socket; started anew, a proxy misses nothing
+/// that its containers and clients do not repeat.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

@@ -170,6 +170,22 @@ async fn a_peer_that_does_not_read_fills_the_bound_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_has_arrived_can_be_read_before_the_runtime_is_told() {
+    let (near, far) = pair().await;
+    let mut input = InBuffer::new();
+    assert_eq!(far.try_read(&mut input).unwrap(), Read::Nothing);
+    assert_eq!(far.read_now(&mut input).unwrap(), Read::Nothing);
+    let mut out = OutBuffer::new(100);
+    out.push(b"announced").unwrap();
+    assert!(near.try_write(&mut out).unwrap());
+    // On loopback a write has arrived when it returns.
+    assert_eq!(far.read_now(&mut input).unwrap(), Read::Some(9));
+    assert_eq!(input.data(), b"announced");
+    drop(near);
+    assert_eq!(far.read_now(&mut input).unwrap(), Read::End);
+}
+
+#[tokio::test]
 async fn nobody_listening_is_the_networks_fault() {
     let address = {
         let listener = Listener::bind(any(), false).unwrap();
