@@ -87,7 +87,7 @@ fn one_seed_of_the_real_parts() {
     let Some(seed) = std::env::var("SIM_REAL_SEED").ok().and_then(|s| s.parse().ok()) else {
         return;
     };
-    let outcome = real::run(seed, true);
+    let outcome = real::run(seed, Broken::Nothing, true);
     println!("{}\n{:?}", outcome.log, outcome.seen);
     assert_eq!(outcome.violation, None, "seed {seed}");
 }
@@ -95,7 +95,7 @@ fn one_seed_of_the_real_parts() {
 #[test]
 fn no_seed_of_the_real_parts_violates_an_invariant() {
     let count = seeds() / 4;
-    let (found, seen) = first_failure(count, |seed| real::run(seed, false));
+    let (found, seen) = first_failure(count, |seed| real::run(seed, Broken::Nothing, false));
     if let Some((seed, violation)) = found {
         panic!(
             "seed {seed}: {violation}\nreplay: SIM_REAL_SEED={seed} cargo test -p tests --test sim real_parts -- --nocapture"
@@ -110,14 +110,22 @@ fn finds_a_violation(broken: Broken) {
     println!("{broken:?}: seed {seed}: {violation}");
 }
 
+fn finds_a_violation_of_the_real_parts(broken: Broken) {
+    let (found, seen) = first_failure(400, |seed| real::run(seed, broken, false));
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed: {seen:?}"));
+    println!("{broken:?}, real parts: seed {seed}: {violation}");
+}
+
 #[test]
 fn without_the_epoch_comparison_a_violation_is_found() {
     finds_a_violation(Broken::EpochComparison);
+    finds_a_violation_of_the_real_parts(Broken::EpochComparison);
 }
 
 #[test]
 fn with_output_before_its_write_a_violation_is_found() {
     finds_a_violation(Broken::OutputFirst);
+    finds_a_violation_of_the_real_parts(Broken::OutputFirst);
 }
 
 #[test]

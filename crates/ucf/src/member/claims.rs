@@ -191,6 +191,11 @@ impl Member {
 
     /// Sends what is due, as far as claims are allowed at all.
     pub(super) fn send_claims(&mut self, now: Instant) {
+        // Asked after every reply: mostly there is nothing to send, or no room.
+        let unsent = self.claims.wanted.len() - self.claims.under_way;
+        if unsent == 0 || self.claims.under_way >= PIPELINE {
+            return;
+        }
         let expired = |c: &Claim| c.as_target && !c.sent && now.since(c.due) > OFFER_TTL;
         self.claims.wanted.retain(|_, claim| !expired(claim));
         if self.claims.wanted.is_empty() || !self.may_claim(now) {

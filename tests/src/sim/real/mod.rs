@@ -10,7 +10,7 @@ use super::caller::Datagram;
 use super::faults::{self, Fault, Kind};
 use super::net::{Context, Happening, Node};
 use super::store::StoreNode;
-use super::{CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, STORM, everybody_but};
+use super::{Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, STORM, everybody_but};
 use ::container::engine::Settings;
 use application::Counting;
 use caller::Callers;
@@ -27,8 +27,8 @@ const QUIET: Micros = 50_000 * MS;
 
 /// Runs one seed.
 #[must_use]
-pub fn run(seed: u64, logging: bool) -> Outcome {
-    let mut world = World::new(seed, logging);
+pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
+    let mut world = World::new(seed, broken, logging);
     while let Some(happening) = world.ctx.next(STORM + QUIET) {
         world.step(happening);
         if world.ctx.oracle.violation.is_some() {
@@ -56,7 +56,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, logging: bool) -> Self {
+    fn new(seed: u64, broken: Broken, logging: bool) -> Self {
         let mut ctx = Context::new(seed, logging);
         ctx.loss = if ctx.rng.chance(50) { 0 } else { ctx.rng.range(1, 20) };
         let key = Key {
@@ -75,12 +75,19 @@ impl World {
         for fault in faults.iter_mut().filter(|f| f.kind == Kind::StoreFlush) {
             fault.kind = Kind::StoreRestart;
         }
+        let mut store = StoreNode::new();
+        if broken == Broken::EpochComparison {
+            store.model.stop_comparing_epochs();
+        }
+        let output_first = broken == Broken::OutputFirst;
         let mut world = Self {
-            containers: (0..CONTAINERS).map(|i| Container::new(i, settings.clone())).collect(),
+            containers: (0..CONTAINERS)
+                .map(|i| Container::new(i, settings.clone(), output_first))
+                .collect(),
             proxies: (0..PROXIES)
                 .map(|i| Proxy::new(i, CONTAINERS, keyring.clone()))
                 .collect(),
-            store: StoreNode::new(),
+            store,
             callers,
             faults,
             era: 1,
