@@ -68,6 +68,8 @@ pub async fn accept(listener: Listener, me: Identity, events: Sender<LinkEvent>,
                 tokio::task::spawn_local(async move {
                     let mut input = InBuffer::new();
                     match ucf_link::hello(&connection, &mut input, me.hello()).await {
+                        // A former life of ours is looked for at this address, and it is us who look.
+                        Ok(hello) if hello.incarnation == me.incarnation.0 => {}
                         Ok(hello) => serve(link, connection, input, hello, events).await,
                         Err(error) => tracing::debug!(%error, "UCF link"),
                     }

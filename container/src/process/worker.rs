@@ -75,13 +75,24 @@ struct Core {
     salt: u64,
 }
 
-/// A turn's writes on their way: the store comes back with the outcomes.
+/// A turn's writes on their way: the store comes back with what came of them.
 type Writing = Pin<Box<dyn Future<Output = Written>>>;
 
 struct Written {
     store: Store,
+    batch: Batch,
+    result: Result<Vec<WriteOutcome>, Lost>,
+}
+
+/// The writes of a turn.
+struct Batch {
     turn: u64,
-    outcomes: Vec<WriteOutcome>,
+    writes: Vec<Write>,
+    /// Place of each among the turn's writes, and how many these were: those of dropped partitions are left out of a second attempt.
+    places: Vec<usize>,
+    count: usize,
+    /// The store has not answered a former attempt; the next one is then.
+    again_at: Option<Instant>,
 }
 
 impl Worker {
@@ -150,11 +161,16 @@ pub async fn run(parts: Parts, listener: Listener) {
     tokio::task::spawn_local(accept(worker.clone(), listener));
     let mut resting = Some(store);
     let mut writing: Option<Writing> = None;
+    let mut unwritten: Option<Batch> = None;
     let mut mail = Vec::with_capacity(MAIL_BATCH);
     let sleep = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(sleep);
     loop {
-        let deadline = worker.core.borrow().poll_timeout();
+        let again_at = unwritten
+            .as_ref()
+            .and_then(|batch| batch.again_at)
+            .unwrap_or(Instant::MAX);
+        let deadline = worker.core.borrow().poll_timeout().min(again_at);
         let until = worker.start + Duration::from_micros(deadline.as_micros().min(1 << 50));
         if sleep.deadline().into_std() != until {
             sleep.as_mut().reset(until.into());
@@ -164,7 +180,7 @@ pub async fn run(parts: Parts, listener: Listener) {
             biased;
             written = async { writing.as_mut().expect("guarded").await }, if writing.is_some() => {
                 writing = None;
-                worker.core.borrow_mut().engine.handle_written(written.turn, &written.outcomes);
+                unwritten = worker.written(written.batch, written.result, &written.store);
                 resting = Some(written.store);
             }
             count = mailbox.recv_many(&mut mail, MAIL_BATCH) => {
@@ -179,17 +195,12 @@ pub async fn run(parts: Parts, listener: Listener) {
         let mut core = worker.core.borrow_mut();
         core.engine.handle_timeout(now);
         if let Some(store) = resting.take() {
-            match core.end_turn(&worker, now) {
-                Some((turn, writes)) => {
-                    writing = Some(Box::pin(write(
-                        store,
-                        member,
-                        turn,
-                        writes,
-                        worker.control.clone(),
-                        index,
-                    )))
-                }
+            let batch = match unwritten.take() {
+                Some(batch) => core.try_again(batch, now, &mut unwritten),
+                None => core.end_turn(&worker, now),
+            };
+            match batch {
+                Some(batch) => writing = Some(Box::pin(write(store, member, batch))),
                 None => resting = Some(store),
             }
         }
@@ -207,21 +218,49 @@ impl Core {
     }
 
     /// Ends the open turn; gives its writes, if there are any.
-    fn end_turn(&mut self, worker: &Worker, now: Instant) -> Option<(u64, Vec<Write>)> {
+    fn end_turn(&mut self, worker: &Worker, now: Instant) -> Option<Batch> {
         let turn = self.engine.end_turn(now)?;
         if let Some(since) = self.waiting_since.take() {
-            self.stats
-                .queue_delay_us
-                .store(now.since(since).as_micros() as u64, Ordering::Relaxed);
+            let delay = now.since(since).as_micros() as u64;
+            self.stats.queue_delay_us.store(delay, Ordering::Relaxed);
         }
         if !turn.announcements.is_empty() {
             // Before the outputs that they matter for: these wait for the writes.
+            let announcements = turn.announcements;
             worker.tell(ToControl::Announce {
                 to: None,
-                announcements: turn.announcements,
+                announcements,
             });
         }
-        (!turn.writes.is_empty()).then_some((turn.number, turn.writes))
+        let count = turn.writes.len();
+        let batch = Batch {
+            turn: turn.number,
+            writes: turn.writes,
+            places: (0..count).collect(),
+            count,
+            again_at: None,
+        };
+        (!batch.writes.is_empty()).then_some(batch)
+    }
+
+    /// The writes that the store has not answered, when it is time. Those of partitions that were dropped meanwhile are not sent again:
+    /// a store that forgot would take them for the owner's.
+    fn try_again(&mut self, mut batch: Batch, now: Instant, wait: &mut Option<Batch>) -> Option<Batch> {
+        if batch.again_at.is_some_and(|at| at > now) {
+            *wait = Some(batch);
+            return None;
+        }
+        let engine = &mut self.engine;
+        let ours = |write: &Write| engine.epoch(write.partition) == Some(write.epoch);
+        let kept = std::mem::take(&mut batch.writes)
+            .into_iter()
+            .zip(std::mem::take(&mut batch.places));
+        (batch.writes, batch.places) = kept.filter(|(write, _)| ours(write)).unzip();
+        if batch.writes.is_empty() {
+            engine.handle_written(batch.turn, &[]);
+            return None;
+        }
+        Some(batch)
     }
 
     /// Sends what written turns release, and tells what came of inputs.
@@ -343,6 +382,33 @@ impl Core {
 }
 
 impl Worker {
+    /// What came of a turn's writes; gives them back if they have to be sent again, which their running numbers make harmless.
+    fn written(&self, mut batch: Batch, result: Result<Vec<WriteOutcome>, Lost>, store: &Store) -> Option<Batch> {
+        match result {
+            Ok(outcomes) => {
+                // What became of a dropped partition is nothing to the engine any more.
+                let mut all = vec![WriteOutcome::Written; batch.count];
+                for (place, outcome) in batch.places.iter().zip(outcomes) {
+                    all[*place] = outcome;
+                }
+                self.core.borrow_mut().engine.handle_written(batch.turn, &all);
+                None
+            }
+            Err(Lost(error)) => {
+                if batch.again_at.is_none() {
+                    warn!(%error, redis = %store.address(), "the store does not answer");
+                    let notice = Notice::StoreSilent;
+                    self.tell(ToControl::Notice {
+                        worker: self.index,
+                        notice,
+                    });
+                }
+                batch.again_at = Some(self.now() + RETRY_AFTER);
+                Some(batch)
+            }
+        }
+    }
+
     /// Deals with mail; `true` is the end.
     fn read_mail(self: &Rc<Self>, mail: &mut Vec<ToWorker>) -> bool {
         let now = self.now();
@@ -401,31 +467,10 @@ impl Worker {
     }
 }
 
-/// Writes a turn, again and again until the store has said how it went: running numbers make repeats harmless.
-async fn write(
-    mut store: Store,
-    member: Incarnation,
-    turn: u64,
-    writes: Vec<Write>,
-    control: UnboundedSender<ToControl>,
-    worker: usize,
-) -> Written {
-    let mut lost = false;
-    loop {
-        match store.write(member, &writes).await {
-            Ok(outcomes) => return Written { store, turn, outcomes },
-            Err(Lost(error)) => {
-                if !std::mem::replace(&mut lost, true) {
-                    warn!(%error, redis = %store.address(), "the store does not answer");
-                    let _ = control.send(ToControl::Notice {
-                        worker,
-                        notice: Notice::StoreSilent,
-                    });
-                }
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
+/// Writes a turn.
+async fn write(mut store: Store, member: Incarnation, batch: Batch) -> Written {
+    let result = store.write(member, &batch.writes).await;
+    Written { store, batch, result }
 }
 
 /// Accepts SIP connections for good.
