@@ -244,11 +244,13 @@ impl Reader {
         } = self;
         worker.feed(|core, now| {
             while let Some(body) = ucf_link::take(frames)? {
-                // All workers hear the same: one line is enough.
-                if let (Body::Ownership(heard), 0) = (&body, worker.me().worker) {
+                // All workers hear the same: one line is enough, and complete lists come again and again.
+                if let (Body::Ownership(heard), 0) = (&body, worker.me().worker)
+                    && !heard.complete
+                {
                     let owner = ucf::Incarnation(heard.owner);
                     let (partitions, leaving) = (heard.partitions.len(), heard.leaving.len());
-                    info!(container = %name, %owner, partitions, leaving, complete = heard.complete, "ownership announced");
+                    info!(container = %name, %owner, partitions, leaving, "ownership announced");
                 }
                 core.forwarder.handle_frame(now, *id, &body, &mut core.effects);
             }
