@@ -196,7 +196,7 @@ pub fn scan(bytes: &[u8]) -> OwnedMessage {
 pub fn texts(outputs: &[Output]) -> Vec<String> {
     outputs
         .iter()
-        .map(|output| String::from_utf8(output.bytes.to_vec()).expect("text"))
+        .map(|output| String::from_utf8_lossy(&output.bytes).into_owned())
         .collect()
 }
 

@@ -1,0 +1,134 @@
+//! Seeded mutation: whatever stands in a message or in a record, a worker neither panics nor forgets to answer for its inputs.
+
+#[path = "common/world.rs"]
+#[allow(dead_code, reason = "shared with the other tests of a worker")]
+mod world;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use container::engine::{ConnectionId, Input};
+use container::records::{Key, Record};
+use sip::{Limits, OwnedMessage};
+use ucf::Epoch;
+use world::{Caller, Life, PARTITION, PROXY, World, to_tag};
+
+const RUNS: u64 = 3_000;
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % sides.max(1) as u64) as usize
+    }
+
+    /// Changes, removes, doubles or inserts a few bytes.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.roll(4) {
+            let at = self.roll(bytes.len());
+            let end = (at + self.roll(12)).min(bytes.len());
+            match self.roll(4) {
+                0 if at < bytes.len() => bytes[at] = self.roll(256) as u8,
+                1 => drop(bytes.drain(at..end)),
+                2 => {
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
+                }
+                _ => bytes.insert(at, b"\r\n;,<>\"=@:0"[self.roll(11)]),
+            }
+        }
+    }
+}
+
+/// A call that rings, and its messages.
+fn messages(world: &mut World, life: &mut Life) -> Vec<Vec<u8>> {
+    let mut caller = Caller::new("one");
+    let invite = caller.request(
+        world,
+        "INVITE",
+        1,
+        "Supported: 100rel, timer\r\nSession-Expires: 1800\r\n",
+    );
+    let ringing = world.exchange(life, &invite);
+    caller.to_tag = to_tag(&ringing[0]);
+    let mut texts = vec![
+        invite,
+        caller.request(world, "CANCEL", 1, ""),
+        caller.request(world, "ACK", 1, ""),
+    ];
+    for (cseq, method) in ["PRACK", "UPDATE", "INVITE", "OPTIONS", "INFO", "BYE"]
+        .into_iter()
+        .enumerate()
+    {
+        texts.push(caller.request(world, method, cseq as u32 + 2, "RAck: 1 1 INVITE\r\n"));
+    }
+    texts.into_iter().map(String::into_bytes).collect()
+}
+
+#[test]
+fn no_message_panics_a_worker_and_every_one_is_confirmed() {
+    let mut world = World::new();
+    let mut life = world.life(1, r#"{"answer": {"ring": "3s", "hold": "9s"}}"#);
+    let originals = messages(&mut world, &mut life);
+    for seed in 0..RUNS {
+        let mut dice = Dice(seed);
+        let mut bytes = originals[dice.roll(originals.len())].clone();
+        dice.mutate(&mut bytes);
+        let Ok(message) = OwnedMessage::scan(Bytes::from(bytes), &Limits::default()) else {
+            continue;
+        };
+        life.number += 1;
+        let input = Input {
+            connection: ConnectionId(1),
+            number: life.number,
+        };
+        life.engine.handle_sip(world.now, input, PROXY, message);
+        let released = world.turn(&mut life);
+        assert_eq!(released.confirms.len(), 1, "seed {seed}");
+        if dice.roll(8) == 0 {
+            world.pass(&mut life, Duration::from_millis(700));
+        }
+    }
+    world.pass(&mut life, Duration::from_secs(4000));
+    assert_eq!(
+        life.engine.holdings().open_transactions,
+        0,
+        "all is answered in the end"
+    );
+}
+
+#[test]
+fn no_record_panics_a_successor() {
+    let mut world = World::new();
+    let mut life = world.life(1, r#"{"answer": {"ring": "3s"}}"#);
+    messages(&mut world, &mut life);
+    world.pass(&mut life, Duration::from_secs(1));
+    let stored = world.store.partition(PARTITION).expect("owned").records.clone();
+    assert!(stored.len() >= 2);
+    for seed in 0..RUNS {
+        let mut dice = Dice(seed);
+        let records: Vec<(Bytes, Bytes)> = stored
+            .iter()
+            .map(|(key, value)| {
+                let (mut key, mut value) = (key.clone(), value.clone());
+                if dice.roll(8) == 0 {
+                    dice.mutate(&mut key);
+                }
+                dice.mutate(&mut value);
+                (key.into(), value.into())
+            })
+            .collect();
+        for (key, value) in &records {
+            if let Some(key) = Key::parse(key) {
+                let _ = Record::decode(key.kind, value.clone());
+            }
+        }
+        life.engine.activate(world.now, PARTITION, Epoch(seed + 2), records);
+        life.engine.handle_timeout(world.now + Duration::from_secs(5));
+        life.engine.end_turn(world.now);
+    }
+}
