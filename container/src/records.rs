@@ -303,6 +303,9 @@ pub struct Server {
     /// The key by which proxies know it (`ucf::transactions`).
     #[prost(fixed64, tag = "10")]
     pub key: u64,
+    /// The key of merged requests.
+    #[prost(fixed64, tag = "11")]
+    pub merged: u64,
 }
 
 /// A client transaction (RFC 3261 s17.1).

@@ -299,6 +299,7 @@ impl Actor<'_> {
             cseq,
             flow,
             key: keys.transaction,
+            merged: keys.merged,
             armed: None,
             stored: false,
         };

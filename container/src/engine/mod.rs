@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sip::transaction::{Effect, ServerState};
+use sip::transaction::{Effect, ServerState, ServerTransaction};
 use sip::{Instant, OwnedMessage};
 use ucf::member::{Gate, Notice};
 use ucf::token::Keyring;
@@ -391,14 +391,12 @@ impl Engine {
     /// The live server transactions of INVITEs, for a proxy that has just connected.
     pub fn live_transactions(&self) -> impl Iterator<Item = Announcement> + '_ {
         self.partitions.iter().flatten().flat_map(|partition| {
-            let invites = partition
-                .servers
-                .values()
-                .filter(|server| server.key != 0 && server.dialog == Some(0));
+            let servers = partition.servers.values();
+            let invites = servers.filter(|server| matches!(server.machine, ServerTransaction::Invite(_)));
             invites.map(|server| Announcement {
                 partition: partition.id,
                 key: server.key,
-                merged: 0,
+                merged: server.merged,
                 ended: server.machine.is_answered(),
             })
         })

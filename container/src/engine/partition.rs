@@ -48,6 +48,8 @@ pub(super) struct ServerTx {
     pub flow: Flow,
     /// What proxies know it by.
     pub key: u64,
+    /// By what they know a merged request (RFC 3261 s8.2.2.2).
+    pub merged: u64,
     pub armed: Option<Instant>,
     pub stored: bool,
 }

@@ -195,6 +195,7 @@ fn from_server(server: &ServerTx, clock: StoreClock, now: Instant) -> records::S
         cseq: server.cseq,
         flow: Some(from_flow(&server.flow)),
         key: server.key,
+        merged: server.merged,
     }
 }
 
@@ -390,6 +391,7 @@ fn load_server(
         cseq: record.cseq,
         flow: to_flow(record.flow?)?,
         key: record.key,
+        merged: record.merged,
         armed: None,
         stored: true,
     };
