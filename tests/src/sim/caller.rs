@@ -108,6 +108,8 @@ impl Callers {
                 bye: dialog.bye && dialog.next == dialog.last,
                 expires: dialog.expires,
             };
+            let (number, proxy) = (dialog.next, dialog.proxy);
+            ctx.log(|| format!("call {call}: request {number} to proxy {proxy}"));
             ctx.datagram(Node::Callers, Node::Proxy(dialog.proxy), request);
             dialog.due = now + dialog.wait;
         }
@@ -130,6 +132,7 @@ impl Callers {
                     return;
                 }
                 if dialog.waiting && *request == dialog.next {
+                    ctx.oracle.answers_at.push(ctx.now);
                     dialog.waiting = false;
                     dialog.next += 1;
                     dialog.due = ctx.now + ctx.rng.range(50, 2_500) * MS;

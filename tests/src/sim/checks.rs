@@ -32,6 +32,10 @@ pub struct Oracle {
     consumed: BTreeMap<Call, u64>,
     /// Counts for the report.
     pub seen: Seen,
+    /// Who took what up when.
+    pub activations: Vec<(Micros, PartitionId, Incarnation)>,
+    /// What callers heard when.
+    pub answers_at: Vec<Micros>,
 }
 
 /// What happened, so that a run that tests nothing is noticed.
@@ -136,6 +140,7 @@ impl Oracle {
 
     /// A member has taken a partition up.
     pub fn on_activate(&mut self, now: Micros, partition: PartitionId, epoch: Epoch, member: Incarnation) {
+        self.activations.push((now, partition, member));
         match self.activated.get(&partition) {
             Some((e, other)) if *e == epoch && *other != member => {
                 self.fail(format!("{partition} is owned twice at {epoch}: {other} and {member}"));

@@ -23,20 +23,20 @@ use net::{Context, Happening, MS, Micros, Node};
 use proxy::Proxy;
 use std::time::Duration;
 use store::StoreNode;
-use ucf::PartitionId;
 use ucf::member::Faults;
 use ucf::store::Era;
+use ucf::{Incarnation, PartitionId};
 
 /// L in every run.
 pub const LEASE: Duration = Duration::from_secs(3);
 
 /// Few, so that each is in the midst of everything.
-const PARTITIONS: u16 = 12;
+pub const PARTITIONS: u16 = 12;
 const CONTAINERS: usize = 3;
 const PROXIES: usize = 2;
 const CALLS: u32 = 30;
 /// Faults begin and end before this.
-const STORM: Micros = 20_000 * MS;
+pub const STORM: Micros = 20_000 * MS;
 /// And then all must come right.
 const QUIET: Micros = 32_000 * MS;
 
@@ -75,12 +75,40 @@ pub struct Outcome {
 /// Runs one seed.
 #[must_use]
 pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
-    let mut world = World::new(seed, broken, logging);
+    let mut world = World::new(seed, broken, None, logging);
     world.run();
     Outcome {
         violation: world.ctx.oracle.violation.take(),
         seen: world.ctx.oracle.seen,
         log: world.ctx.take_log(),
+    }
+}
+
+/// What was to be seen of a planned run.
+pub struct Watched {
+    /// Of the whole run.
+    pub outcome: Outcome,
+    /// Who took which partition up when.
+    pub activations: Vec<(Micros, PartitionId, Incarnation)>,
+    /// When callers heard an answer that they waited for.
+    pub answers: Vec<Micros>,
+}
+
+/// Runs planned faults over a network that loses nothing.
+#[must_use]
+pub fn run_planned(seed: u64, faults: Vec<Fault>) -> Watched {
+    let mut world = World::new(seed, Broken::Nothing, Some(faults), true);
+    world.ctx.loss = 0;
+    world.run();
+    let oracle = &mut world.ctx.oracle;
+    Watched {
+        activations: std::mem::take(&mut oracle.activations),
+        answers: std::mem::take(&mut oracle.answers_at),
+        outcome: Outcome {
+            violation: oracle.violation.take(),
+            seen: oracle.seen,
+            log: world.ctx.take_log(),
+        },
     }
 }
 
@@ -95,7 +123,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, broken: Broken, logging: bool) -> Self {
+    fn new(seed: u64, broken: Broken, faults: Option<Vec<Fault>>, logging: bool) -> Self {
         let mut ctx = Context::new(seed, logging);
         ctx.loss = if ctx.rng.chance(50) { 0 } else { ctx.rng.range(1, 20) };
         let member_faults = Faults {
@@ -113,7 +141,7 @@ impl World {
             store.model.stop_raising_epochs();
         }
         let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
-        let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
+        let faults = faults.unwrap_or_else(|| faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM));
         let mut world = Self {
             containers: (0..CONTAINERS)
                 .map(|i| Container::new(i, PARTITIONS, member_faults, output_first))
@@ -121,24 +149,31 @@ impl World {
             proxies: (0..PROXIES).map(|i| Proxy::new(i, CONTAINERS, fences)).collect(),
             store,
             callers,
-            faults,
+            faults: Vec::new(),
             era: 1,
             ctx,
         };
         world.ctx.start(Node::Store);
         world.proxies.iter_mut().for_each(|p| p.start(&mut world.ctx));
         world.containers.iter_mut().for_each(|c| c.start(&mut world.ctx));
-        for index in 0..world.faults.len() {
-            // Even numbers begin, odd ones end a fault.
-            let (at, until) = (world.faults[index].at, world.faults[index].until);
-            world.ctx.at(at, Happening::Fault(index * 2));
-            world.ctx.at(until, Happening::Fault(index * 2 + 1));
-        }
+        world.plan(faults);
         world
+    }
+
+    fn plan(&mut self, faults: Vec<Fault>) {
+        for (index, fault) in faults.iter().enumerate() {
+            // Even numbers begin, odd ones end a fault.
+            self.ctx.at(fault.at, Happening::Fault(index * 2));
+            self.ctx.at(fault.until, Happening::Fault(index * 2 + 1));
+        }
+        self.faults = faults;
     }
 
     fn run(&mut self) {
         while let Some(happening) = self.ctx.next(STORM + QUIET) {
+            if self.ctx.now > STORM {
+                self.ctx.loss = 0;
+            }
             self.step(happening);
             if self.ctx.oracle.violation.is_some() {
                 return;

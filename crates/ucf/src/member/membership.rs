@@ -59,14 +59,11 @@ impl Member {
         self.admission = waiting.into_iter().collect();
         if !self.admission.is_empty() || !alive.is_empty() {
             // Asked again with every tick: who acts from memory admits nobody before it has stopped.
-            let linked: Vec<_> = self
-                .admission
-                .iter()
-                .filter(|m| self.peers[*m].linked)
-                .copied()
-                .collect();
-            for peer in linked {
-                self.say(peer, PeerBody::Admit(Empty {}));
+            let waiting: BTreeSet<_> = self.admission.iter().chain(&alive).copied().collect();
+            for peer in waiting {
+                if self.peers.get(&peer).is_some_and(|p| p.linked) {
+                    self.say(peer, PeerBody::Admit(Empty {}));
+                }
             }
             return;
         }

@@ -30,6 +30,9 @@ const QUIET: Micros = 50_000 * MS;
 pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
     let mut world = World::new(seed, broken, logging);
     while let Some(happening) = world.ctx.next(STORM + QUIET) {
+        if world.ctx.now > STORM {
+            world.ctx.loss = 0;
+        }
         world.step(happening);
         if world.ctx.oracle.violation.is_some() {
             break;
