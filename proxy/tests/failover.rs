@@ -247,7 +247,25 @@ fn a_stale_owners_output_is_dropped_and_it_is_told() {
         proxy.container_says(b, &output);
         assert_eq!(proxy.out().clients.len(), 1);
     }
+    proxy.wait(Duration::from_millis(500));
+    assert_eq!(proxy.out().clients.len(), 0, "it has waited in vain");
     assert_eq!(proxy.forwarder.counters().drops[DropReason::Fenced as usize], 2);
+}
+
+#[test]
+fn a_successors_output_that_outruns_its_announcement_is_sent_after_it_in_order() {
+    let (mut proxy, a, b) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    let inner = one(proxy.arrived(a));
+    for status in ["180 Ringing", "200 OK"] {
+        proxy.container_says(b, &response(&inner, status, ""));
+        assert_eq!(proxy.out().clients.len(), 0);
+    }
+    proxy.owns(b, B, &[2], 7);
+    let sent: Vec<_> = proxy.out().clients.into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(sent.len(), 2);
+    assert!(sent[0].starts_with("SIP/2.0 180") && sent[1].starts_with("SIP/2.0 200"));
+    assert_eq!(proxy.forwarder.counters().drops[DropReason::Fenced as usize], 0);
 }
 
 #[test]

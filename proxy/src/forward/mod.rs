@@ -10,6 +10,7 @@
 //!   (the bytes stay in the link's window until the container confirms them; there is no second copy),
 //! - calls [`Forwarder::handle_timeout`] at [`Forwarder::poll_timeout`].
 
+mod ahead;
 mod config;
 mod containers;
 mod counters;
@@ -38,6 +39,7 @@ use ucf::window::Window;
 use ucf::wire::{Body, Heartbeat, Hello, MemberState};
 use ucf::{Incarnation, PartitionId};
 
+use ahead::Ahead;
 use containers::Containers;
 use early::Early;
 use own::Own;
@@ -64,6 +66,7 @@ struct Core {
     transactions: TransactionTable,
     hold: Hold,
     early: Early,
+    ahead: Ahead,
     /// Partitions whose owner has returned a message, and when it is asked again; each at most once.
     returned: Vec<(Instant, PartitionId)>,
     containers: Containers,
@@ -88,6 +91,7 @@ impl Forwarder {
                 transactions: TransactionTable::new(limits.transactions),
                 hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
                 early: Early::new(),
+                ahead: Ahead::default(),
                 returned: Vec::new(),
                 containers: Containers::default(),
                 counters: Counters::default(),
@@ -206,6 +210,7 @@ impl Forwarder {
         if now >= self.core.next_heartbeat {
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
+            self.core.settle_output(now, effects);
             self.core.ask_again(now, effects);
             self.core.beat(now, effects);
             self.core.expire(now);
@@ -281,7 +286,10 @@ impl Core {
         match body {
             Body::Report(report) => self.balancer.report(now, slot, report),
             Body::Confirm(confirm) => self.confirm(now, slot, confirm, effects),
-            Body::Ownership(announced) => self.ownership(now, announced, effects),
+            Body::Ownership(announced) => {
+                self.ownership(now, announced, effects);
+                self.settle_output(now, effects);
+            }
             Body::Transactions(announced) => {
                 let partitions = self.routing.partitions();
                 self.transactions.announced(now, announced, partitions);

@@ -262,23 +262,31 @@ impl Core {
         effects: &mut Effects,
     ) {
         let message = arrival.message;
-        let kind = if message.is_request() {
-            Kind::ContainerRequest
-        } else {
-            Kind::ContainerResponse
-        };
         edit.clear();
         let mut vias = message.vias();
         let top = vias.next();
         let sent = match self.check_output(arrival, top.as_ref(), slot, edit) {
-            Err(Unfit::Fenced(fenced)) => {
+            Err(Unfit::Fenced(partition, fenced)) => {
                 let body = Body::Fenced(fenced);
                 effects.push(Effect::Frame { link, body });
+                if self.wait_for_ownership(arrival, link, partition) {
+                    return;
+                }
                 Err(DropReason::Fenced)
             }
             Err(Unfit::Drop(why)) => Err(why),
             Ok(_) if message.is_response() => self.respond(arrival.now, message, (top, vias.next()), edit, effects),
             Ok(partition) => self.outward(arrival.now, message, partition, edit, effects),
+        };
+        self.count_output(message, sent);
+    }
+
+    /// Counts what became of a container's message.
+    pub(super) fn count_output(&mut self, message: &Message<'_>, sent: Result<(), DropReason>) {
+        let kind = if message.is_request() {
+            Kind::ContainerRequest
+        } else {
+            Kind::ContainerResponse
         };
         match sent {
             Ok(()) => self.counters.count(kind, Outcome::Forwarded),
@@ -309,11 +317,12 @@ impl Core {
         if let Some(partition) = partition
             && let Some((owner, epoch)) = self.routing.fenced(slot, partition)
         {
-            return Err(Unfit::Fenced(Fenced {
+            let fenced = Fenced {
                 partition: u32::from(partition.0),
                 owner: owner.0,
                 epoch: epoch.0,
-            }));
+            };
+            return Err(Unfit::Fenced(partition, fenced));
         }
         // Looked for only if there is a field of unknown name at all: most output has none.
         let stamp = message.index().first(HeaderName::Other).and_then(|_| {
@@ -460,7 +469,7 @@ impl Core {
 
 /// Why a container's output goes no further.
 enum Unfit {
-    Fenced(Fenced),
+    Fenced(PartitionId, Fenced),
     Drop(DropReason),
 }
 
