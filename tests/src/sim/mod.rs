@@ -1,8 +1,10 @@
 //! Generated runs in virtual time: callers, proxies, containers and a store over a faulty network, one event queue, one seed.
 //!
-//! Real: [`ucf::member::Member`], and the store's meaning [`ucf::store::Model`] (which the Redis scripts are held against). Modelled: the
-//! session engine, the proxy and the callers. After every step nothing of DESIGN section 12 may be violated ([`checks`]); when faults have
-//! ended, every partition has one owner, every call can be ended, and the store equals memory.
+//! Two kinds. The runs of this module are of the protocol of ownership: real are [`ucf::member::Member`] and the store's meaning
+//! [`ucf::store::Model`] (which the Redis scripts are held against); the session engine, the proxy and the callers are small models that
+//! also act from memory. The runs of [`real`] have the real proxy, the real engine and SIP between them. After every step nothing of
+//! DESIGN section 12 may be violated ([`checks`]); when faults have ended, every partition has one owner, every call can be ended, and
+//! the store equals memory.
 
 pub mod caller;
 pub mod checks;

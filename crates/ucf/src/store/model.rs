@@ -218,3 +218,116 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(3);
+    const A: Incarnation = Incarnation(0xa);
+    const B: Incarnation = Incarnation(0xb);
+
+    fn claim(member: Incarnation, expected: Option<Incarnation>, as_target: bool) -> StoreRequest {
+        StoreRequest::Claim {
+            partition: P,
+            member,
+            expected,
+            at_least: Epoch(1),
+            as_target,
+        }
+    }
+
+    fn write(member: Incarnation, epoch: u64, seq: u64) -> StoreRequest {
+        StoreRequest::Write(Write {
+            partition: P,
+            member,
+            epoch: Epoch(epoch),
+            seq,
+            replace: false,
+            sets: vec![(b"key".to_vec(), vec![seq as u8])],
+            deletes: Vec::new(),
+        })
+    }
+
+    fn owned_by_a() -> Model {
+        let mut model = Model::new(Era(1));
+        let first = model.apply(&claim(A, None, false));
+        assert_eq!(first, StoreReply::Claimed { epoch: Epoch(1) });
+        model
+    }
+
+    #[test]
+    fn a_claim_names_the_owner_that_it_replaces_and_raises_the_epoch() {
+        let mut model = owned_by_a();
+        assert!(matches!(model.apply(&claim(B, None, false)), StoreReply::Refused(stored) if stored.owner == Some(A)));
+        let won = model.apply(&claim(B, Some(A), false));
+        assert_eq!(won, StoreReply::Claimed { epoch: Epoch(2) });
+        assert!(matches!(model.apply(&write(A, 1, 1)), StoreReply::Refused(stored) if stored.epoch == Epoch(2)));
+    }
+
+    #[test]
+    fn a_write_is_done_once_and_in_order() {
+        let mut model = owned_by_a();
+        assert_eq!(model.apply(&write(A, 1, 2)), StoreReply::Written { behind: false });
+        assert_eq!(model.apply(&write(A, 1, 2)), StoreReply::Repeated);
+        assert_eq!(model.apply(&write(A, 1, 1)), StoreReply::Repeated);
+        assert_eq!(model.partition(P).expect("written").records[&b"key".to_vec()], [2]);
+    }
+
+    #[test]
+    fn a_write_above_the_stored_epoch_is_kept_and_tells_that_the_store_forgot() {
+        let mut model = owned_by_a();
+        model.flush(Era(2));
+        assert_eq!(model.apply(&write(A, 7, 9)), StoreReply::Written { behind: true });
+        let stored = model.partition(P).expect("written");
+        assert_eq!((stored.owner, stored.epoch, stored.seq), (Some(A), Epoch(7), 9));
+    }
+
+    #[test]
+    fn of_a_targets_claim_and_a_withdrawal_the_first_wins() {
+        let mark = StoreRequest::Mark {
+            partition: P,
+            member: A,
+            epoch: Epoch(1),
+            target: B,
+        };
+        let withdraw = StoreRequest::Withdraw {
+            partition: P,
+            member: A,
+            epoch: Epoch(1),
+        };
+        let mut model = owned_by_a();
+        assert!(matches!(model.apply(&claim(B, Some(A), true)), StoreReply::Refused(_)));
+        assert_eq!(model.apply(&mark), StoreReply::Marked);
+        let mut other = model.clone();
+        assert_eq!(
+            model.apply(&claim(B, Some(A), true)),
+            StoreReply::Claimed { epoch: Epoch(2) }
+        );
+        assert!(matches!(model.apply(&withdraw), StoreReply::Refused(_)));
+        assert_eq!(other.apply(&withdraw), StoreReply::Withdrawn);
+        assert!(matches!(other.apply(&claim(B, Some(A), true)), StoreReply::Refused(_)));
+    }
+
+    #[test]
+    fn a_member_is_removed_only_with_the_counter_that_was_seen() {
+        let mut model = Model::new(Era(1));
+        let renew = |counter| StoreRequest::Renew { member: A, counter };
+        let remove = |counter| StoreRequest::Remove {
+            member: A,
+            counter: Some(counter),
+        };
+        assert_eq!(model.apply(&renew(1)), StoreReply::NotListed { era: Era(1) });
+        let record = super::super::MemberRecord {
+            incarnation: A,
+            name: "demo-0".to_owned(),
+            sip: String::new(),
+            ucf: String::new(),
+            weight: 100,
+        };
+        model.apply(&StoreRequest::Join { record });
+        model.apply(&renew(5));
+        assert_eq!(model.apply(&remove(4)), StoreReply::Removed(false));
+        assert_eq!(model.apply(&remove(5)), StoreReply::Removed(true));
+    }
+}
