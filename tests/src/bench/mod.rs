@@ -252,10 +252,6 @@ fn mass_section() -> anyhow::Result<Section> {
             0.5,
             "s",
         ),
-        Row::plain(
-            "until the survivors say that they own everything (asked every few ms)",
-            format!("{:.2} s", mass.owned.as_secs_f64()),
-        ),
         Row::at_most(
             "memory per confirmed dialog, container",
             mass.container_bytes,
@@ -264,6 +260,14 @@ fn mass_section() -> anyhow::Result<Section> {
         ),
         Row::at_most("memory per confirmed dialog, Redis", mass.redis_bytes, 1228.8, "bytes"),
     ];
+    rows.extend(mass.owned.map(|owned| {
+        let what = "from the kill until the survivors say that they own everything (asked every few ms)";
+        Row::plain(what, format!("{:.2} s", owned.as_secs_f64()))
+    }));
+    rows.push(Row::plain(
+        "answers of the sampled dialogs after the kill",
+        mass.answers.to_string(),
+    ));
     rows.extend(mass.logged.into_iter().map(|line| Row::plain("a survivor's log", line)));
     let note = format!(
         "{} dialogs in three containers, one killed, the two others take over; 3,000 dialogs are sampled.",
