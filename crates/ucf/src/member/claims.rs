@@ -54,6 +54,8 @@ struct Claim {
 #[derive(Debug)]
 struct Takeover {
     since: Instant,
+    /// When the last partition was loaded.
+    until: Instant,
     claimed: usize,
     waiting: BTreeSet<PartitionId>,
 }
@@ -119,6 +121,7 @@ impl Member {
             id,
             Takeover {
                 since,
+                until: since,
                 claimed: 0,
                 waiting: BTreeSet::new(),
             },
@@ -286,7 +289,7 @@ impl Member {
 
     fn forget_claim(&mut self, partition: PartitionId) {
         self.claims.wanted.remove(&partition);
-        self.takeover_progress(partition, None, Instant::default());
+        self.takeover_progress(partition, None);
     }
 
     pub(super) fn on_claim(&mut self, now: Instant, partition: PartitionId, reply: StoreReply) {
@@ -299,7 +302,7 @@ impl Member {
             StoreReply::Claimed { epoch } => self.take_on(partition, epoch),
             StoreReply::Refused(stored) => {
                 self.event(Event::ClaimRefused { partition });
-                self.takeover_progress(partition, None, now);
+                self.takeover_progress(partition, None);
                 self.on_stored(now, &stored, 0);
             }
             _ => {}
@@ -319,14 +322,16 @@ impl Member {
     }
 
     pub(super) fn claims_loaded(&mut self, now: Instant, partition: PartitionId) {
-        self.takeover_progress(partition, Some(()), now);
+        self.takeover_progress(partition, Some(now));
     }
 
-    fn takeover_progress(&mut self, partition: PartitionId, loaded: Option<()>, now: Instant) {
+    /// A partition of a takeover is done with: loaded, or nothing to us any more (another survivor was before us).
+    fn takeover_progress(&mut self, partition: PartitionId, loaded: Option<Instant>) {
         let mut finished = Vec::new();
         for (from, takeover) in &mut self.claims.takeovers {
             if takeover.waiting.remove(&partition) {
                 takeover.claimed += usize::from(loaded.is_some());
+                takeover.until = loaded.unwrap_or(takeover.until);
                 if takeover.waiting.is_empty() {
                     finished.push(*from);
                 }
@@ -334,11 +339,11 @@ impl Member {
         }
         for from in finished {
             let takeover = self.claims.takeovers.remove(&from).expect("it was just seen");
-            if takeover.claimed > 0 && loaded.is_some() {
+            if takeover.claimed > 0 {
                 self.event(Event::Takeover {
                     from,
                     partitions: takeover.claimed,
-                    took: now.since(takeover.since),
+                    took: takeover.until.since(takeover.since),
                 });
             }
         }
