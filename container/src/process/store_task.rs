@@ -9,8 +9,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ucf::member::RequestId;
 use ucf::store::StoreRequest;
 
-/// Requests of one pipeline: a claim brings a partition's records along, and what stands behind it waits.
-const PIPELINE: usize = 64;
+/// Requests of one pipeline: a claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
+/// answered within the store's budget.
+const PIPELINE: usize = 16;
 
 /// How often the store's clock is asked for.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);

@@ -208,7 +208,7 @@ impl Member {
     /// The store answered.
     pub fn handle_store(&mut self, now: Instant, id: RequestId, reply: StoreReply) {
         // What was given up has no say any more, whatever became of it: sweeps find out.
-        let Some((sent, what)) = self.store.take(id) else {
+        let Some((sent, what)) = self.store.take(now, id) else {
             return;
         };
         match what {

@@ -15,6 +15,8 @@ pub(super) struct StoreLink {
     next: u64,
     /// Bounded by the claims under way and one request per hand-over.
     under_way: BTreeMap<RequestId, (Instant, What)>,
+    /// When it last answered anything.
+    heard: Instant,
     lost_since: Option<Instant>,
     /// It never answered yet.
     fresh: bool,
@@ -46,6 +48,7 @@ impl StoreLink {
         Self {
             next: 1,
             under_way: BTreeMap::new(),
+            heard: now,
             lost_since: None,
             fresh: true,
             era: None,
@@ -65,8 +68,12 @@ impl StoreLink {
         self.lost_since.is_some()
     }
 
-    pub(super) fn take(&mut self, id: RequestId) -> Option<(Instant, What)> {
-        self.under_way.remove(&id)
+    pub(super) fn take(&mut self, now: Instant, id: RequestId) -> Option<(Instant, What)> {
+        let taken = self.under_way.remove(&id);
+        if taken.is_some() {
+            self.heard = now;
+        }
+        taken
     }
 
     fn has(&self, what: impl Fn(&What) -> bool) -> bool {
@@ -74,9 +81,10 @@ impl StoreLink {
     }
 
     fn overdue(&self, now: Instant) -> bool {
-        // Ids grow with time: the first is the oldest.
+        // Ids grow with time: the first is the oldest. It is answered in its turn: behind hundreds of claims that each bring their records
+        // along, the store is not lost as long as answers come.
         let oldest = self.under_way.first_key_value();
-        oldest.is_some_and(|(_, (at, _))| now.since(*at) >= STORE_BUDGET)
+        oldest.is_some_and(|(_, (at, _))| now.since((*at).max(self.heard)) >= STORE_BUDGET)
     }
 }
 
