@@ -15,6 +15,9 @@ use crate::interop::process::{resident, signal, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Longer than a transaction is kept, and its record waits for a write that takes it along.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// From the kill to the first answer of each of the killed container's dialogs, over several rounds.
 pub fn kill_to_answer(rounds: usize) -> anyhow::Result<Spread> {
     const DIALOGS: usize = 900;
@@ -123,7 +126,11 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
         first.lost + first.refused + second.lost + second.refused == 0,
         "calls lost in filling: {first:?} {second:?}"
     );
-    let status = cluster.until("transactions end", LIMIT, |status| {
+    // Server transactions are kept with their last response for 32 s; what is left afterwards is the dialogs.
+    let filled = Instant::now();
+    let ended = || (filled.elapsed() > LINGER).then_some(());
+    wait_for("transactions end", LINGER * 2, ended)?;
+    let status = cluster.until("the dialogs are counted", LIMIT, |status| {
         status.dialogs() == stand && status.containers.iter().all(|part| part.load == Some(0))
     })?;
     let redis_bytes = Info::of(&url)?.number("used_memory").saturating_sub(empty) as f64 / stand as f64;
