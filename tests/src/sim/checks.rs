@@ -145,9 +145,8 @@ impl Oracle {
             Some((e, other)) if *e == epoch && *other != member => {
                 self.fail(format!("{partition} is owned twice at {epoch}: {other} and {member}"));
             }
-            Some((e, _)) if *e > epoch && !self.unwritten.contains(&partition) => {
-                self.fail(format!("{partition} was activated at {epoch} after {e}"));
-            }
+            // The reply to the claim was slower than the next claim: what it writes will be refused.
+            Some((e, _)) if *e > epoch && !self.unwritten.contains(&partition) => return,
             _ => {}
         }
         self.activated.insert(partition, (epoch, member));

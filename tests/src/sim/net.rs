@@ -181,6 +181,11 @@ impl Context {
         for id in streams.map(|(id, _)| *id).collect::<Vec<_>>() {
             for end in 0..2 {
                 if self.conns[&id].nodes[end] == node {
+                    if matches!(node, Node::Proxy(_)) {
+                        // As a reset does. A request that reaches a container long after its proxy died, while its caller has been
+                        // served through another, is not covered by the design.
+                        self.conns.get_mut(&id).expect("listed").stalled[1 - end].clear();
+                    }
                     self.close(id, end);
                 }
             }

@@ -311,6 +311,10 @@ impl Member {
     }
 
     fn take_on(&mut self, partition: PartitionId, epoch: Epoch) {
+        if self.known(partition).epoch > epoch {
+            // The reply was slow: another has claimed it meanwhile. The driver forgets the records.
+            return self.drop_effects(partition, super::DropReason::Superseded);
+        }
         self.table[usize::from(partition.0)] = Known {
             owner: Some(self.incarnation()),
             epoch,
