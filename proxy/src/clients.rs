@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use sip::{Frame, FrameError, Framer, Limits, Side};
+use sip::{Frame, FrameError, Framer, Side};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use transport::buffer::READ_CHUNK;
+use transport::legs::INNER;
 use transport::tcp::{Connection, Listener, Read};
 use transport::{InBuffer, OutBuffer};
 use ucf::flow::{ConnectionId, Flow, Held, Transport};
@@ -95,7 +96,8 @@ async fn serve(worker: Rc<Worker>, listener: u8, id: u32, connection: Connection
     worker.core.borrow_mut().clients.opened(id, connection.clone());
     worker.want_flush();
     let mut reader = Reader {
-        framer: Framer::new(side, Limits::default()),
+        // What is beyond the edge's limits is answered by the forwarder, as long as the stream can be read on.
+        framer: Framer::new(side, INNER),
         input: None,
         source: Flow {
             transport: Transport::Tcp,

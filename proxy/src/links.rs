@@ -7,10 +7,11 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use proxy::forward::{Effects, Forwarder, LinkId};
 use sip::Instant;
-use sip::{Frame, Framer, Limits, Side};
+use sip::{Frame, Framer, Side};
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 use transport::buffer::READ_CHUNK;
+use transport::legs::INNER;
 use transport::tcp::{Connection, Read};
 use transport::ucf_link::{self, LINK_BOUND, VERSION};
 use transport::{Error, InBuffer, OutBuffer};
@@ -134,7 +135,7 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
         )));
     };
     info!(container = %hello.name, incarnation = %ucf::Incarnation(hello.incarnation), worker = me.worker, "container linked");
-    let framer = Framer::new(Side::Opened, Limits::default());
+    let framer = Framer::new(Side::Opened, INNER);
     let reader = Reader {
         worker: worker.clone(),
         id,

@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use container::engine::{ConnectionId, Input, partition_of};
-use sip::{Frame, Framer, Limits, OwnedMessage, Side};
+use sip::{Frame, Framer, OwnedMessage, Side};
 use tokio::sync::Notify;
+use transport::legs::INNER;
 use transport::tcp::{Connection, Read};
 use transport::{Error, InBuffer, OutBuffer};
 use ucf::ProxyId;
@@ -159,7 +160,7 @@ async fn resume(link: Rc<SipLink>) {
 /// Reads until the connection ends. Nothing is read before the proxy has said who it is.
 pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>) -> transport::Result<()> {
     let mut input = InBuffer::new();
-    let mut framer = Framer::new(Side::Accepted, Limits::default());
+    let mut framer = Framer::new(Side::Accepted, INNER);
     loop {
         while !link.over.get() && (link.proxy.get().is_none() || link.outstanding() >= MAX_OUTSTANDING) {
             link.go_on.notified().await;

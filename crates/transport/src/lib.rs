@@ -4,6 +4,7 @@
 //! - [`tcp`]: listeners and connections, one write per batch, output bounded by bytes;
 //! - [`ucf_link`]: the length-prefixed frames of `ucf::wire` over such a connection;
 //! - [`buffer`]: the bounded buffers that the stream transports read into and write from;
+//! - [`legs`]: how large a message may be, at the edge and within;
 //! - [`resolve`]: names to addresses, behind a trait.
 //!
 //! The types are the callers' to drive: each offers `readable()`/`writable()` to wait and `try_*` calls that never block, so that one
@@ -15,6 +16,7 @@
 
 pub mod buffer;
 pub mod error;
+pub mod legs;
 mod mmsg;
 pub mod resolve;
 mod socket;

@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Limits, Message};
+use sip::{Edit, Index, Instant, Message};
+use transport::legs::INNER;
 use ucf::PartitionId;
 
 use super::Core;
@@ -66,7 +67,7 @@ impl Core {
             let fenced = slot.is_none_or(|slot| self.routing.fenced(slot, output.partition).is_some());
             match slot {
                 Some(slot) if !fenced => {
-                    if index.scan(&output.bytes, &Limits::default()).is_ok() {
+                    if index.scan(&output.bytes, &INNER).is_ok() {
                         let message = &Message::new(&output.bytes, &index);
                         self.container(Arrival { now, message }, (slot, output.link), &mut edit, effects);
                     }
@@ -81,7 +82,7 @@ impl Core {
     }
 
     fn drop_output(&mut self, bytes: &[u8], index: &mut Index, why: DropReason) {
-        if index.scan(bytes, &Limits::default()).is_ok() {
+        if index.scan(bytes, &INNER).is_ok() {
             self.count_output(&Message::new(bytes, index), Err(why));
         }
     }

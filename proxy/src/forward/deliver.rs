@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Limits, Message, Method};
+use sip::{Edit, Index, Instant, Message, Method};
+use transport::legs::{EDGE, INNER};
 use ucf::PartitionId;
 use ucf::flow::Flow;
 use ucf::hold::Held;
@@ -23,8 +24,11 @@ const MAX_RETURNS: u8 = 50;
 /// only because the owner was not done with taking over when it came, and then no announcement follows.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Room that splices may take.
+/// Room that splices may take: two headers with a host name of at most 255 bytes and tokens each, and numbers.
 const SPLICES: usize = 1024;
+
+/// What the edge takes can be read within, whatever is added: nothing that a client sends ends the link of all the others.
+const _: () = assert!(EDGE.message + SPLICES <= INNER.message && EDGE.headers + 4 <= INNER.headers);
 
 impl Core {
     /// Sends an edited message to the partition's owner, or lets it wait for one.
@@ -35,6 +39,9 @@ impl Core {
         message: &Message<'_>,
         edit: &Edit,
     ) -> Result<Outcome, Refusal> {
+        if message.as_bytes().len() + SPLICES > INNER.message {
+            return Err(Refusal::TOO_LARGE);
+        }
         let label = Label {
             partition,
             order: self.next_order(),
@@ -219,7 +226,7 @@ impl Core {
         self.buffer.clear();
         edit.apply_into(message, &mut self.buffer);
         let mut index = Index::new();
-        if index.scan(&self.buffer, &Limits::default()).is_err() {
+        if index.scan(&self.buffer, &INNER).is_err() {
             return self.counters.drop(DropReason::Malformed);
         }
         let random = self.random();
@@ -237,7 +244,7 @@ impl Core {
             return self.counters.drop(refusal.drop);
         };
         let mut index = Index::new();
-        let sent = match index.scan(&answer, &Limits::default()) {
+        let sent = match index.scan(&answer, &INNER) {
             Ok(()) => {
                 let answer = Message::new(&answer, &index);
                 let mut vias = answer.vias();
@@ -264,7 +271,7 @@ impl Core {
             return;
         };
         let mut index = Index::new();
-        if index.scan(&answer, &Limits::default()).is_ok() {
+        if index.scan(&answer, &INNER).is_ok() {
             let answer = Message::new(&answer, &index);
             if self.deliver(now, partition, &answer, &Edit::new()).is_ok() {
                 self.counters.answer(refusal.status);
@@ -275,7 +282,7 @@ impl Core {
     /// The answer to a request as it stands; none to a response or an ACK.
     fn answer_to(&mut self, refusal: Refusal, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut index = Index::new();
-        index.scan(bytes, &Limits::default()).ok()?;
+        index.scan(bytes, &INNER).ok()?;
         let message = Message::new(bytes, &index);
         if message.is_response() || message.method() == Method::Ack {
             return None;

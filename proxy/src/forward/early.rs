@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Limits, Message, Method};
+use sip::{Edit, Index, Instant, Message, Method};
+use transport::legs::INNER;
 use ucf::flow::Flow;
 use ucf::wire::MemberState;
 
@@ -84,7 +85,7 @@ impl Core {
                 continue;
             }
             let mut index = Index::new();
-            if index.scan(&waiting.bytes, &Limits::default()).is_ok() {
+            if index.scan(&waiting.bytes, &INNER).is_ok() {
                 let message = &Message::new(&waiting.bytes, &index);
                 self.client(Arrival { now, message }, &waiting.source, &mut Edit::new(), effects);
             }
@@ -100,7 +101,7 @@ impl Core {
                 continue;
             }
             let mut index = Index::new();
-            if index.scan(&waiting.bytes, &Limits::default()).is_ok() {
+            if index.scan(&waiting.bytes, &INNER).is_ok() {
                 let message = Message::new(&waiting.bytes, &index);
                 let (kind, source) = (Kind::NewRequest, &waiting.source);
                 self.refuse(kind, waiting.refusal, &message, source, &mut Edit::new(), effects);

@@ -29,7 +29,8 @@ pub use effects::{Effect, Effects, LinkId, Span};
 use std::io::IoSlice;
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Message};
+use sip::{Edit, Index, Instant, Message, ScanError};
+use transport::legs::{EDGE, INNER};
 use ucf::flow::Flow;
 use ucf::hold::Hold;
 use ucf::load::Balancer;
@@ -44,6 +45,7 @@ use containers::Containers;
 use early::Early;
 use own::Own;
 use path::Arrival;
+use refusal::Refusal;
 
 /// How often containers hear of us.
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -54,7 +56,6 @@ pub struct Forwarder {
     /// Reused for every message.
     index: Index,
     edit: Edit,
-    scan: sip::Limits,
 }
 
 /// What the path of a message works on, apart from the message itself.
@@ -103,7 +104,6 @@ impl Forwarder {
             },
             index: Index::new(),
             edit: Edit::new(),
-            scan: sip::Limits::default(),
         }
     }
 
@@ -119,10 +119,13 @@ impl Forwarder {
     }
 
     fn client(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects, may_pass: bool) {
-        match self.index.scan(bytes, &self.scan) {
+        match self.index.scan(bytes, &EDGE) {
             Ok(()) => (),
             // A keep-alive (RFC 5626 s3.5.1).
-            Err(sip::ScanError::Empty) => return,
+            Err(ScanError::Empty) => return,
+            Err(ScanError::TooLong | ScanError::LineTooLong | ScanError::TooManyHeaders) => {
+                return self.too_large(source, bytes, effects);
+            }
             Err(_) => return self.core.counters.drop(DropReason::Malformed),
         }
         let message = &Message::new(bytes, &self.index);
@@ -139,10 +142,24 @@ impl Forwarder {
         self.core.client(arrival, source, &mut self.edit, effects);
     }
 
+    /// More than the edge takes: refused where it can be read and answered at all.
+    fn too_large(&mut self, source: &Flow, bytes: &[u8], effects: &mut Effects) {
+        let core = &mut self.core;
+        if self.index.scan(bytes, &INNER).is_err() {
+            return core.counters.drop(DropReason::Malformed);
+        }
+        let message = &Message::new(bytes, &self.index);
+        if message.is_response() || sip::check(message).is_err() {
+            return core.counters.drop(DropReason::Malformed);
+        }
+        let refusal = Refusal::TOO_LARGE;
+        core.refuse(Kind::NewRequest, refusal, message, source, &mut self.edit, effects);
+    }
+
     /// One whole message from a container's SIP connection.
     pub fn handle_container(&mut self, now: Instant, link: LinkId, bytes: &[u8], effects: &mut Effects) {
         let Some(slot) = self.core.heard(now, link) else { return };
-        if self.index.scan(bytes, &self.scan).is_err() {
+        if self.index.scan(bytes, &INNER).is_err() {
             return self.core.counters.drop(DropReason::Malformed);
         }
         let message = &Message::new(bytes, &self.index);

@@ -31,6 +31,8 @@ impl Refusal {
         Self::new(status, reason, Extra::Nothing, DropReason::Malformed)
     }
 
+    /// RFC 3261 s21.5.14: more than the edge takes.
+    pub(super) const TOO_LARGE: Self = Self::new(513, "Message Too Large", Extra::Nothing, DropReason::Malformed);
     /// RFC 3261 s16.3 step 3.
     pub(super) const TOO_MANY_HOPS: Self = Self::new(483, "Too Many Hops", Extra::Nothing, DropReason::Looped);
     /// RFC 3261 s16.3 step 4.

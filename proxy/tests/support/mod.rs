@@ -100,7 +100,7 @@ impl Proxy {
             ..Hello::default()
         };
         let link = self.forwarder.link_up(self.now, &hello, &mut self.effects)?;
-        let framer = Framer::new(Side::Accepted, sip::Limits::default());
+        let framer = Framer::new(Side::Accepted, transport::legs::INNER);
         self.streams.insert(link, (framer, Vec::new()));
         Some(link)
     }
