@@ -53,27 +53,33 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
     };
     let mut sections = Vec::new();
     let mut stateful = f64::NAN;
-    if wanted("yardstick") {
-        sections.push(proxy_section(effort, &mut stateful)?);
-    }
-    if wanted("calls") {
-        sections.push(calls_section(effort, stateful)?);
-    }
-    if wanted("order") {
-        sections.push(order_section(effort)?);
-    }
-    if wanted("failover") {
-        sections.push(failover_section()?);
-    }
-    if wanted("mass") {
-        sections.push(mass_section()?);
-    }
+    let mut measure = |part: &str, title: &str, section: &mut dyn FnMut() -> anyhow::Result<Section>| {
+        if wanted(part) {
+            // What cannot be measured is said, and the rest is measured all the same.
+            sections.push(section().unwrap_or_else(|error| unmeasured(title, &error)));
+        }
+    };
+    measure("yardstick", "A call through the proxy", &mut || {
+        proxy_section(effort, &mut stateful)
+    });
+    measure("calls", "A call in the cluster", &mut || {
+        calls_section(effort, stateful)
+    });
+    measure("order", "Order", &mut || order_section(effort));
+    measure("failover", "Failover", &mut failover_section);
+    measure("mass", "Many dialogs", &mut mass_section);
     let text = report::page(&machine::description(), &versions(), &sections);
     println!("{text}");
     if arguments.is_empty() {
         std::fs::write(source_root().join("docs/bench.md"), text)?;
     }
     Ok(())
+}
+
+fn unmeasured(title: &str, error: &anyhow::Error) -> Section {
+    eprintln!("{title}: {error:?}");
+    let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+    (title.into(), vec![Row::plain("not measured", why)], String::new())
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {
