@@ -2,7 +2,8 @@
 //!
 //! The driver's contract:
 //! - hand in what happened (`handle_sip`, `handle_timeout` when [`Engine::poll_timeout`] has come, what the member asks for);
-//! - call [`Engine::end_turn`] when the inputs at hand are drained; send the turn's announcements at once and its writes to the store;
+//! - send what [`Engine::take_announcements`] gives to all proxies at once: no turn and no write is waited for;
+//! - call [`Engine::end_turn`] when the inputs at hand are drained, and send its writes to the store;
 //! - tell by [`Engine::handle_written`] how the writes of a turn went, turn by turn, and send what [`Engine::take_released`] then gives,
 //!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (DESIGN section 5, "The fence is the write");
 //! - a write whose answer is lost is sent again as it is: its running number makes that harmless;

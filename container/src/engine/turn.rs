@@ -70,16 +70,13 @@ pub struct Announcement {
     pub ended: bool,
 }
 
-/// One turn. Its announcements go out at once, its outputs and confirms after its writes
-/// ([`Engine::handle_written`](super::Engine::handle_written)).
+/// One turn. Its outputs and confirms go out after its writes ([`Engine::handle_written`](super::Engine::handle_written)).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
     /// Number of the turn, from 1.
     pub number: u64,
     /// The writes, one per partition; without any the turn is as good as written.
     pub writes: Vec<Write>,
-    /// New and ended transactions.
-    pub announcements: Vec<Announcement>,
 }
 
 /// What a written turn releases, in the order in which it is to leave.

@@ -71,7 +71,7 @@ impl Engine {
         touched.clear();
         self.open.touched = touched;
         let open = &mut self.open;
-        if writes.is_empty() && open.outputs.is_empty() && open.confirms.is_empty() && open.announcements.is_empty() {
+        if writes.is_empty() && open.outputs.is_empty() && open.confirms.is_empty() {
             return None;
         }
         self.turn += 1;
@@ -82,14 +82,17 @@ impl Engine {
             writes: writes.iter().map(|write| (write.partition, write.epoch)).collect(),
             written: writes.is_empty(),
         });
-        let announcements = std::mem::take(&mut open.announcements);
         self.counters.writes += writes.len() as u64;
         self.release();
         Some(Turn {
             number: self.turn,
             writes,
-            announcements,
         })
+    }
+
+    /// Transactions that began or ended: proxies hear of them at once, whatever turns and writes wait for.
+    pub fn take_announcements(&mut self) -> Vec<Announcement> {
+        std::mem::take(&mut self.open.announcements)
     }
 
     /// What of a partition the open turn has to write.

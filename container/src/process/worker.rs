@@ -194,10 +194,11 @@ pub async fn run(parts: Parts, listener: Listener) {
         let now = worker.now();
         let mut core = worker.core.borrow_mut();
         core.engine.handle_timeout(now);
+        core.announce(&worker);
         if let Some(store) = resting.take() {
             let batch = match unwritten.take() {
                 Some(batch) => core.try_again(batch, now, &mut unwritten),
-                None => core.end_turn(&worker, now),
+                None => core.end_turn(now),
             };
             match batch {
                 Some(batch) => writing = Some(Box::pin(write(store, member, batch))),
@@ -217,20 +218,24 @@ impl Core {
         own.into_iter().flatten().fold(engine, Instant::min)
     }
 
-    /// Ends the open turn; gives its writes, if there are any.
-    fn end_turn(&mut self, worker: &Worker, now: Instant) -> Option<Batch> {
-        let turn = self.engine.end_turn(now)?;
-        if let Some(since) = self.waiting_since.take() {
-            let delay = now.since(since).as_micros() as u64;
-            self.stats.queue_delay_us.store(delay, Ordering::Relaxed);
-        }
-        if !turn.announcements.is_empty() {
-            // Before the outputs that they matter for: these wait for the writes.
-            let announcements = turn.announcements;
+    /// Tells all proxies of new transactions before their outputs leave, even while a write is stuck: if the proxy that sent one dies
+    /// meanwhile, its request may come again by another.
+    fn announce(&mut self, worker: &Worker) {
+        let announcements = self.engine.take_announcements();
+        if !announcements.is_empty() {
             worker.tell(ToControl::Announce {
                 to: None,
                 announcements,
             });
+        }
+    }
+
+    /// Ends the open turn; gives its writes, if there are any.
+    fn end_turn(&mut self, now: Instant) -> Option<Batch> {
+        let turn = self.engine.end_turn(now)?;
+        if let Some(since) = self.waiting_since.take() {
+            let delay = now.since(since).as_micros() as u64;
+            self.stats.queue_delay_us.store(delay, Ordering::Relaxed);
         }
         let count = turn.writes.len();
         let batch = Batch {

@@ -64,7 +64,7 @@ struct Sip {
     returned: Vec<u64>,
 }
 
-/// The worker's own connection to the store. Turns follow one another without waiting, as far as the bound allows.
+/// The worker's own connection to the store.
 #[derive(Default)]
 struct Writer {
     link: Option<ConnId>,
@@ -82,9 +82,6 @@ struct Writing {
     outcomes: Vec<Option<WriteOutcome>>,
     at: Instant,
 }
-
-/// Turns under way at once.
-const TURNS: usize = 64;
 
 impl Container {
     /// An empty slot.
@@ -374,7 +371,10 @@ impl Process {
             while let Some(effect) = self.member.poll_effect() {
                 self.perform(ctx, now, effect);
             }
-            if self.writer.writing.len() < TURNS
+            let announcements = self.engine.take_announcements();
+            self.announce(ctx, None, &announcements);
+            // As in the process: one turn is under way at a time.
+            if self.writer.writing.is_empty()
                 && let Some(turn) = self.engine.end_turn(now)
             {
                 self.write(ctx, now, turn);
@@ -403,7 +403,6 @@ impl Process {
     }
 
     fn write(&mut self, ctx: &mut Context, now: Instant, turn: Turn) {
-        self.announce(ctx, None, &turn.announcements);
         if turn.writes.is_empty() {
             return;
         }
