@@ -284,7 +284,7 @@ impl Core {
     /// Performs what the forwarder asks for, in order, until it asks for nothing more.
     fn perform(&mut self, worker: &Rc<Worker>) {
         let now = worker.now();
-        self.links.reap(&mut self.forwarder, now, &mut self.effects);
+        self.reap(now);
         while !self.effects.is_empty() {
             std::mem::swap(&mut self.effects, &mut self.performing);
             for effect in self.performing.list() {
@@ -317,7 +317,15 @@ impl Core {
                 }
             }
             self.performing.clear();
-            self.links.reap(&mut self.forwarder, now, &mut self.effects);
+            self.reap(now);
+        }
+    }
+
+    /// Takes failed links down; that a container is gone is said at once, not with the next tick.
+    fn reap(&mut self, now: Instant) {
+        self.links.reap(&mut self.forwarder, now, &mut self.effects);
+        if self.forwarder.poll_timeout() <= now {
+            self.forwarder.handle_timeout(now, &mut self.effects);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The containers that a worker knows, and its links to them.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::time::Duration;
 
 use sip::Instant;
@@ -53,6 +54,14 @@ impl Link {
         self.beats.push_back(now);
         self.heartbeat += 1;
         self.heartbeat
+    }
+
+    /// Bytes of the window, the last ones, that have not been written to the connection.
+    pub(super) fn unwritten(&self) -> usize {
+        // More than a full window has chunks.
+        let mut pieces = [IoSlice::new(&[]); 512];
+        let count = self.window.outgoing(&mut pieces);
+        pieces[..count].iter().map(|piece| piece.len()).sum()
     }
 
     /// How long ago a heartbeat was sent; none if that is not known any more.

@@ -20,6 +20,10 @@ use super::refusal::Refusal;
 /// How often containers may return a message before it is given up: each time it went to whom the table named.
 const MAX_RETURNS: u8 = 50;
 
+/// As how many returns the fall of a link counts for what had been written to it and not been confirmed: the third is the last. Should a
+/// message be what its container falls over, it does not follow its partition round the cluster.
+const FALL: u8 = 17;
+
 /// How long a partition waits for its owner's announcement after its owner has returned a message. It may have been returned
 /// only because the owner was not done with taking over when it came, and then no announcement follows.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -158,9 +162,18 @@ impl Core {
         let Some(mut link) = self.containers.down(now, slot) else {
             return;
         };
+        let mut unwritten = link.unwritten();
         let mut taken = Vec::new();
         link.window
             .take(|_| true, |label, bytes| taken.push((label, bytes.to_vec())));
+        for (label, bytes) in taken.iter_mut().rev() {
+            if bytes.len() > unwritten {
+                label.returns = label.returns.saturating_add(FALL);
+            }
+            unwritten = unwritten.saturating_sub(bytes.len());
+        }
+        // As long as one proxy vouches for the container, nobody takes over from it.
+        self.next_heartbeat = now;
         self.keep_all(now, taken, effects);
         self.release(now, effects);
     }
