@@ -70,9 +70,18 @@ pub struct Core {
     pub links: Links,
     pub counters: DriverCounters,
     outboxes: Outboxes,
-    datagrams: Vec<SendBatch>,
+    /// By listener.
+    datagrams: Vec<Datagrams>,
     /// Swapped with `effects` while they are performed.
     performing: Effects,
+}
+
+/// What waits to leave through one listener's socket.
+#[derive(Default)]
+struct Datagrams {
+    batch: SendBatch,
+    /// A task waits until the kernel takes more.
+    blocked: bool,
 }
 
 impl Sockets {
@@ -106,7 +115,7 @@ pub async fn run(parts: Parts, sockets: Sockets, mut stop: watch::Receiver<Phase
             links: Links::default(),
             counters: DriverCounters::default(),
             outboxes: parts.outboxes,
-            datagrams: (0..listeners).map(|_| SendBatch::new()).collect(),
+            datagrams: (0..listeners).map(|_| Datagrams::default()).collect(),
             performing: Effects::default(),
         }),
         name: parts.name,
@@ -232,9 +241,9 @@ async fn flush(worker: Rc<Worker>) {
 
 /// Goes on sending datagrams when the kernel takes them again.
 async fn resume(worker: Rc<Worker>, listener: usize) {
-    if let Some(socket) = &worker.udp[listener]
-        && socket.writable().await.is_ok()
-    {
+    if let Some(socket) = &worker.udp[listener] {
+        let _ = socket.writable().await;
+        worker.core.borrow_mut().datagrams[listener].blocked = false;
         worker.want_flush();
     }
 }
@@ -292,7 +301,7 @@ impl Core {
                     Effect::Client { to, message } => {
                         let message = self.performing.message(*message);
                         match (to.transport, self.datagrams.get_mut(usize::from(to.listener))) {
-                            (Transport::Udp, Some(batch)) => batch.push(to.remote, message),
+                            (Transport::Udp, Some(datagrams)) => datagrams.batch.push(to.remote, message),
                             (Transport::Udp, None) => self.counters.datagrams_dropped += 1,
                             (Transport::Tcp, _) => self.clients.send(worker, to, message),
                         }
@@ -330,14 +339,16 @@ impl Core {
     }
 
     fn send_datagrams(&mut self, worker: &Rc<Worker>) {
-        for (listener, batch) in self.datagrams.iter_mut().enumerate() {
+        for (listener, Datagrams { batch, blocked }) in self.datagrams.iter_mut().enumerate() {
             if batch.is_empty() {
                 continue;
             }
             let waiting = batch.len();
             match &worker.udp[listener] {
+                Some(_) if *blocked => {}
                 Some(socket) => {
                     if !socket.try_send(batch) {
+                        *blocked = true;
                         tokio::task::spawn_local(resume(worker.clone(), listener));
                     }
                 }
