@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use sip::{Frame, FrameError, Framer, Side};
+use sip::{Frame, FrameError, Framer, Instant, Side};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use transport::buffer::READ_CHUNK;
@@ -29,6 +29,14 @@ const SPARE_BUFFERS: usize = 4;
 
 /// How long a client may take to accept a connection: below timer B, so that the peer's failure is seen by the transaction.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing whole, message or keep-alive, has come for this long is closed if no message ever came on it. RFC 5626
+/// s4.4.1 has clients send keep-alives every two minutes.
+const IDLE: Duration = Duration::from_secs(10 * 60);
+
+/// The same if a message did: its calls may only be talking, and requests to this client have no other way. A NAT in between keeps an
+/// established connection for as long (RFC 5382 REQ-5: 2 hours 4 minutes) and no longer.
+const IDLE_FLOW: Duration = Duration::from_secs((2 * 60 + 5) * 60);
 
 /// Pause when no connection can be accepted for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -55,6 +63,10 @@ struct Client {
     dirty: bool,
     /// A task waits until it takes more.
     blocked: bool,
+    /// When something whole last came, or when it was opened.
+    heard: Instant,
+    /// Whether a message ever came.
+    is_flow: bool,
     /// Tells the reading task to end.
     closed: Rc<Notify>,
 }
@@ -64,7 +76,8 @@ pub async fn accept(worker: Rc<Worker>, listener: u8, socket: Listener) {
     loop {
         match socket.accept().await {
             Ok(connection) => {
-                let added = worker.core.borrow_mut().clients.add(connection.peer_addr());
+                let now = worker.now();
+                let added = worker.core.borrow_mut().clients.add(now, connection.peer_addr());
                 if let Some((id, closed)) = added {
                     tokio::task::spawn_local(serve(worker.clone(), listener, id, connection, Side::Accepted, closed));
                 }
@@ -171,22 +184,29 @@ impl Reader {
     /// Hands over all whole messages; `false` if the stream cannot be read on.
     fn feed(&mut self, worker: &Rc<Worker>, input: &mut InBuffer) -> bool {
         worker.feed(|core, now| {
+            let id = self.source.held.map_or(0, |held| held.connection.0);
             loop {
                 let data = input.data();
                 let consumed = match self.framer.next(data) {
                     Ok((0, None)) => return true,
                     Ok((consumed, Some(Frame::Message(range)))) => {
                         core.counters.stream_messages_in += 1;
+                        core.clients.heard(now, id, true);
                         core.forwarder
                             .handle_client(now, &self.source, &data[range], &mut core.effects);
                         consumed
                     }
                     Ok((consumed, Some(Frame::Ping))) => {
                         // RFC 5626 s4.4.1: answered with a pong.
+                        core.clients.heard(now, id, false);
                         core.clients.send_held(self.source.held, b"\r\n");
                         consumed
                     }
-                    Ok((consumed, Some(Frame::Pong) | None)) => consumed,
+                    Ok((consumed, Some(Frame::Pong))) => {
+                        core.clients.heard(now, id, false);
+                        consumed
+                    }
+                    Ok((consumed, None)) => consumed,
                     Err(error) => {
                         core.counters.streams_refused += 1;
                         if error == FrameError::ContentLength {
@@ -212,7 +232,7 @@ impl Clients {
         let id = match self.by_remote.get(&to.remote) {
             Some(id) => *id,
             None => {
-                let Some((id, closed)) = self.add(to.remote) else {
+                let Some((id, closed)) = self.add(worker.now(), to.remote) else {
                     return;
                 };
                 tokio::task::spawn_local(connect(worker.clone(), to.listener, id, to.remote, closed));
@@ -242,7 +262,7 @@ impl Clients {
         true
     }
 
-    fn add(&mut self, remote: SocketAddr) -> Option<(u32, Rc<Notify>)> {
+    fn add(&mut self, now: Instant, remote: SocketAddr) -> Option<(u32, Rc<Notify>)> {
         if self.open.len() >= MAX_CLIENTS || self.last == u32::MAX {
             self.refused += 1;
             return None;
@@ -255,11 +275,35 @@ impl Clients {
             out: OutBuffer::new(OUT_BOUND),
             dirty: false,
             blocked: false,
+            heard: now,
+            is_flow: false,
             closed: closed.clone(),
         };
         self.open.insert(self.last, client);
         self.by_remote.insert(remote, self.last);
         Some((self.last, closed))
+    }
+
+    /// Something whole has come from the client named.
+    fn heard(&mut self, now: Instant, id: u32, is_message: bool) {
+        if let Some(client) = self.open.get_mut(&id) {
+            client.heard = now;
+            client.is_flow |= is_message;
+        }
+    }
+
+    /// Closes those that have been idle for too long.
+    pub fn close_idle(&mut self, now: Instant) {
+        let idle = |client: &Client| now.since(client.heard) >= if client.is_flow { IDLE_FLOW } else { IDLE };
+        let idle: Vec<u32> = self
+            .open
+            .iter()
+            .filter_map(|(id, client)| idle(client).then_some(*id))
+            .collect();
+        for id in idle {
+            debug!(remote = %self.open[&id].remote, "client connection has been idle for long, closing");
+            self.close(id);
+        }
     }
 
     fn opened(&mut self, id: u32, connection: Rc<Connection>) {
@@ -327,4 +371,36 @@ async fn resume(worker: Rc<Worker>, id: u32, connection: Rc<Connection>) {
     let _ = connection.writable().await;
     worker.core.borrow_mut().clients.unblock(id);
     worker.want_flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_are_closed_but_flows_that_live_are_not() {
+        let remote = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let start = Instant::default() + Duration::from_secs(100);
+        let mut clients = Clients::default();
+        let mut add = |port| clients.add(start, remote(port)).expect("there is room").0;
+        let (mute, pinging, talking) = (add(1), add(2), add(3));
+        clients.heard(start, talking, true);
+        let mut now = start;
+        let mut closed = Vec::new();
+        for minute in 1..=200 {
+            now = now + Duration::from_secs(60);
+            if minute % 2 == 0 {
+                clients.heard(now, pinging, false);
+            }
+            clients.close_idle(now);
+            for id in [mute, talking] {
+                if !clients.open.contains_key(&id) && closed.iter().all(|(_, gone)| *gone != id) {
+                    closed.push((minute, id));
+                }
+            }
+        }
+        assert_eq!(closed, [(10, mute), (125, talking)]);
+        assert!(clients.push(pinging, b"\r\n"));
+        assert_eq!((clients.len(), clients.by_remote.len()), (1, 1));
+    }
 }

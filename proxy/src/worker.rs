@@ -31,6 +31,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// How often what the worker counts is published.
 const PUBLISH_EVERY: u32 = 20;
 
+/// How often client connections that are idle are looked for: every 30 s.
+const SWEEP_EVERY: u32 = 3000;
+
 /// What a worker is made of.
 pub struct Parts {
     pub forwarder: ForwarderConfig,
@@ -221,6 +224,9 @@ async fn tick(worker: Rc<Worker>, snapshot: Arc<Mutex<Snapshot>>) {
                     core.forwarder.handle_timeout(now, &mut core.effects);
                 }
             });
+        }
+        if round % SWEEP_EVERY == 0 {
+            worker.core.borrow_mut().clients.close_idle(worker.now());
         }
         if round % PUBLISH_EVERY == 0 {
             let core = worker.core.borrow();
