@@ -3,7 +3,7 @@
 //! The driver's contract:
 //! - hand in what happened (`handle_sip`, `handle_timeout` when [`Engine::poll_timeout`] has come, what the member asks for);
 //! - send what [`Engine::take_announcements`] gives to all proxies at once: no turn and no write is waited for;
-//! - call [`Engine::end_turn`] when the inputs at hand are drained, and send its writes to the store;
+//! - call [`Engine::end_turn`] when the inputs at hand are drained and again after each turn, and send its writes to the store;
 //! - tell by [`Engine::handle_written`] how the writes of a turn went, turn by turn, and send what [`Engine::take_released`] then gives,
 //!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (DESIGN section 5, "The fence is the write");
 //! - a write whose answer is lost is sent again as it is: its running number makes that harmless;
@@ -44,7 +44,7 @@ use actor::Actor;
 use clock::StoreClock;
 use partition::{MAX_KEPT, Partition};
 use queue::Queue;
-use turns::{Open, Waiting};
+use turns::{Batch, Open, Reconciling, Waiting};
 
 /// What an engine is made for.
 #[derive(Clone)]
@@ -172,8 +172,10 @@ pub struct Engine {
     released: Released,
     gate: Gate,
     notices: VecDeque<Notice>,
-    /// The last round of `reconcile`, and the turn that completes it.
-    reconciling: Option<(u64, u64)>,
+    /// The last round of `reconcile`.
+    reconciling: Option<Reconciling>,
+    /// Turns that are gathered and not begun: more than one where much changed at once.
+    batches: VecDeque<Batch>,
     sweep: Instant,
     counters: Counters,
 }
@@ -205,6 +207,7 @@ impl Engine {
             gate: Gate::Committed,
             notices: VecDeque::new(),
             reconciling: None,
+            batches: VecDeque::new(),
             sweep: Instant::MAX,
             counters: Counters::default(),
         }

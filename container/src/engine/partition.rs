@@ -94,8 +94,8 @@ pub(super) struct Partition {
     pub ripe_since: Option<Instant>,
     /// Writes that are not acknowledged.
     pub unwritten: u32,
-    /// The next write drops all records first.
-    pub replace: bool,
+    /// It waits to be written whole.
+    pub rewrite: bool,
 }
 
 /// What a frozen partition keeps.
@@ -123,7 +123,7 @@ impl Partition {
             ripe: Vec::new(),
             ripe_since: None,
             unwritten: 0,
-            replace: false,
+            rewrite: false,
         }
     }
 
@@ -140,7 +140,7 @@ impl Partition {
 
     /// Whether the open turn changes it.
     pub fn is_changed(&self) -> bool {
-        self.replace || !self.dirty.is_empty() || !self.deletes.is_empty()
+        !self.dirty.is_empty() || !self.deletes.is_empty()
     }
 
     /// The record of an ended server transaction can go, at leisure.

@@ -75,7 +75,7 @@ pub struct Announcement {
 pub struct Turn {
     /// Number of the turn, from 1.
     pub number: u64,
-    /// The writes, one per partition; without any the turn is as good as written.
+    /// The writes, in order; a partition that changed much has several. Without any the turn is as good as written.
     pub writes: Vec<Write>,
 }
 

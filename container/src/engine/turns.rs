@@ -1,13 +1,17 @@
 //! The open turn, turns whose writes are under way, and what they release in order.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sip::Instant;
 use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId};
 
+use super::partition::Partition;
 use super::turn::{Announcement, Confirm, Input, Output, Released, Turn, Write, WriteOutcome};
 use super::{Engine, Scratch, restore};
+use crate::records::Key;
 
 /// How often records of ended transactions that found no write to ride on are looked for.
 pub(super) const SWEEP: Duration = Duration::from_secs(10);
@@ -15,11 +19,73 @@ pub(super) const SWEEP: Duration = Duration::from_secs(10);
 /// How long they wait for a ride.
 const RIPE: Duration = Duration::from_secs(20);
 
-/// Keys deleted with one write: a script takes a few thousand arguments, and others wait meanwhile.
-const MAX_DELETES: usize = 512;
+/// How soon the next sweep follows one that left some behind.
+const SWEEP_ON: Duration = Duration::from_millis(50);
+
+/// Records deleted by one sweep.
+const SWEEP_DELETES: usize = 4096;
+
+/// Keys of ended transactions that ride on one write.
+const MAX_RIDERS: usize = 512;
+
+/// Records of one [`Write`], set and deleted: Lua's `unpack` takes 8000 values at most.
+const WRITE: Room = Room {
+    records: 1024,
+    bytes: 256 << 10,
+};
+
+/// Records of one turn's writes, which are one script: Redis serves nobody else meanwhile, and has to answer within the budget. What
+/// many inputs at once change beyond that is written by further turns.
+const TURN: Room = Room {
+    records: 4096,
+    bytes: 1 << 20,
+};
+
+/// Records that a turn rewrites beside what its inputs changed.
+const REWRITE: Room = Room {
+    records: 512,
+    bytes: 256 << 10,
+};
 
 /// An input and whose write it waits for.
 type Waits = (Confirm, Option<(PartitionId, Epoch)>);
+
+/// What still fits.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    records: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes up some, `false` if nothing is left then.
+    fn take(&mut self, records: usize, bytes: usize) -> bool {
+        self.records = self.records.saturating_sub(records);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.records > 0 && self.bytes > 0
+    }
+
+    fn fits(&self, records: usize, bytes: usize) -> bool {
+        records <= self.records && bytes <= self.bytes
+    }
+}
+
+/// A turn that is gathered and not begun: its writes, and what they release.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    writes: Vec<Write>,
+    outputs: Vec<Output>,
+    confirms: Vec<Waits>,
+}
+
+/// Partitions that are written whole, a few with each turn.
+#[derive(Debug)]
+pub(super) struct Reconciling {
+    round: u64,
+    left: VecDeque<(PartitionId, Epoch)>,
+    /// The last turn that rewrites any.
+    last: u64,
+}
 
 /// What the open turn has gathered.
 #[derive(Debug, Default)]
@@ -62,32 +128,41 @@ impl Open {
 }
 
 impl Engine {
-    /// Ends the open turn; `None` if nothing has happened in it.
+    /// Ends the open turn; `None` if nothing has happened in it. What is too much for one turn follows with the next calls: call again
+    /// once the turn is written.
     pub fn end_turn(&mut self, now: Instant) -> Option<Turn> {
+        if self.batches.is_empty() {
+            self.gather(now);
+        }
+        let turn = self.begin();
+        self.release();
+        self.tell_reconciled();
+        turn
+    }
+
+    /// Puts what has happened into turns of bounded size. Outputs wait for the last of them.
+    fn gather(&mut self, now: Instant) {
         let mut touched = std::mem::take(&mut self.open.touched);
         touched.sort_unstable();
         touched.dedup();
-        let writes: Vec<Write> = touched.iter().filter_map(|id| self.write(now, *id)).collect();
-        touched.clear();
-        self.open.touched = touched;
-        let open = &mut self.open;
-        if writes.is_empty() && open.outputs.is_empty() && open.confirms.is_empty() {
-            return None;
+        let mut room = TURN;
+        for id in touched.drain(..) {
+            let writes = self.write(now, id, false);
+            self.enqueue(writes, &mut room);
         }
-        self.turn += 1;
-        self.waiting.push_back(Waiting {
-            number: self.turn,
-            outputs: std::mem::take(&mut open.outputs),
-            confirms: std::mem::take(&mut open.confirms),
-            writes: writes.iter().map(|write| (write.partition, write.epoch)).collect(),
-            written: writes.is_empty(),
-        });
-        self.counters.writes += writes.len() as u64;
-        self.release();
-        Some(Turn {
-            number: self.turn,
-            writes,
-        })
+        self.open.touched = touched;
+        self.rewrite(now, &mut room);
+        let open = &mut self.open;
+        if open.outputs.is_empty() && open.confirms.is_empty() {
+            return;
+        }
+        if self.batches.is_empty() {
+            self.batches.push_back(Batch::default());
+        }
+        if let Some(last) = self.batches.back_mut() {
+            last.outputs = std::mem::take(&mut open.outputs);
+            last.confirms = std::mem::take(&mut open.confirms);
+        }
     }
 
     /// Transactions that began or ended: proxies hear of them at once, whatever turns and writes wait for.
@@ -95,19 +170,73 @@ impl Engine {
         std::mem::take(&mut self.open.announcements)
     }
 
-    /// What of a partition the open turn has to write.
-    fn write(&mut self, now: Instant, id: PartitionId) -> Option<Write> {
-        let contact = self.shared.contact(id, false);
-        let partition = self.partitions[usize::from(id.0)].as_mut()?;
-        if !partition.is_changed() {
-            return None;
+    /// Puts a partition's writes into the last turn, or into further ones if that is full: into one if they fit at all, so that what
+    /// belongs together is stored together.
+    fn enqueue(&mut self, writes: Vec<Write>, room: &mut Room) {
+        let (records, bytes) = writes
+            .iter()
+            .map(size)
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let mut anew = self.batches.is_empty() || !room.fits(records, bytes);
+        for write in writes {
+            if std::mem::take(&mut anew) {
+                self.batches.push_back(Batch::default());
+                *room = TURN;
+            }
+            let (records, bytes) = size(&write);
+            anew = !room.take(records, bytes);
+            if let Some(batch) = self.batches.back_mut() {
+                batch.writes.push(write);
+            }
         }
-        let replace = std::mem::take(&mut partition.replace);
-        let mut keys = if replace {
-            partition.keys()
-        } else {
-            std::mem::take(&mut partition.dirty)
+    }
+
+    /// Begins the next turn that is gathered. Partitions that were dropped since are not written: a store that forgot would take the
+    /// write for the owner's.
+    fn begin(&mut self) -> Option<Turn> {
+        while let Some(mut batch) = self.batches.pop_front() {
+            batch
+                .writes
+                .retain(|write| self.epoch(write.partition) == Some(write.epoch));
+            self.turn += 1;
+            self.counters.writes += batch.writes.len() as u64;
+            self.waiting.push_back(Waiting {
+                number: self.turn,
+                outputs: batch.outputs,
+                confirms: batch.confirms,
+                writes: batch
+                    .writes
+                    .iter()
+                    .map(|write| (write.partition, write.epoch))
+                    .collect(),
+                written: batch.writes.is_empty(),
+            });
+            if !batch.writes.is_empty() || self.batches.is_empty() {
+                return Some(Turn {
+                    number: self.turn,
+                    writes: batch.writes,
+                });
+            }
+        }
+        None
+    }
+
+    /// What of a partition is to be written: what changed, or with `replace` everything.
+    fn write(&mut self, now: Instant, id: PartitionId, replace: bool) -> Vec<Write> {
+        let contact = self.shared.contact(id, false);
+        let Some(partition) = self.partitions[usize::from(id.0)].as_mut() else {
+            return Vec::new();
         };
+        if !partition.is_changed() && !replace {
+            return Vec::new();
+        }
+        let mut deletes = std::mem::take(&mut partition.deletes);
+        let mut keys = std::mem::take(&mut partition.dirty);
+        if replace {
+            keys = partition.keys();
+            deletes.clear();
+            partition.ripe.clear();
+        }
         keys.sort_unstable();
         keys.dedup();
         let mut sets = Vec::with_capacity(keys.len());
@@ -116,28 +245,14 @@ impl Engine {
                 sets.push((*key, record));
             }
         }
-        partition.dirty.clear();
-        let mut deletes = std::mem::take(&mut partition.deletes);
-        let room = MAX_DELETES.saturating_sub(deletes.len()).min(partition.ripe.len());
-        deletes.extend(partition.ripe.drain(..room));
+        let riders = MAX_RIDERS.saturating_sub(deletes.len()).min(partition.ripe.len());
+        deletes.extend(partition.ripe.drain(..riders));
         if partition.ripe.is_empty() {
             partition.ripe_since = None;
         }
         // A transaction that ended and began anew within one turn: the record stays.
-        deletes.retain(|key| !sets.iter().any(|(set, _)| set == key));
-        if sets.is_empty() && deletes.is_empty() && !replace {
-            return None;
-        }
-        partition.number += 1;
-        partition.unwritten += 1;
-        Some(Write {
-            partition: id,
-            epoch: partition.epoch,
-            number: partition.number,
-            replace,
-            sets,
-            deletes,
-        })
+        deletes.retain(|key| sets.binary_search_by_key(key, |(set, _)| *set).is_err());
+        divide(partition, replace, sets, deletes)
     }
 
     /// How the writes of a turn went, in their order.
@@ -151,9 +266,7 @@ impl Engine {
             self.written(id, epoch, *outcome);
         }
         self.release();
-        if let Some((round, _)) = self.reconciling.take_if(|(_, last)| *last <= turn) {
-            self.notices.push_back(Notice::Reconciled(round));
-        }
+        self.tell_reconciled();
     }
 
     fn written(&mut self, id: PartitionId, epoch: Epoch, outcome: WriteOutcome) {
@@ -188,7 +301,7 @@ impl Engine {
         let Some(partition) = self.partitions[usize::from(id.0)].as_mut() else {
             return;
         };
-        let quiet = partition.unwritten == 0 && !partition.is_changed();
+        let quiet = partition.unwritten == 0 && !partition.is_changed() && !partition.rewrite;
         if let Some(frozen) = &mut partition.frozen
             && quiet
             && !std::mem::replace(&mut frozen.told, true)
@@ -221,36 +334,119 @@ impl Engine {
         }
     }
 
-    /// Writes these partitions whole in the next turn; [`Notice::Reconciled`] follows.
+    /// Writes these partitions whole with the next turns; [`Notice::Reconciled`] follows. A later round replaces an earlier one.
     pub fn reconcile(&mut self, round: u64, partitions: &[(PartitionId, Epoch)]) {
-        let mut any = false;
+        for partition in self.partitions.iter_mut().flatten() {
+            partition.rewrite = false;
+        }
+        let mut left = VecDeque::with_capacity(partitions.len());
         for (id, epoch) in partitions {
             if let Some(partition) = self.partitions.get_mut(usize::from(id.0)).and_then(Option::as_mut)
                 && partition.epoch == *epoch
             {
-                partition.replace = true;
-                self.open.touch(*id);
-                any = true;
+                partition.rewrite = true;
+                left.push_back((*id, *epoch));
             }
         }
-        self.reconciling = any.then_some((round, self.turn + 1));
-        if !any {
-            self.notices.push_back(Notice::Reconciled(round));
+        self.reconciling = Some(Reconciling { round, left, last: 0 });
+        self.tell_reconciled();
+    }
+
+    /// Adds some of the partitions that are to be written whole.
+    fn rewrite(&mut self, now: Instant, room: &mut Room) {
+        let Some(mut reconciling) = self.reconciling.take() else {
+            return;
+        };
+        let mut share = REWRITE;
+        while let Some((id, epoch)) = reconciling.left.pop_front() {
+            let place = self.partitions[usize::from(id.0)].as_mut();
+            let Some(partition) = place.filter(|partition| partition.epoch == epoch) else {
+                continue;
+            };
+            partition.rewrite = false;
+            let writes = self.write(now, id, true);
+            let goes_on = writes
+                .iter()
+                .map(size)
+                .all(|(records, bytes)| share.take(records, bytes));
+            self.enqueue(writes, room);
+            reconciling.last = self.turn + self.batches.len() as u64;
+            if !goes_on {
+                break;
+            }
+        }
+        self.reconciling = Some(reconciling);
+    }
+
+    /// Tells the member once that nothing is left to be rewritten, be it that it is written or that it was dropped.
+    fn tell_reconciled(&mut self) {
+        let under_way =
+            |last: u64| self.turn < last || self.waiting.iter().any(|turn| turn.number <= last && !turn.written);
+        let Some(reconciling) = &self.reconciling else { return };
+        if reconciling.left.is_empty() && !under_way(reconciling.last) {
+            self.notices.push_back(Notice::Reconciled(reconciling.round));
+            self.reconciling = None;
         }
     }
 
     /// Gives records of ended transactions their own write where none came by.
     pub(super) fn sweep_ripe(&mut self, now: Instant) {
         self.sweep = Instant::MAX;
+        let mut room = SWEEP_DELETES;
         for partition in self.partitions.iter_mut().flatten() {
             let Some(since) = partition.ripe_since else { continue };
-            if since + RIPE <= now && partition.frozen.is_none() {
-                partition.deletes.append(&mut partition.ripe);
+            if since + RIPE > now || partition.frozen.is_some() {
+                self.sweep = self.sweep.min(now + SWEEP);
+                continue;
+            }
+            let count = partition.ripe.len().min(room);
+            room -= count;
+            partition.deletes.extend(partition.ripe.drain(..count));
+            if partition.ripe.is_empty() {
                 partition.ripe_since = None;
-                self.open.touch(partition.id);
             } else {
-                self.sweep = now + SWEEP;
+                self.sweep = now + SWEEP_ON;
+            }
+            if count > 0 {
+                self.open.touch(partition.id);
             }
         }
     }
+}
+
+/// Records and bytes of a write. One without records counts as well.
+fn size(write: &Write) -> (usize, usize) {
+    let bytes: usize = write.sets.iter().map(|(_, record)| record.len()).sum();
+    ((write.sets.len() + write.deletes.len()).max(1), bytes)
+}
+
+/// Numbers the writes of these records, each of bounded size.
+fn divide(partition: &mut Partition, replace: bool, sets: Vec<(Key, Bytes)>, deletes: Vec<Key>) -> Vec<Write> {
+    let (mut sets, mut deletes) = (sets.into_iter().peekable(), deletes.into_iter().peekable());
+    let mut writes = Vec::with_capacity(1);
+    let mut replace = replace;
+    while replace || sets.peek().is_some() || deletes.peek().is_some() {
+        partition.number += 1;
+        partition.unwritten += 1;
+        let mut write = Write {
+            partition: partition.id,
+            epoch: partition.epoch,
+            number: partition.number,
+            replace: std::mem::take(&mut replace),
+            sets: Vec::with_capacity(sets.len().min(WRITE.records)),
+            deletes: Vec::new(),
+        };
+        let mut room = WRITE;
+        let mut goes_on = true;
+        while goes_on && let Some((key, record)) = sets.next() {
+            goes_on = room.take(1, record.len());
+            write.sets.push((key, record));
+        }
+        while goes_on && let Some(key) = deletes.next() {
+            goes_on = room.take(1, 0);
+            write.deletes.push(key);
+        }
+        writes.push(write);
+    }
+    writes
 }

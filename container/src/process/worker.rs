@@ -196,9 +196,12 @@ pub async fn run(parts: Parts, listener: Listener) {
         core.engine.handle_timeout(now);
         core.announce(&worker);
         if let Some(store) = resting.take() {
-            let batch = match unwritten.take() {
-                Some(batch) => core.try_again(batch, now, &mut unwritten),
-                None => core.end_turn(now),
+            let again = unwritten
+                .take()
+                .and_then(|batch| core.try_again(batch, now, &mut unwritten));
+            let batch = match again {
+                None if unwritten.is_none() => core.end_turn(now),
+                again => again,
             };
             match batch {
                 Some(batch) => writing = Some(Box::pin(write(store, member, batch))),
@@ -230,22 +233,30 @@ impl Core {
         }
     }
 
-    /// Ends the open turn; gives its writes, if there are any.
+    /// Ends the open turn; gives its writes. Turns without any are over at once.
     fn end_turn(&mut self, now: Instant) -> Option<Batch> {
+        loop {
+            let batch = self.end_one(now)?;
+            if batch.count > 0 {
+                return Some(batch);
+            }
+        }
+    }
+
+    fn end_one(&mut self, now: Instant) -> Option<Batch> {
         let turn = self.engine.end_turn(now)?;
         if let Some(since) = self.waiting_since.take() {
             let delay = now.since(since).as_micros() as u64;
             self.stats.queue_delay_us.store(delay, Ordering::Relaxed);
         }
         let count = turn.writes.len();
-        let batch = Batch {
+        Some(Batch {
             turn: turn.number,
             writes: turn.writes,
             places: (0..count).collect(),
             count,
             again_at: None,
-        };
-        (!batch.writes.is_empty()).then_some(batch)
+        })
     }
 
     /// The writes that the store has not answered, when it is time. Those of partitions that were dropped meanwhile are not sent again:
