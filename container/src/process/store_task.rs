@@ -128,11 +128,18 @@ async fn wait_for_reset(asks: &mut UnboundedReceiver<Ask>, queue: &mut Queue, un
     }
 }
 
-/// Queues requests; gives the number up to which all are given up.
+/// Queues requests, those that keep the lease before all others: behind the claims of a takeover it would run out. Gives the number up to
+/// which all are given up.
 fn take(ask: Ask, queue: &mut Queue) -> Option<RequestId> {
     match ask {
         Ask::Requests(requests) => {
-            queue.extend(requests);
+            for (id, request) in requests {
+                if matches!(request, StoreRequest::Join { .. } | StoreRequest::Renew { .. }) {
+                    queue.push_front((id, request));
+                } else {
+                    queue.push_back((id, request));
+                }
+            }
             None
         }
         Ask::Reset(upto) => {

@@ -467,8 +467,20 @@ impl Member {
     }
 
     fn on_ownership(&mut self, now: Instant, owned: &Ownership) {
-        for (partition, epoch) in owned.partitions.iter().zip(&owned.epochs) {
-            self.hear_owner(now, *partition, Incarnation(owned.owner), Epoch(*epoch));
+        let owner = Incarnation(owned.owner);
+        let mut replaced = BTreeSet::new();
+        for (number, epoch) in owned.partitions.iter().zip(&owned.epochs) {
+            let Some(partition) = self.partition(*number) else {
+                continue;
+            };
+            let before = self.known(partition).owner;
+            self.hear_owner(now, *number, owner, Epoch(*epoch));
+            if self.known(partition).owner != before {
+                replaced.extend(before);
+            }
+        }
+        for from in replaced {
+            self.claims.heir_at_work(now, owner, from);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::store_link::What;
 use super::{Effect, Event, Held, Known, Member, Phase, Suspicion};
-use crate::assignment;
+use crate::assignment::{self, Candidate};
 use crate::store::{StoreReply, StoreRequest, StoredOwner};
 use crate::wire::MemberState;
 use crate::{Epoch, Incarnation, PartitionId};
@@ -10,7 +10,7 @@ use sip::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Rank k claims after k of these.
+/// Rank k claims after k of these, counted from the last sign that the heir, who is rank 0, is at work.
 const RANK_DELAY: Duration = Duration::from_millis(100);
 
 /// How long a first joiner leaves partitions that nobody ever owned to those who start beside it.
@@ -18,6 +18,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// Claims under way at once: enough to keep the store busy, few enough that heartbeats are not late behind their records.
 const PIPELINE: usize = 256;
+
+/// Others follow when so many are under way, some dozens at once: what is due is looked for and sorted each time.
+const REFILL: usize = PIPELINE * 3 / 4;
 
 /// Partitions asked for by one request of a sweep.
 const SWEEP_CHUNK: usize = 256;
@@ -48,6 +51,10 @@ struct Claim {
     from: Option<Incarnation>,
     as_target: bool,
     due: Instant,
+    /// How long others who are to own it go before us.
+    delay: Duration,
+    /// Who is to own it, where that is not us.
+    heir: Option<Incarnation>,
     sent: bool,
 }
 
@@ -62,11 +69,23 @@ struct Takeover {
 
 impl Claims {
     pub(super) fn next_due(&self) -> Instant {
-        if self.under_way >= PIPELINE {
+        if !self.has_room() {
             return Instant::MAX;
         }
         let unsent = self.wanted.values().filter(|c| !c.sent && !c.as_target);
         unsent.map(|c| c.due).min().unwrap_or(Instant::MAX)
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way <= REFILL
+    }
+
+    /// The heir has taken up partitions of `from`: it is at work, and the rest of its share is left to it.
+    pub(super) fn heir_at_work(&mut self, now: Instant, heir: Incarnation, from: Incarnation) {
+        let left = |claim: &&mut Claim| !claim.sent && claim.heir == Some(heir) && claim.from == Some(from);
+        for claim in self.wanted.values_mut().filter(left) {
+            claim.due = claim.due.max(now + claim.delay);
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -128,12 +147,7 @@ impl Member {
         );
         let claimers = self.claimers();
         for partition in owned {
-            let rank = assignment::rank(partition, self.incarnation(), &claimers);
-            self.want(
-                partition,
-                Some(id),
-                now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX),
-            );
+            self.want(now, partition, Some(id), &claimers);
         }
     }
 
@@ -153,16 +167,29 @@ impl Member {
         self.table[usize::from(partition.0)]
     }
 
-    fn want(&mut self, partition: PartitionId, expected: Option<Incarnation>, due: Instant) {
+    /// Claims the partition of `expected`, after those of the claimers who come before us.
+    fn want(&mut self, now: Instant, partition: PartitionId, expected: Option<Incarnation>, claimers: &[Candidate]) {
         if self.held.contains_key(&partition) || self.state == MemberState::Quiescing {
             return;
         }
         let from = self.known(partition).owner.or(expected);
+        let me = self.incarnation();
+        let own = from == Some(me);
+        let rank = if own {
+            0
+        } else {
+            assignment::rank(partition, me, claimers)
+        };
+        let delay = RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
+        let due = now + delay;
+        let heir = assignment::owner(partition, claimers).filter(|_| rank > 0);
         let claim = Claim {
             expected,
             from,
             as_target: false,
             due,
+            delay,
+            heir,
             sent: false,
         };
         match self.claims.wanted.get_mut(&partition) {
@@ -187,6 +214,8 @@ impl Member {
             from: Some(from),
             as_target: !self.config.faults.hands_over_unfenced,
             due: now,
+            delay: Duration::ZERO,
+            heir: None,
             sent: false,
         };
         self.claims.wanted.insert(partition, claim);
@@ -196,7 +225,7 @@ impl Member {
     pub(super) fn send_claims(&mut self, now: Instant) {
         // Asked after every reply: mostly there is nothing to send, or no room.
         let unsent = self.claims.wanted.len() - self.claims.under_way;
-        if unsent == 0 || self.claims.under_way >= PIPELINE {
+        if unsent == 0 || !self.claims.has_room() {
             return;
         }
         let expired = |c: &Claim| c.as_target && !c.sent && now.since(c.due) > OFFER_TTL;
@@ -212,7 +241,9 @@ impl Member {
             return;
         }
         let due = self.claims.wanted.iter().filter(|(_, c)| !c.sent && c.due <= now);
-        let due: Vec<_> = due.map(|(p, c)| (*p, *c)).collect();
+        let mut due: Vec<_> = due.map(|(p, c)| (*p, *c)).collect();
+        // Our own share goes before what others are to claim.
+        due.sort_unstable_by_key(|(partition, claim)| (claim.due, *partition));
         for (partition, claim) in due {
             if self.claims.under_way >= PIPELINE {
                 break;
@@ -303,7 +334,7 @@ impl Member {
             StoreReply::Refused(stored) => {
                 self.event(Event::ClaimRefused { partition });
                 self.takeover_progress(partition, None);
-                self.on_stored(now, &stored, 0);
+                self.on_stored(now, &stored, &[]);
             }
             _ => {}
         }
@@ -376,13 +407,12 @@ impl Member {
         let claimers = self.claimers();
         for stored in owners {
             self.claims.unresolved.remove(&stored.partition);
-            let rank = assignment::rank(stored.partition, self.incarnation(), &claimers);
-            self.on_stored(now, &stored, rank);
+            self.on_stored(now, &stored, &claimers);
         }
     }
 
-    /// What the store says of a partition; what is to be claimed is claimed after `rank` delays.
-    fn on_stored(&mut self, now: Instant, stored: &StoredOwner, rank: usize) {
+    /// What the store says of a partition; what is to be claimed is claimed in the order of `claimers`.
+    fn on_stored(&mut self, now: Instant, stored: &StoredOwner, claimers: &[Candidate]) {
         let partition = stored.partition;
         if usize::from(partition.0) >= self.table.len() {
             return;
@@ -412,14 +442,12 @@ impl Member {
         if !self.is_claimable(partition, heard) || self.claims.wanted.contains_key(&partition) {
             return;
         }
-        let rank = if heard == Some(me) { 0 } else { rank };
-        let due = now + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
         let settled = self.listed_at + SETTLE;
         if heard.is_none() && now < settled {
             // A cluster starts: looked at again when those who start beside us can be seen, and take their shares.
             self.next_sweep = self.next_sweep.min(settled);
             return;
         }
-        self.want(partition, stored.owner, due);
+        self.want(now, partition, stored.owner, claimers);
     }
 }
