@@ -30,6 +30,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Pieces of one write to a container.
 const PIECES: usize = 16;
 
+/// Reads of what a container has sent before it ended, at most: 4 MiB, what a socket holds.
+const LAST_READS: usize = 64;
+
 /// All links that stand.
 #[derive(Default)]
 pub struct Links {
@@ -188,23 +191,38 @@ impl Reader {
             // heard first, else the first output of a new owner would meet the fence.
             let messages = self.sip.try_read(&mut self.messages)?;
             let frames = match messages {
-                Read::Nothing => self.ucf.try_read(&mut self.frames)?,
-                Read::Some(_) | Read::End => self.ucf.read_now(&mut self.frames)?,
+                Read::Nothing => self.ucf.try_read(&mut self.frames),
+                Read::Some(_) | Read::End => self.ucf.read_now(&mut self.frames),
             };
-            if let Read::Some(_) = frames {
+            if let Ok(Read::Some(_)) = frames {
                 self.feed_frames()?;
             }
             if let Read::Some(_) = messages {
                 self.feed_messages()?;
             }
-            if messages == Read::End || frames == Read::End {
+            if messages == Read::End {
                 return Ok(());
+            }
+            if matches!(frames, Ok(Read::End) | Err(_)) {
+                self.hear_out()?;
+                return frames.map(|_| ());
             }
             if matches!(messages, Read::Some(count) if count >= READ_CHUNK) {
                 // More is waiting: let the flush and the other sockets have their turn first.
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// UCF has ended. What the container sent before has been committed: it still leaves.
+    fn hear_out(&mut self) -> transport::Result<()> {
+        for _ in 0..LAST_READS {
+            match self.sip.read_now(&mut self.messages)? {
+                Read::Some(_) => self.feed_messages()?,
+                Read::Nothing | Read::End => break,
+            }
+        }
+        Ok(())
     }
 
     fn feed_messages(&mut self) -> transport::Result<()> {

@@ -11,6 +11,9 @@ use ucf::wire::{Body, Hello, MemberState, Ownership, Report};
 pub const CLUSTER: &str = "demo";
 pub const PARTITIONS: u32 = 16;
 
+/// How often a container that dies repeats its answers: more than is read at once.
+pub const LAST_WORDS: usize = 400;
+
 /// A running one; it ends with the test's runtime.
 #[derive(Clone)]
 pub struct Container {
@@ -23,6 +26,9 @@ pub struct Container {
 struct State {
     incarnation: u64,
     epoch: u64,
+    /// Writes its last words for the first request and ends at once.
+    dies: bool,
+    ends: tokio::sync::Notify,
     /// Requests in order of arrival, per connection: Call-ID and method.
     requests: Mutex<Vec<(String, String)>>,
 }
@@ -30,6 +36,15 @@ struct State {
 impl Container {
     /// Starts one; a higher epoch takes all partitions from a lower.
     pub fn start(name: &str, incarnation: u64, epoch: u64) -> Self {
+        Self::start_with(name, incarnation, epoch, false)
+    }
+
+    /// Starts one that ends both connections of a link once it has answered a first request, [`LAST_WORDS`] times more.
+    pub fn start_dying(name: &str, incarnation: u64, epoch: u64) -> Self {
+        Self::start_with(name, incarnation, epoch, true)
+    }
+
+    fn start_with(name: &str, incarnation: u64, epoch: u64, dies: bool) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         let (sip, ucf) = (Listener::bind(any, false).unwrap(), Listener::bind(any, false).unwrap());
         let container = Self {
@@ -39,6 +54,8 @@ impl Container {
             state: Arc::new(State {
                 incarnation,
                 epoch,
+                dies,
+                ends: tokio::sync::Notify::new(),
                 requests: Mutex::default(),
             }),
         };
@@ -75,10 +92,17 @@ impl Container {
                     let message = std::str::from_utf8(&input.data()[range]).unwrap();
                     self.note(message);
                     answer(message, &mut out);
+                    for _ in 0..LAST_WORDS * usize::from(self.state.dies) {
+                        answer(message, &mut out);
+                    }
                 }
                 input.consume(consumed);
             }
             if connection.write(&mut out).await.is_err() {
+                return;
+            }
+            if self.state.dies {
+                self.state.ends.notify_one();
                 return;
             }
         }
@@ -122,10 +146,14 @@ impl Container {
             if connection.write(&mut out).await.is_err() {
                 return;
             }
-            match ucf_link::next(&connection, &mut input).await {
-                Ok(Some(Body::Heartbeat(beat))) => heartbeat = beat.number,
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
+            tokio::select! {
+                biased;
+                () = self.state.ends.notified() => return,
+                body = ucf_link::next(&connection, &mut input) => match body {
+                    Ok(Some(Body::Heartbeat(beat))) => heartbeat = beat.number,
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return,
+                }
             }
         }
     }

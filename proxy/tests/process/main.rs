@@ -220,6 +220,23 @@ async fn a_new_container_of_the_list_is_linked_and_takes_over() {
 }
 
 #[tokio::test]
+async fn what_a_container_sent_before_it_ended_still_leaves() {
+    let container = Container::start_dying("demo-0", 7, 1);
+    let proxy = Proxy::start(1, std::slice::from_ref(&container)).await;
+    let mut stream = Stream::open(proxy.address).await;
+    let call = Call::new(
+        "last-words".into(),
+        "TCP",
+        stream.connection.local_addr(),
+        proxy.address,
+    );
+    stream.send(&call.invite()).await;
+    for _ in 0..2 * (1 + fake::LAST_WORDS) {
+        assert!(stream.receive().await.unwrap().starts_with("SIP/2.0 "));
+    }
+}
+
+#[tokio::test]
 async fn told_to_end_it_drains_and_ends_well() {
     let container = Container::start("demo-0", 7, 1);
     let mut proxy = Proxy::start(2, std::slice::from_ref(&container)).await;
