@@ -36,6 +36,8 @@ pub struct Link {
     client: Client,
     config: AsyncConnectionConfig,
     connection: Option<MultiplexedConnection>,
+    /// Connections made so far.
+    made: u64,
     run_id: u64,
 }
 
@@ -56,6 +58,7 @@ impl Link {
             client,
             config,
             connection: None,
+            made: 0,
             run_id: 0,
         })
     }
@@ -73,6 +76,21 @@ impl Link {
     #[must_use]
     pub fn run_id(&self) -> u64 {
         self.run_id
+    }
+
+    /// Makes sure that there is a connection and gives its number; another connection has another.
+    ///
+    /// # Errors
+    /// The store is lost.
+    pub async fn open(&mut self) -> Result<u64, Lost> {
+        let connection = self.connect().await?;
+        self.connection = Some(connection);
+        Ok(self.made)
+    }
+
+    /// Gives the connection up.
+    pub fn close(&mut self) {
+        self.connection = None;
     }
 
     /// Sends the commands at once and waits for all answers.
@@ -108,6 +126,7 @@ impl Link {
             .client
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
+        self.made += 1;
         load_scripts(&mut connection).await?;
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
         let run_id = info

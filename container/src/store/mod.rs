@@ -6,10 +6,16 @@
 //! | `sc:{CLUSTER:pN}:r` | hash | its records |
 //! | `sc:{CLUSTER:m}:members` | hash | member records by incarnation |
 //! | `sc:{CLUSTER:m}:counters` | hash | their counters, and `era`: a random number as old as the data |
+//! | `sc:{CLUSTER:m}:fence:INCARNATION` | hash | `token` and links' generations: lets a member's workers write by plain commands |
+//!
+//! A fence is deleted an hour after its member was removed; until then it tells late packets of dead connections. Scripts touch keys of
+//! several hash tags, so the store is one server (with replicas and Sentinel, if wanted), not a Redis Cluster.
 
+mod fence;
 mod link;
 mod reply;
 mod scripts;
+mod write;
 
 use std::time::Duration;
 
@@ -19,9 +25,9 @@ use redis::{Cmd, Pipeline, Value};
 use ucf::store::{MemberRecord, StoreReply, StoreRequest};
 use ucf::{Incarnation, PartitionId};
 
+use fence::Fence;
 pub use link::{Link, Lost};
-
-use crate::engine::{Write, WriteOutcome};
+pub use write::Paths;
 
 /// A worker's or the control task's way to Redis.
 pub struct Store {
@@ -30,6 +36,10 @@ pub struct Store {
     shas: Shas,
     /// Offered as the data's `era` if it has none.
     entropy: u64,
+    fence: Fence,
+    /// Writes may go by plain commands.
+    watches: bool,
+    paths: Paths,
 }
 
 /// Names of the scripts.
@@ -39,6 +49,7 @@ struct Shas {
     remove: String,
     claim: String,
     target: String,
+    register: String,
     write: String,
 }
 
@@ -76,6 +87,7 @@ impl Store {
             remove: link::sha(scripts::REMOVE),
             claim: link::sha(scripts::CLAIM),
             target: link::sha(scripts::TARGET),
+            register: link::sha(scripts::REGISTER),
             write: link::sha(scripts::WRITE),
         };
         Ok(Self {
@@ -83,6 +95,9 @@ impl Store {
             cluster: cluster.to_owned(),
             shas,
             entropy,
+            fence: Fence::new(),
+            watches: true,
+            paths: Paths::default(),
         })
     }
 
@@ -104,35 +119,6 @@ impl Store {
             .iter()
             .map(|request| reply::answer(request, era, &mut values))
             .collect()
-    }
-
-    /// Writes the records of one turn in one script.
-    ///
-    /// # Errors
-    /// The store is lost; the same writes may be sent again, for their running numbers make them harmless.
-    pub async fn write(&mut self, member: Incarnation, writes: &[Write]) -> Result<Vec<WriteOutcome>, Lost> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut command = evalsha(&self.shas.write, writes.len() * 2);
-        for write in writes {
-            command
-                .arg(self.owner_key(write.partition))
-                .arg(self.records_key(write.partition));
-        }
-        command.arg(hex(member));
-        for write in writes {
-            append_write(&mut command, write);
-        }
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        let value = self
-            .link
-            .run(&pipeline)
-            .await?
-            .pop()
-            .ok_or_else(|| Lost("no answer to a write".into()))?;
-        reply::outcomes(value, writes.len())
     }
 
     /// The store's clock, in milliseconds of the Unix epoch.
@@ -172,7 +158,8 @@ impl Store {
                 let mut command = self.on_members(&self.shas.remove);
                 command
                     .arg(hex(*member))
-                    .arg(counter.map(|c| c.to_string()).unwrap_or_default());
+                    .arg(counter.map(|c| c.to_string()).unwrap_or_default())
+                    .arg(self.fence_prefix());
                 pipeline.add_command(command);
             }
             StoreRequest::Inspect { partitions } => {
@@ -191,17 +178,16 @@ impl Store {
                 let mut command = self.on_owner(&self.shas.claim, *partition);
                 command.arg(hex(*member)).arg(expected.map(hex).unwrap_or_default());
                 command.arg(at_least.0).arg(u8::from(*as_target));
+                command.arg(self.fence_prefix());
                 pipeline.add_command(command);
                 // After the claim no other can write, so what a plain command behind it reads is whole; through the
                 // script each record would be copied twice more.
                 pipeline.cmd("HGETALL").arg(self.records_key(*partition));
             }
             StoreRequest::Write(write) => {
-                let mut command = evalsha(&self.shas.write, 2);
-                command
-                    .arg(self.owner_key(write.partition))
-                    .arg(self.records_key(write.partition));
-                command.arg(hex(write.member));
+                // Of no generation: only the running number tells that it comes late.
+                let partition = std::iter::once(write.partition);
+                let mut command = self.write_command(write.member, ["", "", ""], partition);
                 append_plain_write(&mut command, write);
                 pipeline.add_command(command);
             }
@@ -230,7 +216,7 @@ impl Store {
     fn on_members(&self, sha: &str) -> Cmd {
         let mut command = evalsha(sha, 2);
         command
-            .arg(format!("sc:{{{}:m}}:members", self.cluster))
+            .arg(self.members_key())
             .arg(format!("sc:{{{}:m}}:counters", self.cluster));
         command
     }
@@ -239,6 +225,18 @@ impl Store {
         let mut command = evalsha(sha, 1);
         command.arg(self.owner_key(partition));
         command
+    }
+
+    fn members_key(&self) -> String {
+        format!("sc:{{{}:m}}:members", self.cluster)
+    }
+
+    fn fence_prefix(&self) -> String {
+        format!("sc:{{{}:m}}:fence:", self.cluster)
+    }
+
+    fn fence_key(&self, member: Incarnation) -> String {
+        format!("sc:{{{}:m}}:fence:{member}", self.cluster)
     }
 
     fn owner_key(&self, partition: PartitionId) -> String {
@@ -254,20 +252,6 @@ fn evalsha(sha: &str, keys: usize) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(sha).arg(keys);
     command
-}
-
-fn append_write(command: &mut Cmd, write: &Write) {
-    command
-        .arg(write.epoch.0)
-        .arg(write.number)
-        .arg(u8::from(write.replace));
-    command.arg(write.sets.len()).arg(write.deletes.len());
-    for (key, value) in &write.sets {
-        command.arg(&key.to_bytes()).arg(value.as_ref());
-    }
-    for key in &write.deletes {
-        command.arg(&key.to_bytes());
-    }
 }
 
 fn append_plain_write(command: &mut Cmd, write: &ucf::store::Write) {

@@ -35,10 +35,15 @@ pub(super) fn answer(request: &StoreRequest, run_id: u64, values: Values<'_>) ->
     })
 }
 
-/// How each of `count` writes of one script went.
-pub(super) fn outcomes(value: Value, count: usize) -> Result<Vec<WriteOutcome>, Lost> {
+/// The token that stood when a script of `count` writes ended (or nothing), and how each went; `None`: none was done, the script came late.
+pub(super) fn outcomes(value: Value, count: usize) -> Result<Option<(String, Vec<WriteOutcome>)>, Lost> {
+    let mut parts = array(value)?.into_iter();
+    let token: String = read(take(&mut parts)?)?;
+    if token == "late" {
+        return Ok(None);
+    }
     let mut outcomes = vec![WriteOutcome::Written; count];
-    for odd in array(value)? {
+    for odd in array(take(&mut parts)?)? {
         let mut parts = array(odd)?.into_iter();
         let index: usize = read(take(&mut parts)?)?;
         let word: String = read(take(&mut parts)?)?;
@@ -54,11 +59,18 @@ pub(super) fn outcomes(value: Value, count: usize) -> Result<Vec<WriteOutcome>, 
             _ => WriteOutcome::Written,
         };
     }
-    Ok(outcomes)
+    Ok(Some((token, outcomes)))
+}
+
+/// Token and generation as they stand in a fence.
+pub(super) fn fence(value: Option<Value>) -> Result<(Option<String>, Option<String>), Lost> {
+    let mut parts = array(value.unwrap_or(Value::Nil))?.into_iter();
+    Ok((read(take(&mut parts)?)?, read(take(&mut parts)?)?))
 }
 
 fn written(partition: PartitionId, value: Value) -> Result<StoreReply, Lost> {
-    let Some(odd) = array(value)?.into_iter().next() else {
+    let mut parts = array(value)?.into_iter().skip(1);
+    let Some(odd) = array(take(&mut parts)?)?.into_iter().next() else {
         return Ok(StoreReply::Written { behind: false });
     };
     let mut parts = array(odd)?.into_iter().skip(1);
