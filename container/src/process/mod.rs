@@ -99,6 +99,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         record,
         partitions: config.partitions,
         lease: config.lease,
+        // The engine holds its output as long as it cannot be written.
+        acts_from_memory: false,
         faults: Faults::default(),
     };
     let (asks, asked) = mpsc::unbounded_channel();

@@ -161,6 +161,7 @@ impl Container {
             record,
             partitions: self.partitions,
             lease: super::LEASE,
+            acts_from_memory: true,
             faults: self.faults,
         };
         let node = self.node;

@@ -15,6 +15,9 @@ pub struct Config {
     pub partitions: u16,
     /// L: the lease period.
     pub lease: Duration,
+    /// The engine lets output leave under [`super::Gate::Memory`]. Without it the member never acts from memory, and a store that comes back
+    /// with all its data is gone on with at once.
+    pub acts_from_memory: bool,
     /// Switches that break the protocol; all off.
     #[doc(hidden)]
     pub faults: Faults,

@@ -195,6 +195,10 @@ impl Member {
         if !unasked && !self.peers.iter().all(promised) {
             return;
         }
+        if !self.config.acts_from_memory {
+            // Nothing leaves unwritten, so the store is not behind memory when it is back.
+            return;
+        }
         // Less than the lease that was promised: clocks run at different rates.
         let until = ask.at + self.config.lease * 4 / 5;
         if until <= now {

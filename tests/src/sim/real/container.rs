@@ -116,6 +116,7 @@ impl Container {
             record,
             partitions: u16::try_from(keyring.partitions()).expect("few"),
             lease: crate::sim::LEASE,
+            acts_from_memory: false,
             faults: Faults::default(),
         };
         let node = self.node;
