@@ -32,15 +32,53 @@ pub struct SipLink {
     pub over: Cell<bool>,
 }
 
+/// Numbers between the oldest input that is not done with and the newest. One that a partition keeps through a hand-over must not stop what
+/// is for others; what is done with costs a byte here, and the proxy keeps these bytes at most half a minute.
+const MAX_SPAN: u64 = 1 << 20;
+
 /// Which inputs are done with.
 #[derive(Default)]
 struct Tracker {
     read: u64,
     upto: u64,
     told: u64,
+    /// How many are done with.
+    finished: u64,
     /// Of those above `upto`, in order.
     done: VecDeque<bool>,
     returned: Vec<u64>,
+}
+
+impl Tracker {
+    /// Whether no further input may be read for now.
+    fn is_full(&self) -> bool {
+        self.read - self.finished >= MAX_OUTSTANDING || self.read - self.upto >= MAX_SPAN
+    }
+
+    fn next(&mut self) -> u64 {
+        self.read += 1;
+        self.read
+    }
+
+    fn done(&mut self, number: u64, returned: bool) {
+        if number <= self.upto || number > self.read {
+            return;
+        }
+        if returned {
+            self.returned.push(number);
+        }
+        let place = (number - self.upto - 1) as usize;
+        if self.done.len() <= place {
+            self.done.resize(place + 1, false);
+        }
+        if !std::mem::replace(&mut self.done[place], true) {
+            self.finished += 1;
+        }
+        while self.done.front() == Some(&true) {
+            self.done.pop_front();
+            self.upto += 1;
+        }
+    }
 }
 
 impl SipLink {
@@ -72,22 +110,8 @@ impl SipLink {
     /// An input is done with.
     pub fn done(&self, number: u64, returned: bool) {
         let mut tracker = self.tracker.borrow_mut();
-        if number <= tracker.upto {
-            return;
-        }
-        if returned {
-            tracker.returned.push(number);
-        }
-        let place = (number - tracker.upto - 1) as usize;
-        if tracker.done.len() <= place {
-            tracker.done.resize(place + 1, false);
-        }
-        tracker.done[place] = true;
-        while tracker.done.front() == Some(&true) {
-            tracker.done.pop_front();
-            tracker.upto += 1;
-        }
-        if tracker.read - tracker.upto < MAX_OUTSTANDING {
+        tracker.done(number, returned);
+        if !tracker.is_full() {
             self.go_on.notify_one();
         }
     }
@@ -133,17 +157,15 @@ impl SipLink {
         }
     }
 
-    fn outstanding(&self) -> u64 {
-        let tracker = self.tracker.borrow();
-        tracker.read - tracker.upto
+    fn is_full(&self) -> bool {
+        self.tracker.borrow().is_full()
     }
 
     fn next_input(&self) -> Input {
         let mut tracker = self.tracker.borrow_mut();
-        tracker.read += 1;
         Input {
             connection: self.id,
-            number: tracker.read,
+            number: tracker.next(),
         }
     }
 }
@@ -162,7 +184,7 @@ pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>) -> transport::Result<()
     let mut input = InBuffer::new();
     let mut framer = Framer::new(Side::Accepted, INNER);
     loop {
-        while !link.over.get() && (link.proxy.get().is_none() || link.outstanding() >= MAX_OUTSTANDING) {
+        while !link.over.get() && (link.proxy.get().is_none() || link.is_full()) {
             link.go_on.notified().await;
         }
         if link.over.get() {
@@ -218,4 +240,39 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
         worker.mail(target, ToWorker::Messages(messages));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_input_that_is_kept_does_not_stop_the_reader() {
+        let mut tracker = Tracker::default();
+        let kept = tracker.next();
+        for _ in 0..2 * MAX_OUTSTANDING {
+            let number = tracker.next();
+            tracker.done(number, false);
+            assert!(!tracker.is_full(), "stopped at {number}");
+        }
+        assert_eq!(tracker.upto, kept - 1);
+        tracker.done(kept, true);
+        assert_eq!((tracker.upto, tracker.done.len()), (tracker.read, 0));
+        for _ in 0..MAX_OUTSTANDING {
+            assert!(!tracker.is_full());
+            tracker.next();
+        }
+        assert!(tracker.is_full(), "what is under way is bounded");
+    }
+
+    #[test]
+    fn what_is_done_with_behind_a_kept_input_is_bounded() {
+        let mut tracker = Tracker::default();
+        tracker.next();
+        while !tracker.is_full() {
+            let number = tracker.next();
+            tracker.done(number, false);
+        }
+        assert_eq!(tracker.done.len() as u64, MAX_SPAN);
+    }
 }
