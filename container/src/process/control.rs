@@ -261,7 +261,7 @@ impl Control {
         }
     }
 
-    /// A link that takes no more is cut off: its reader ends when the sender is gone.
+    /// A link that takes no more is cut off: it ends when the sender is gone.
     fn push(&mut self, link: LinkId, body: Body) {
         if let Some(at) = self.links.get(&link)
             && at.out.try_send(body).is_err()
@@ -469,10 +469,20 @@ impl Control {
                 }
             }
             StoreEvent::Answer { id, answer, request } => {
-                if let (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) = (&request, &answer.reply) {
-                    self.records.insert(*partition, answer.records);
+                let claimed = match (&request, &answer.reply) {
+                    (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) => Some(*partition),
+                    _ => None,
+                };
+                if let Some(partition) = claimed {
+                    self.records.insert(partition, answer.records);
                 }
                 self.parts.member.handle_store(now, id, answer.reply);
+                // A claim that was given up meanwhile is won for nobody: no effect would ever ask for its records.
+                if let Some(partition) = claimed
+                    && !self.parts.member.held().any(|(held, _)| held == partition)
+                {
+                    self.records.remove(&partition);
+                }
             }
             StoreEvent::Lost(why) => {
                 warn!(%why, "the store does not answer the control connection");

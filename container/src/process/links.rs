@@ -14,6 +14,9 @@ use ucf::wire::{Body, Hello};
 /// How long a member may take to accept a link.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
 
+/// How long a link that cannot be written to is still read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Frames that may wait for one link: some seconds' worth. A peer that falls behind further is cut off.
 const FRAMES: usize = 4096;
 
@@ -115,49 +118,57 @@ async fn try_connect(
     Ok((connection, input, hello))
 }
 
-/// Reads until the link ends, with a task beside that writes.
-async fn serve(link: LinkId, connection: Connection, mut input: InBuffer, hello: Hello, events: Sender<LinkEvent>) {
-    let connection = Rc::new(connection);
+/// Reads and writes until either ends: a link that is half deaf would be fed for nothing.
+async fn serve(link: LinkId, connection: Connection, input: InBuffer, hello: Hello, events: Sender<LinkEvent>) {
     let (out, frames) = mpsc::channel(FRAMES);
-    let writer = tokio::task::spawn_local(write(connection.clone(), frames));
     if events.send(LinkEvent::Up { link, hello, out }).await.is_err() {
         return;
     }
-    let end = loop {
-        match ucf_link::next(&connection, &mut input).await {
+    let end = tokio::select! {
+        end = read(link, &connection, input, &events) => end,
+        end = write(&connection, frames) => end,
+    };
+    drop(connection);
+    let _ = events.send(LinkEvent::End { link, end }).await;
+}
+
+async fn read(link: LinkId, connection: &Connection, mut input: InBuffer, events: &Sender<LinkEvent>) -> LinkEnd {
+    loop {
+        match ucf_link::next(connection, &mut input).await {
             Ok(Some(body)) => {
                 if events.send(LinkEvent::Frame { link, body }).await.is_err() {
-                    return;
+                    return LinkEnd::Closed;
                 }
             }
-            Ok(None) => break LinkEnd::Closed,
+            Ok(None) => return LinkEnd::Closed,
             Err(error) => {
                 tracing::debug!(%error, "UCF link");
-                break match error.io_kind() {
+                return match error.io_kind() {
                     Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => LinkEnd::Closed,
                     _ => LinkEnd::Lost,
                 };
             }
         }
-    };
-    writer.abort();
-    let _ = events.send(LinkEvent::End { link, end }).await;
+    }
 }
 
-/// Writes what comes, many frames at once where they have gathered.
-async fn write(connection: Rc<Connection>, mut frames: Receiver<Body>) {
+/// Writes what comes, many frames at once where they have gathered, until the control task has forgotten the link.
+async fn write(connection: &Connection, mut frames: Receiver<Body>) -> LinkEnd {
     let mut out = OutBuffer::new(LINK_BOUND);
     let mut batch = Vec::with_capacity(64);
     while frames.recv_many(&mut batch, 64).await > 0 {
         for body in batch.drain(..) {
             if ucf_link::push(body, &mut out).is_err() {
-                return;
+                return LinkEnd::Lost;
             }
         }
         if connection.write(&mut out).await.is_err() {
-            return;
+            // What the peer sent before it ended is still read, and says how it ended.
+            tokio::time::sleep(LAST_WORDS).await;
+            return LinkEnd::Lost;
         }
     }
+    LinkEnd::Lost
 }
 
 /// The next number.
