@@ -428,3 +428,49 @@ fn a_record_of_a_confirmed_dialog_is_small() {
         .len();
     assert!(session <= 600, "{session}");
 }
+
+#[test]
+fn a_repeat_of_what_a_dialog_rejected_gets_the_same_answer() {
+    let mut world = World::new();
+    let mut life = world.life(1, RINGS);
+    let mut caller = Caller::new("one");
+    let invite = caller.request(&world, "INVITE", 1, "");
+    let ringing = world.exchange(&mut life, &invite);
+    caller.to_tag = to_tag(&ringing[0]);
+    let overlapping = caller.request(&world, "INVITE", 2, "");
+    let first = world.exchange(&mut life, &overlapping);
+    assert_eq!(statuses(&first), [500]);
+    assert!(first[0].contains("Retry-After: "), "{}", first[0]);
+    assert_eq!(world.exchange(&mut life, &overlapping), first);
+    // A successor says no other.
+    let mut successor = world.life(2, RINGS);
+    world.turn(&mut successor);
+    assert_eq!(world.exchange(&mut successor, &overlapping), first);
+    // The call itself goes on.
+    let left = world.pass(&mut successor, SECOND * 3);
+    assert!(left.iter().any(|(_, text)| status(text) == 200), "{left:?}");
+}
+
+#[test]
+fn a_partition_that_is_flooded_refuses_new_calls_and_lets_others_end() {
+    let mut world = World::new();
+    let mut life = world.life(1, AT_ONCE);
+    let mut first = Caller::new("first");
+    let invite = first.request(&world, "INVITE", 1, "");
+    first.to_tag = to_tag(&world.exchange(&mut life, &invite)[0]);
+    let mut refused = 0;
+    for call in 0..33_500 {
+        let invite = Caller::new(&format!("c{call}")).request(&world, "INVITE", 1, "");
+        world.give(&mut life, &invite);
+    }
+    while let Some(turn) = life.engine.end_turn(world.now) {
+        world.write(&mut life, &turn);
+    }
+    for answer in texts(&life.engine.take_released().outputs) {
+        refused += usize::from(status(&answer) == 503);
+    }
+    assert!(refused > 0 && refused < 1000, "{refused}");
+    assert!(life.engine.holdings().dialogs <= 32_768 + 1);
+    let bye = first.next(&world, "BYE");
+    assert_eq!(statuses(&world.exchange(&mut life, &bye)), [200]);
+}

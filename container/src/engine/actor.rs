@@ -6,17 +6,20 @@ use sip::{HeaderName, Instant, Message, Method, OwnedMessage};
 use ucf::ProxyId;
 use ucf::transactions::Keys;
 
+use super::bounds;
 use super::entropy::Entropy;
 use super::partition::{Partition, ServerTx};
 use super::queue::{Due, Queue};
 use super::turn::{Announcement, Output};
 use super::{Counters, Open, Shared};
-use crate::application::{DialogNumber, DialogSlot, Ended, Flow, Request, SessionCore, TransactionId};
+use crate::application::{DialogNumber, DialogSlot, Ended, Flow, Reply, Request, SessionCore, TransactionId};
 use crate::records::{Key, Kind, MAX_DIALOGS};
 
 /// A partition at work, with what it may use of its worker.
 pub(super) struct Actor<'e> {
     pub now: Instant,
+    /// Sessions and transactions of the worker.
+    pub held: usize,
     pub shared: &'e Shared,
     pub entropy: &'e mut Entropy,
     pub queue: &'e mut Queue,
@@ -89,9 +92,17 @@ impl Actor<'_> {
         true
     }
 
+    /// Without a transaction: that would be one more.
+    fn overloaded(&mut self, source: ProxyId, wire: &Message<'_>) {
+        self.refuse(source, wire, 503, super::respond::reason(503), &[]);
+    }
+
     /// A request outside of any dialog.
     fn outside(&mut self, source: ProxyId, id: u64, keys: &Keys, message: &OwnedMessage, facts: &Facts<'_>) {
         let wire = message.as_message();
+        if !bounds::takes_new(self.held, self.partition.held()) {
+            return self.overloaded(source, &wire);
+        }
         match wire.method() {
             Method::Invite => self.invite(source, id, keys, message, facts),
             // RFC 3261 s12.2.2: they make sense only within a dialog.
@@ -145,6 +156,9 @@ impl Actor<'_> {
     /// A request within a dialog.
     fn inside(&mut self, source: ProxyId, id: u64, keys: &Keys, message: &OwnedMessage, facts: &Facts<'_>) {
         let wire = message.as_message();
+        if !bounds::takes_more(self.held, self.partition.held()) {
+            return self.overloaded(source, &wire);
+        }
         let Some((mut session, number)) = self.take_dialog(facts) else {
             self.counters.unknown_dialogs += 1;
             return self.refuse(source, &wire, 481, "Call/Transaction Does Not Exist", &[]);
@@ -180,17 +194,28 @@ impl Actor<'_> {
                 self.open_server(id, keys, source, session, Some(number), message, facts.cseq);
                 self.process(session, number, id, &wire);
             }
+            // Out of order: so is a repeat, and the answer is the same.
             Verdict::Reject {
-                min_se: Some(min_se), ..
-            } => self.refuse_interval(source, &wire, min_se),
+                status: status @ 500,
+                retry_after: None,
+                ..
+            } => self.refuse(source, &wire, status, super::respond::reason(status), &[]),
+            // The dialog has counted its CSeq: without a transaction a repeat would be out of order, and get another answer.
             Verdict::Reject {
-                status, retry_after, ..
+                status,
+                retry_after,
+                min_se,
             } => {
-                let seconds = retry_after.map(|seconds| seconds.to_string());
-                let field = seconds
-                    .as_ref()
-                    .map(|seconds| (HeaderName::RetryAfter, seconds.as_str()));
-                self.refuse(source, &wire, status, super::respond::reason(status), field.as_slice());
+                self.counters.refused += 1;
+                self.open_server(id, keys, source, session, Some(number), message, facts.cseq);
+                let mut reply = Reply::new(status);
+                if let Some(seconds) = retry_after {
+                    reply = reply.header(HeaderName::RetryAfter.as_str(), seconds.to_string().as_bytes());
+                }
+                if let Some(seconds) = min_se {
+                    reply = reply.header(HeaderName::MinSe.as_str(), seconds.to_string().as_bytes());
+                }
+                self.reject(session, number, id, &reply);
             }
             Verdict::Acknowledged { .. } | Verdict::Drop => {}
         }
@@ -198,7 +223,6 @@ impl Actor<'_> {
 
     /// What the engine answers by itself, and what goes to the application.
     fn process(&mut self, session: &mut SessionCore, number: u32, id: u64, wire: &Message<'_>) {
-        use crate::application::Reply;
         match wire.method() {
             Method::Bye => {
                 // RFC 3261 s15.1.2: an INVITE of the peer that is still unanswered gets 487.
@@ -261,7 +285,7 @@ impl Actor<'_> {
         if let Some(number) =
             dialog.filter(|number| session.dialog(*number).is_some_and(|slot| slot.invite == Some(id)))
         {
-            self.respond(&mut session, id, crate::application::Reply::new(487));
+            self.respond(&mut session, id, Reply::new(487));
             if session.dialog(number).is_some_and(|slot| slot.dialog.is_terminated()) {
                 self.ended(&mut session, number, Ended::Cancelled);
             }

@@ -13,6 +13,7 @@
 //! and the same inputs give the same turns.
 
 mod actor;
+mod bounds;
 mod client;
 mod clock;
 mod dispatch;
@@ -166,6 +167,8 @@ pub struct Engine {
     queue: Queue,
     /// By number; `None` is not ours.
     partitions: Vec<Option<Box<Partition>>>,
+    /// Sessions and transactions of all of them.
+    held: usize,
     open: Open,
     waiting: VecDeque<Waiting>,
     turn: u64,
@@ -200,6 +203,7 @@ impl Engine {
             entropy: Entropy::new(seed),
             queue: Queue::default(),
             partitions,
+            held: 0,
             open: Open::default(),
             waiting: VecDeque::new(),
             turn: 0,
@@ -270,6 +274,7 @@ impl Engine {
             self.sweep = self.sweep.min(now + turns::SWEEP);
         }
         let keys = partition.keys();
+        self.held += partition.held();
         self.partitions[usize::from(id.0)] = Some(partition);
         self.work(now, id, |actor| {
             for key in keys {
@@ -309,6 +314,7 @@ impl Engine {
         let Some(mut partition) = self.partitions.get_mut(usize::from(id.0)).and_then(Option::take) else {
             return;
         };
+        self.held -= partition.held();
         for key in partition.keys() {
             let armed = match key.kind {
                 Kind::Session => partition.sessions.get_mut(&key.id).map(|session| &mut session.armed),
@@ -411,8 +417,10 @@ impl Engine {
         let Some(partition) = self.partitions[usize::from(id.0)].as_mut() else {
             return;
         };
+        let before = partition.held();
         let mut actor = Actor {
             now,
+            held: self.held,
             shared: &self.shared,
             entropy: &mut self.entropy,
             queue: &mut self.queue,
@@ -421,6 +429,7 @@ impl Engine {
             partition,
         };
         work(&mut actor);
+        self.held = self.held + partition.held() - before;
         if partition.is_changed() {
             self.open.touch(id);
         }

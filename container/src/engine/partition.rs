@@ -138,6 +138,11 @@ impl Partition {
             .collect()
     }
 
+    /// Sessions and transactions.
+    pub fn held(&self) -> usize {
+        self.sessions.len() + self.servers.len() + self.clients.len()
+    }
+
     /// Whether the open turn changes it.
     pub fn is_changed(&self) -> bool {
         !self.dirty.is_empty() || !self.deletes.is_empty()

@@ -165,6 +165,18 @@ impl Actor<'_> {
         }
     }
 
+    /// Answers a request that the dialog did not take: it changes nothing there.
+    pub fn reject(&mut self, session: &mut SessionCore, number: u32, id: u64, reply: &Reply) {
+        let request = self
+            .partition
+            .servers
+            .get(&id)
+            .and_then(|server| server.request.clone());
+        let Some(message) = request else { return };
+        let response = self.write(&message, reply, session.dialog(number), None);
+        self.give(session, number, id, reply.status, response);
+    }
+
     /// The RSeq of a provisional response that the application wants acknowledged, if the caller knows how.
     fn rseq(&mut self, slot: &mut DialogSlot, message: &OwnedMessage, reply: &Reply) -> Option<u32> {
         let wire = message.as_message();
