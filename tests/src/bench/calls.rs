@@ -9,14 +9,15 @@ use super::machine::{LOAD, MEASURED, pin};
 use super::redis::Info;
 use super::yardstick::{Effort, Measured, measure, on_load_cpu};
 use crate::interop::cluster::{Cluster, Manifest, Part};
+use crate::interop::http;
 
 /// What a call costs in a cluster.
 #[derive(Clone, Debug)]
 pub struct Costs {
     /// CPU groups: proxy, containers, Redis.
     pub measured: Measured,
-    /// Scripts that Redis ran for one call.
-    pub scripts: f64,
+    /// Transactions and scripts of Redis for one call: each carries a turn's writes.
+    pub turns: f64,
     /// Fenced writes of a partition for one call.
     pub writes: f64,
 }
@@ -79,7 +80,7 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
         pin(pids, if group == profiled { MEASURED } else { LOAD });
     }
     let url = status.redis.url.context("Redis's URL")?;
-    let before = Info::of(&url)?;
+    let (before, written) = (Info::of(&url)?, writes(&status.containers)?);
     let measured = measure(
         &load(&cluster, 1, effort),
         &groups,
@@ -90,12 +91,21 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
     let calls =
         measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000) + effort.calls;
     let after = Info::of(&url)?;
-    let per_call = |count: fn(&Info) -> u64| (count(&after) - count(&before)) as f64 / calls as f64;
     Ok(Costs {
-        scripts: per_call(Info::scripts),
-        writes: per_call(Info::partition_writes),
+        turns: (after.turns() - before.turns()) as f64 / calls as f64,
+        writes: (writes(&status.containers)? - written) / calls as f64,
         measured,
     })
+}
+
+/// Fenced writes of partitions that the containers have made.
+fn writes(containers: &[Part]) -> anyhow::Result<f64> {
+    let each = containers.iter().map(|part| {
+        let admin = part.admin.context("a container's admin address")?;
+        let text = http::get(admin, "/metrics")?;
+        http::metric_where(&text, "sipcluster_container_writes_total", "sent").context("a container's writes")
+    });
+    each.sum()
 }
 
 /// Calls whose messages come in one go, through a proxy with four workers; the outcome counts what was overtaken.

@@ -185,8 +185,8 @@ fn calls_section(effort: Effort, stateful: f64) -> anyhow::Result<Section> {
         "",
     ));
     rows.push(Row::plain(
-        "Redis, scripts per call (one carries a turn's writes)",
-        short(containers.scripts),
+        "Redis, transactions and scripts per call (one carries a turn's writes)",
+        short(containers.turns),
     ));
     let rate = containers.measured.median(|trial| trial.outcome.rate());
     let setup = containers

@@ -53,16 +53,10 @@ impl Info {
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
-    /// Scripts that ran: what the containers write and claim with.
+    /// Turns written: a turn is one transaction, or one script where the fence has to be asked.
     #[must_use]
-    pub fn scripts(&self) -> u64 {
-        self.calls("evalsha") + self.calls("eval")
-    }
-
-    /// Fenced writes of partitions: a script may carry several, and compares the epoch once (HMGET) for each.
-    #[must_use]
-    pub fn partition_writes(&self) -> u64 {
-        self.calls("hmget")
+    pub fn turns(&self) -> u64 {
+        self.calls("exec") + self.calls("evalsha")
     }
 }
 
@@ -71,8 +65,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_scripts_are_found() {
-        let info = Info("# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\ncmdstat_evalsha:calls=7,usec=1\r\ncmdstat_eval:calls=2,u\r\n".into());
-        assert_eq!((info.number("used_memory"), info.scripts()), (1024, 9));
+    fn numbers_and_turns_are_found() {
+        let info = Info("# Memory\r\nused_memory:1024\r\nused_memory_human:1K\r\ncmdstat_evalsha:calls=7,usec=1\r\ncmdstat_exec:calls=2,u\r\n".into());
+        assert_eq!((info.number("used_memory"), info.turns()), (1024, 9));
     }
 }
