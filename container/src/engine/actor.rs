@@ -225,6 +225,7 @@ impl Actor<'_> {
     fn process(&mut self, session: &mut SessionCore, number: u32, id: u64, wire: &Message<'_>) {
         match wire.method() {
             Method::Bye => {
+                self.abandon_invite(session, number);
                 // RFC 3261 s15.1.2: an INVITE of the peer that is still unanswered gets 487.
                 if let Some(invite) = session.dialog(number).and_then(|slot| slot.invite) {
                     self.respond(session, invite, Reply::new(487));

@@ -1,7 +1,7 @@
 //! Requests of ours within a dialog, and what the peer says to them.
 
 use bytes::Bytes;
-use sip::dialog::{Facts, NewRequest, Reaction};
+use sip::dialog::{DialogState, Facts, NewRequest, Reaction};
 use sip::transaction::{ClientTransaction, Effect, Response as TxResponse, Timers};
 use sip::{HeaderName, Instant, Method, OwnedMessage};
 use ucf::token::BRANCH_COOKIE;
@@ -11,13 +11,19 @@ use super::entropy;
 use super::partition::ClientTx;
 use super::queue::Due;
 use super::turn::Output;
-use crate::application::{DialogNumber, Ended, Flow, Outgoing, Response, SessionCore, TransactionId};
+use crate::application::{DialogNumber, DialogSlot, Ended, Flow, Outgoing, Response, SessionCore, TransactionId};
 use crate::records::{Key, Kind};
 
 impl Actor<'_> {
     /// Sends a request in a dialog; `internal` ones are no matter of the application.
     pub fn send(&mut self, session: &mut SessionCore, number: u32, id: u64, request: &Outgoing, internal: bool) {
-        let Some(slot) = session.dialog_mut(number).filter(|slot| !slot.dialog.is_terminated()) else {
+        if request.method == "BYE" {
+            self.abandon_invite(session, number);
+        }
+        // RFC 3261 s15.1.1: nothing follows our BYE.
+        let may_send =
+            |slot: &&mut DialogSlot| !matches!(slot.dialog.state(), DialogState::Ending | DialogState::Terminated);
+        let Some(slot) = session.dialog_mut(number).filter(may_send) else {
             return;
         };
         let mut headers = Vec::new();
@@ -64,6 +70,32 @@ impl Actor<'_> {
         self.partition.clients.insert(id, Box::new(client));
         self.partition.dirty.push(Key { kind: Kind::Client, id });
         self.client_effects(id, effects);
+    }
+
+    /// The dialog ends: an INVITE of ours that is still unanswered waits no longer than for a lost answer, or it would wait for good.
+    pub fn abandon_invite(&mut self, session: &SessionCore, number: u32) {
+        if session
+            .dialog(number)
+            .is_none_or(|slot| slot.dialog.outstanding_invite().is_none())
+        {
+            return;
+        }
+        for (id, client) in &mut self.partition.clients {
+            if client.session == session.id
+                && client.dialog == number
+                && let ClientTransaction::Invite(machine) = &mut client.machine
+            {
+                machine.abandon(self.now);
+                let key = Key {
+                    kind: Kind::Client,
+                    id: *id,
+                };
+                let partition = self.partition.id;
+                self.queue
+                    .arm(Due { partition, key }, &mut client.armed, machine.poll_timeout());
+                self.partition.dirty.push(key);
+            }
+        }
     }
 
     /// Half of the session interval has passed (RFC 4028 s10). UPDATE needs no session description.
