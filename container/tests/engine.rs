@@ -474,3 +474,29 @@ fn a_partition_that_is_flooded_refuses_new_calls_and_lets_others_end() {
     let bye = first.next(&world, "BYE");
     assert_eq!(statuses(&world.exchange(&mut life, &bye)), [200]);
 }
+
+#[test]
+fn a_jump_of_the_store_s_clock_moves_no_timer() {
+    for stepwise in [0, 1] {
+        let mut world = World::new();
+        let mut life = world.life(1, RINGS);
+        let caller = Caller::new("one");
+        let invite = caller.request(&world, "INVITE", 1, "");
+        assert_eq!(statuses(&world.exchange(&mut life, &invite)), [180]);
+        // At once, or in steps of which none is worth a word.
+        let steps = if stepwise == 1 { 36 } else { 1 };
+        for _ in 0..steps {
+            world.jump += 3_600 / steps;
+            life.engine.set_store_clock(world.now, world.store_time());
+            world.turn(&mut life);
+        }
+        let mut successor = world.life(2, RINGS);
+        let left = world.pass(&mut successor, SECOND * 4);
+        let (at, _) = left
+            .iter()
+            .find(|(_, text)| status(text) == 200)
+            .expect("it is answered");
+        let wrong = at.abs_diff(SECOND * 3);
+        assert!(wrong <= Duration::from_millis(301), "{wrong:?}");
+    }
+}

@@ -4,17 +4,29 @@ use std::time::Duration;
 
 use sip::Instant;
 
+/// What their offset may differ from the one in stored deadlines, in milliseconds: more than a sample is wrong by, less than anyone
+/// would notice of a timer after a takeover.
+const TOLERANCE: u64 = 300;
+
 /// Their offset.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StoreClock {
     /// Milliseconds of the store's clock at `Instant` zero.
     offset: i64,
+    /// The same when all stored deadlines agreed with it; none before the first sample.
+    agreed: Option<i64>,
 }
 
 impl StoreClock {
-    /// The store said `millis` at `now`. Both clocks run at one pace, so that only a jump changes deadlines that are stored.
-    pub fn set(&mut self, now: Instant, millis: u64) {
+    /// The store said `millis` at `now`; `true` if its clock has jumped, or drifted, so far that stored deadlines are wrong.
+    pub fn set(&mut self, now: Instant, millis: u64) -> bool {
         self.offset = millis.cast_signed() - (now.as_micros() / 1000).cast_signed();
+        let agreed = self.agreed.get_or_insert(self.offset);
+        let jumped = self.offset.abs_diff(*agreed) > TOLERANCE;
+        if jumped {
+            *agreed = self.offset;
+        }
+        jumped
     }
 
     /// For a record; rounded up, so that no timer fires early in another process.

@@ -217,9 +217,11 @@ impl Engine {
         }
     }
 
-    /// The store said `millis` (of the Unix epoch) at `now`: deadlines in records are in its time.
+    /// The store said `millis` (of the Unix epoch) at `now`: deadlines in records are in its time, and are written anew if that jumped.
     pub fn set_store_clock(&mut self, now: Instant, millis: u64) {
-        self.clock.set(now, millis);
+        if self.clock.set(now, millis) {
+            self.rewrite_all();
+        }
     }
 
     /// A SIP message came on a proxy worker's connection.

@@ -81,7 +81,8 @@ pub(super) struct Batch {
 /// Partitions that are written whole, a few with each turn.
 #[derive(Debug)]
 pub(super) struct Reconciling {
-    round: u64,
+    /// The member waits for it.
+    round: Option<u64>,
     left: VecDeque<(PartitionId, Epoch)>,
     /// The last turn that rewrites any.
     last: u64,
@@ -348,8 +349,26 @@ impl Engine {
                 left.push_back((*id, *epoch));
             }
         }
-        self.reconciling = Some(Reconciling { round, left, last: 0 });
+        self.reconciling = Some(Reconciling {
+            round: Some(round),
+            left,
+            last: 0,
+        });
         self.tell_reconciled();
+    }
+
+    /// Writes all partitions whole with the next turns: deadlines in their records are wrong.
+    pub(super) fn rewrite_all(&mut self) {
+        let reconciling = self.reconciling.get_or_insert_with(|| Reconciling {
+            round: None,
+            left: VecDeque::new(),
+            last: 0,
+        });
+        for partition in self.partitions.iter_mut().flatten() {
+            if !std::mem::replace(&mut partition.rewrite, true) {
+                reconciling.left.push_back((partition.id, partition.epoch));
+            }
+        }
     }
 
     /// Adds some of the partitions that are to be written whole.
@@ -384,7 +403,7 @@ impl Engine {
             |last: u64| self.turn < last || self.waiting.iter().any(|turn| turn.number <= last && !turn.written);
         let Some(reconciling) = &self.reconciling else { return };
         if reconciling.left.is_empty() && !under_way(reconciling.last) {
-            self.notices.push_back(Notice::Reconciled(reconciling.round));
+            self.notices.extend(reconciling.round.map(Notice::Reconciled));
             self.reconciling = None;
         }
     }

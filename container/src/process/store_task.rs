@@ -16,6 +16,9 @@ const PIPELINE: usize = 16;
 /// How often the store's clock is asked for.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
 
+/// A sample of the clock that took longer says too little: the answer's place within it is unknown.
+const CLOCK_PATIENCE: Duration = Duration::from_millis(100);
+
 /// What the member wants. Bounded by what it has under way: a few requests per partition.
 pub enum Ask {
     /// Carry these out.
@@ -72,7 +75,9 @@ pub async fn run(
         };
         match outcome {
             Some(Ok((clock, answers))) => {
-                if let Some((at, millis)) = clock {
+                // The first one is better than none; the next will tell how wrong it was.
+                let good = |took: Duration| took <= CLOCK_PATIENCE || clock_at.is_none();
+                if let Some((at, millis, _)) = clock.filter(|(.., took)| good(*took)) {
                     clock_at = Some(std::time::Instant::now());
                     let _ = events.send(StoreEvent::Clock { at, millis });
                 }
@@ -94,7 +99,7 @@ pub async fn run(
     }
 }
 
-type Outcome = Result<(Option<(Instant, u64)>, Vec<Answer>), container::store::Lost>;
+type Outcome = Result<(Option<(Instant, u64, Duration)>, Vec<Answer>), container::store::Lost>;
 
 async fn ask_store(
     store: &mut Store,
@@ -106,7 +111,8 @@ async fn ask_store(
         let before = super::since(start);
         let millis = store.time().await?;
         let after = super::since(start);
-        Some((before + after.since(before) / 2, millis))
+        let took = after.since(before);
+        Some((before + took / 2, millis, took))
     } else {
         None
     };

@@ -25,6 +25,8 @@ pub struct World {
     pub store: Model,
     pub keyring: Arc<Keyring>,
     pub writes: usize,
+    /// What the store's clock has jumped by, in milliseconds.
+    pub jump: u64,
 }
 
 /// One life of a container with one worker.
@@ -42,6 +44,7 @@ impl World {
             store: Model::new(Era(1)),
             keyring: Arc::new(Keyring::new(key, &[], 8)),
             writes: 0,
+            jump: 0,
         }
     }
 
@@ -83,8 +86,8 @@ impl World {
         life.engine.activate(self.now, PARTITION, epoch, records);
     }
 
-    fn store_time(&self) -> u64 {
-        1_700_000_000_000 + self.now.as_micros() / 1000
+    pub fn store_time(&self) -> u64 {
+        1_700_000_000_000 + self.jump + self.now.as_micros() / 1000
     }
 
     /// Ends the turn and writes it.
