@@ -101,7 +101,7 @@ impl Store {
         })
     }
 
-    /// Carries requests out in one pipeline; answers stand in the same order.
+    /// Carries requests out in one pipeline, and reads the records of won claims in a second one; answers stand in the same order.
     ///
     /// # Errors
     /// The store is lost; whatever was asked may have been done.
@@ -109,16 +109,39 @@ impl Store {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipeline = Pipeline::with_capacity(requests.len() * 2);
+        let mut pipeline = Pipeline::with_capacity(requests.len());
         for request in requests {
             self.append(&mut pipeline, request);
         }
         let mut values = self.link.run(&pipeline).await?.into_iter();
         let era = self.link.run_id();
-        requests
+        let mut answers = requests
             .iter()
             .map(|request| reply::answer(request, era, &mut values))
-            .collect()
+            .collect::<Result<Vec<_>, _>>()?;
+        self.load(requests, &mut answers).await?;
+        Ok(answers)
+    }
+
+    /// Reads the records of won claims. After the claim no other can write, so what a plain command reads is whole; through the script each
+    /// record would be copied twice more (three times the cost in Redis), and in the same pipeline a lost claim would bring them along.
+    async fn load(&mut self, requests: &[StoreRequest], answers: &mut [Answer]) -> Result<(), Lost> {
+        let mut pipeline = Pipeline::new();
+        let mut won = Vec::new();
+        for (request, answer) in requests.iter().zip(answers) {
+            if let (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) = (request, &answer.reply) {
+                pipeline.cmd("HGETALL").arg(self.records_key(*partition));
+                won.push(answer);
+            }
+        }
+        if won.is_empty() {
+            return Ok(());
+        }
+        let values = self.link.run(&pipeline).await?;
+        for (answer, records) in won.into_iter().zip(values) {
+            answer.records = reply::pairs(records)?;
+        }
+        Ok(())
     }
 
     /// The store's clock, in milliseconds of the Unix epoch.
@@ -180,9 +203,6 @@ impl Store {
                 command.arg(at_least.0).arg(u8::from(*as_target));
                 command.arg(self.fence_prefix());
                 pipeline.add_command(command);
-                // After the claim no other can write, so what a plain command behind it reads is whole; through the
-                // script each record would be copied twice more.
-                pipeline.cmd("HGETALL").arg(self.records_key(*partition));
             }
             StoreRequest::Write(write) => {
                 // Of no generation: only the running number tells that it comes late.

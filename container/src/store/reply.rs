@@ -24,7 +24,7 @@ pub(super) fn answer(request: &StoreRequest, run_id: u64, values: Values<'_>) ->
                 .map(|partition| inspected(*partition, take(values)?))
                 .collect::<Result<_, _>>()?,
         ),
-        StoreRequest::Claim { partition, .. } => return claimed(*partition, take(values)?, take(values)?),
+        StoreRequest::Claim { partition, .. } => claimed(*partition, take(values)?)?,
         StoreRequest::Write(write) => written(write.partition, take(values)?)?,
         StoreRequest::Mark { partition, .. } => done(*partition, take(values)?, StoreReply::Marked)?,
         StoreRequest::Withdraw { partition, .. } => done(*partition, take(values)?, StoreReply::Withdrawn)?,
@@ -81,19 +81,13 @@ fn written(partition: PartitionId, value: Value) -> Result<StoreReply, Lost> {
     }
 }
 
-fn claimed(partition: PartitionId, value: Value, records: Value) -> Result<Answer, Lost> {
+fn claimed(partition: PartitionId, value: Value) -> Result<StoreReply, Lost> {
     let mut parts = array(value)?.into_iter();
     if read::<String>(take(&mut parts)?)? != "claimed" {
-        return Ok(Answer {
-            reply: refused(partition, &mut parts)?,
-            records: Vec::new(),
-        });
+        return refused(partition, &mut parts);
     }
     let epoch = Epoch(read(take(&mut parts)?)?);
-    Ok(Answer {
-        reply: StoreReply::Claimed { epoch },
-        records: pairs(records)?,
-    })
+    Ok(StoreReply::Claimed { epoch })
 }
 
 fn done(partition: PartitionId, value: Value, reply: StoreReply) -> Result<StoreReply, Lost> {
@@ -176,7 +170,8 @@ fn parse_hex(text: &[u8]) -> Option<Incarnation> {
         .map(Incarnation)
 }
 
-fn pairs(value: Value) -> Result<Vec<(Bytes, Bytes)>, Lost> {
+/// Keys and values of a hash.
+pub(super) fn pairs(value: Value) -> Result<Vec<(Bytes, Bytes)>, Lost> {
     let mut values = array(value)?.into_iter();
     let mut pairs = Vec::with_capacity(values.len() / 2);
     while let (Some(key), Some(value)) = (values.next(), values.next()) {
