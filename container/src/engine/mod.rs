@@ -5,7 +5,7 @@
 //! - send what [`Engine::take_announcements`] gives to all proxies at once: no turn and no write is waited for;
 //! - call [`Engine::end_turn`] when the inputs at hand are drained and again after each turn, and send its writes to the store;
 //! - tell by [`Engine::handle_written`] how the writes of a turn went, turn by turn, and send what [`Engine::take_released`] then gives,
-//!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (DESIGN section 5, "The fence is the write");
+//!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (invariant 1);
 //! - a write whose answer is lost is sent again as it is: its running number makes that harmless;
 //! - pass what [`Engine::poll_notice`] gives to the member.
 //!

@@ -57,7 +57,7 @@ pub struct Output {
     pub bytes: Bytes,
 }
 
-/// A server transaction that proxies shall know (DESIGN: "no call is ever doubled").
+/// A server transaction that proxies shall know, so that no call is doubled (invariant 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// Its partition.

@@ -1,4 +1,4 @@
-//! Which container takes a new dialog: the one with the least open work (DESIGN section 8).
+//! Which container takes a new dialog: the one with the least open work.
 //!
 //! Open work is what a container reported plus what this proxy has sent it since. What was sent fades over one report
 //! interval instead of being forgotten at once: otherwise the container whose report came last would get everything until

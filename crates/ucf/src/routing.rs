@@ -2,7 +2,7 @@
 //!
 //! Containers announce ([`Ownership`]); the higher epoch wins. Members get small numbers ([`Slot`]), so that the way from a
 //! partition to its owner is two array look-ups. The table also is the fence: what a member sends for a partition that
-//! another one owns is dropped (DESIGN section 5).
+//! another one owns is dropped.
 
 use crate::wire::Ownership;
 use crate::{Epoch, Incarnation, PartitionId};

@@ -1,4 +1,4 @@
-//! What was sent to a container and is not confirmed: should the container fall, its successors get it (DESIGN section 4).
+//! What was sent to a container and is not confirmed: should the container fall, its successors get it (ARCHITECTURE.md, "Window").
 //!
 //! The window is the output buffer of the connection at the same time: a message is written once, into the chunk from which
 //! the socket sends it, and stays there until the container confirms its number. Messages are numbered from 1 in the order

@@ -2,7 +2,7 @@
 //!
 //! A successor announces what it has claimed on UCF and sends on SIP: two connections, so what it sends may be read first, and
 //! then looks like a stale owner's. Dropping it would lose an answer that no peer of a stream asks for again.
-//! Waiting is safe either way: whatever a container sends has been committed while it owned (DESIGN section 5).
+//! Waiting is safe either way: whatever a container sends was committed while it owned (invariant 1).
 
 use std::collections::VecDeque;
 use std::time::Duration;

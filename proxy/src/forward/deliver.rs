@@ -1,4 +1,4 @@
-//! To the containers: window, hold, and the way to a new owner (DESIGN section 4, "Nothing in flight is lost").
+//! To the containers: window, hold, and the way to a new owner.
 
 use std::time::Duration;
 

@@ -125,7 +125,7 @@ impl Core {
         Ok(())
     }
 
-    /// Whose the request is (DESIGN section 4): by token, by the transactions that are known, else anybody's.
+    /// Whose the request is: by token, by the transactions that are known, else anybody's.
     fn classify(&mut self, now: Instant, request: &Request<'_>, routes: &Routes<'_>) -> Result<Class, Refusal> {
         let ours = |kind, partition| Ok(Class { kind, partition });
         let in_dialog = request.to_tag.is_some();
@@ -168,7 +168,7 @@ impl Core {
         ours(Kind::NewRequest, partition)
     }
 
-    /// A partition of the container with the least work (DESIGN section 8).
+    /// A partition of the container with the least work.
     fn choose(&mut self, now: Instant, keys: &Keys) -> Option<PartitionId> {
         let random = self.random();
         let has_room = |slot| {
@@ -297,7 +297,7 @@ impl Core {
         }
     }
 
-    /// The fence (DESIGN section 5): only the owner's output passes, and output from memory only with a fresh heartbeat.
+    /// The fence: only the owner's output passes, and output from memory only with a fresh heartbeat.
     fn check_output(
         &self,
         arrival: Arrival<'_>,
