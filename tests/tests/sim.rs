@@ -1,6 +1,7 @@
 //! Thousands of generated runs, and proof that their checks can fail.
 //!
-//! `SIM_SEED=17 cargo test -p tests --test sim one_seed -- --nocapture` replays a run and prints its log; `SIM_SEEDS=100000` runs more.
+//! `SIM_SEED=17 cargo test -p tests --test sim one_seed -- --exact --nocapture --ignored` replays a run and prints its log, and
+//! `one_seed_of_the_real_parts` in its place a run of the real parts; `SIM_SEEDS=100000` runs more of both.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,11 @@ use tests::sim::{Broken, Outcome, real, run};
 fn seeds() -> u64 {
     let wanted = std::env::var("SIM_SEEDS").ok().and_then(|s| s.parse().ok());
     wanted.unwrap_or(2_000)
+}
+
+/// The command that runs one seed again, by the test that does so.
+fn replay(seed: u64, test: &str) -> String {
+    format!("replay: SIM_SEED={seed} cargo test -p tests --test sim {test} -- --exact --nocapture --ignored")
 }
 
 /// Runs `0..count` in parallel until one fails; the lowest failing seed and what was violated.
@@ -51,9 +57,7 @@ fn no_seed_violates_an_invariant() {
     let count = seeds();
     let (found, seen) = first_violation(count, Broken::Nothing);
     if let Some((seed, violation)) = found {
-        panic!(
-            "seed {seed}: {violation}\nreplay: SIM_SEED={seed} cargo test -p tests --test sim one_seed -- --nocapture"
-        );
+        panic!("seed {seed}: {violation}\n{}", replay(seed, "one_seed"));
     }
     println!("{count} seeds: {seen:?}");
     // Runs that exercise nothing prove nothing.
@@ -63,45 +67,53 @@ fn no_seed_violates_an_invariant() {
     );
 }
 
-#[test]
-fn one_seed() {
-    let Some(seed) = std::env::var("SIM_SEED").ok().and_then(|s| s.parse().ok()) else {
-        return;
-    };
-    let outcome = run(seed, Broken::Nothing, true);
+/// Runs the seed that the environment names, and prints what happened.
+fn replayed(run: impl Fn(u64) -> Outcome) {
+    let seed = std::env::var("SIM_SEED").expect("SIM_SEED names the seed");
+    let outcome = run(seed.parse().expect("a seed is a number"));
     println!("{}\n{:?}", outcome.log, outcome.seen);
     assert_eq!(outcome.violation, None, "seed {seed}");
+}
+
+#[test]
+#[ignore = "replays SIM_SEED"]
+fn one_seed() {
+    replayed(|seed| run(seed, Broken::Nothing, true));
+}
+
+#[test]
+#[ignore = "replays SIM_SEED"]
+fn one_seed_of_the_real_parts() {
+    replayed(|seed| real::run(seed, Broken::Nothing, true));
+}
+
+fn runs_alike(seed: u64, run: impl Fn(u64, Broken, bool) -> Outcome) {
+    let (one, two) = (run(seed, Broken::Nothing, true), run(seed, Broken::Nothing, true));
+    assert_eq!(one.log, two.log, "seed {seed}");
+    assert_eq!(one.seen, two.seen, "seed {seed}");
 }
 
 #[test]
 fn runs_are_deterministic() {
-    for seed in 0..5 {
-        let (one, two) = (run(seed, Broken::Nothing, true), run(seed, Broken::Nothing, true));
-        assert_eq!(one.log, two.log, "seed {seed}");
-        assert_eq!(one.seen, two.seen);
-    }
-}
-
-#[test]
-fn one_seed_of_the_real_parts() {
-    let Some(seed) = std::env::var("SIM_REAL_SEED").ok().and_then(|s| s.parse().ok()) else {
-        return;
-    };
-    let outcome = real::run(seed, Broken::Nothing, true);
-    println!("{}\n{:?}", outcome.log, outcome.seen);
-    assert_eq!(outcome.violation, None, "seed {seed}");
+    (0..5).for_each(|seed| runs_alike(seed, run));
+    (0..2).for_each(|seed| runs_alike(seed, real::run));
 }
 
 #[test]
 fn no_seed_of_the_real_parts_violates_an_invariant() {
-    let count = seeds() / 4;
+    let count = seeds();
     let (found, seen) = first_failure(count, |seed| real::run(seed, Broken::Nothing, false));
     if let Some((seed, violation)) = found {
         panic!(
-            "seed {seed}: {violation}\nreplay: SIM_REAL_SEED={seed} cargo test -p tests --test sim real_parts -- --nocapture"
+            "seed {seed}: {violation}\n{}",
+            replay(seed, "one_seed_of_the_real_parts")
         );
     }
     println!("{count} seeds of the real parts: {seen:?}");
+    assert!(
+        seen.claims > 0 && seen.hand_overs > 0 && seen.refused > 0 && seen.calls > 0,
+        "{seen:?}"
+    );
 }
 
 fn finds_a_violation(broken: Broken) {
