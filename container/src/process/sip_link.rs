@@ -136,6 +136,9 @@ impl SipLink {
 
     /// Appends a message; [`flush`](Self::flush) sends it.
     pub fn push(&self, message: &[u8]) {
+        if self.over.get() {
+            return;
+        }
         if self.out.borrow_mut().push(message).is_err() {
             tracing::warn!(peer = %self.connection.peer_addr(), "a proxy reads too slowly: connection closed");
             self.end();

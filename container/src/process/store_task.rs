@@ -11,7 +11,7 @@ use ucf::store::StoreRequest;
 
 /// Requests of one pipeline: a claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
 /// answered within the store's budget.
-const PIPELINE: usize = 16;
+const PIPELINE: usize = 4;
 
 /// How often the store's clock is asked for.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);

@@ -67,6 +67,7 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
         proxies: 1,
         proxy_workers: 1,
         container_workers: 1,
+        session: "3600s",
         ..Manifest::default()
     })?;
     let status = cluster.status()?;
@@ -115,6 +116,7 @@ pub fn order(effort: Effort) -> anyhow::Result<Outcome> {
         address: [11, 2],
         proxies: 1,
         proxy_workers: 4,
+        session: "3600s",
         ..Manifest::default()
     })?;
     let load = Load {

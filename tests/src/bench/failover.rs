@@ -24,6 +24,7 @@ pub fn kill_to_answer(rounds: usize) -> anyhow::Result<Spread> {
     let cluster = Cluster::start(Manifest {
         name: "bench-failover",
         address: [12, 1],
+        session: "3600s",
         ..Manifest::default()
     })?;
     let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 16)?;
@@ -95,6 +96,7 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
         name: "bench-mass",
         address: [12, 2],
         proxies: 1,
+        session: "3600s",
         ..Manifest::default()
     })?;
     let status = cluster.status()?;

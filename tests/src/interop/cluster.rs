@@ -38,6 +38,8 @@ pub struct Manifest {
     pub ring: &'static str,
     /// After how long `answer` ends the call.
     pub hold: &'static str,
+    /// After how long `answer` refreshes or ends a session.
+    pub session: &'static str,
 }
 
 impl Default for Manifest {
@@ -52,6 +54,7 @@ impl Default for Manifest {
             partitions: 1024,
             ring: "0s",
             hold: "0s",
+            session: "90s",
         }
     }
 }
@@ -74,13 +77,14 @@ impl Manifest {
             partitions,
             ring,
             hold,
+            session,
             address: _,
         } = self;
         let address = self.dispatcher();
         let (ip, port) = (address.ip(), address.port());
         format!(
             "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: {name}\nspec:\n  replicas: {containers}\n  \
-             partitions: {partitions}\n  application:\n    answer:\n      ring: {ring}\n      hold: {hold}\n      sessionExpires: 90s\n  \
+             partitions: {partitions}\n  application:\n    answer:\n      ring: {ring}\n      hold: {hold}\n      sessionExpires: {session}\n  \
              containers:\n    workers: {container_workers}\n  proxies:\n    replicas: {proxies}\n    workers: {proxy_workers}\n  \
              dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n"
         )
