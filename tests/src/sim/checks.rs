@@ -1,4 +1,4 @@
-//! What must hold, looked at from outside and after every step (DESIGN section 12).
+//! What must hold, looked at from outside and after every step (ARCHITECTURE.md, "Invariants").
 
 use super::container::{Mark, Output, Said};
 use super::net::Micros;

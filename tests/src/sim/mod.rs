@@ -3,7 +3,7 @@
 //! Two kinds. The runs of this module are of the protocol of ownership: real are [`ucf::member::Member`] and the store's meaning
 //! [`ucf::store::Model`] (which the Redis scripts are held against); the session engine, the proxy and the callers are small models that
 //! also act from memory. The runs of [`real`] have the real proxy, the real engine and SIP between them. After every step nothing of
-//! DESIGN section 12 may be violated ([`checks`]); when faults have ended, every partition has one owner, every call can be ended, and
+//! ARCHITECTURE.md's invariants may be violated ([`checks`]); when faults have ended, every partition has one owner, every call can be ended, and
 //! the store equals memory.
 
 pub mod caller;
