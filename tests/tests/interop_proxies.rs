@@ -153,6 +153,7 @@ fn a_storm_of_malformed_input_disturbs_no_call() -> anyhow::Result<()> {
                 {
                     let _ = stream.write_all(&nasty(address, round / 50));
                 }
+                // Not to wait for anything: the storm's pace, so that it cannot take the processor from the calls beside it.
                 if round % 20 == 0 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
