@@ -65,6 +65,8 @@ fn object(field: &str, fields: &Map<String, Value>, schema: &Value) -> Vec<Probl
     for (name, value) in fields {
         let path = format!("{field}.{name}");
         match properties.get(name) {
+            // What is none of ours: an application's own words.
+            None if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
             Some(schema) => problems.extend(against_schema(&path, value, schema)),
             None => problems.push(unknown_field(&path, name, &known)),
         }

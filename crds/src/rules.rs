@@ -38,14 +38,20 @@ pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
 }
 
 fn application(application: &Application) -> Option<Problem> {
-    let Application { answer } = application;
-    let Some(answer) = answer else {
-        return Some(Problem {
-            field: "spec.application".into(),
-            value: "{}".into(),
-            wrong: "no application is named".into(),
-            remedy: "write `answer: {}`".into(),
-        });
+    let Application { answer, custom } = application;
+    let wrong = |value: &str, wrong: &str, remedy: &str| Problem {
+        field: "spec.application".into(),
+        value: value.into(),
+        wrong: wrong.into(),
+        remedy: remedy.into(),
+    };
+    let answer = match (answer, custom) {
+        (Some(answer), None) => answer,
+        (None, Some(_)) => return None,
+        (Some(_), Some(_)) => {
+            return Some(wrong("answer and custom", "they exclude one another", "leave one out"));
+        }
+        (None, None) => return Some(wrong("{}", "no application is named", "write `answer: {}`")),
     };
     let (wrong, remedy) = match answer.session_expires.duration() {
         interval if interval < SHORTEST_SESSION => (

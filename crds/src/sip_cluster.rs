@@ -6,6 +6,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -86,12 +87,29 @@ pub struct SipClusterSpec {
 /// What handles the calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = ("has(self.answer)", "name the application: answer"))]
+#[x_kube(validation = ("[has(self.answer), has(self.custom)].filter(named, named).size() == 1", "name one application: answer or custom"))]
 pub struct Application {
     /// Answers every call itself (a user agent server): 180 while it rings, then 200, and holds the call until the caller or the session
     /// timer ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
+
+    /// An application of your own, in an executable of your own (docs/applications.md).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Custom>,
+}
+
+/// An application of your own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Custom {
+    /// The executable that runs in place of `sipcluster-container` on one machine; a relative path begins at the manifest's directory.
+    pub command: PathBuf,
+
+    /// What the application is given, in its own words.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub options: serde_json::Map<String, serde_json::Value>,
 }
 
 /// How calls are answered.

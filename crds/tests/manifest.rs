@@ -131,7 +131,19 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "{}",
-            "spec.application: it is missing; indent below it what it holds: answer\n",
+            "spec.application: it is missing; indent below it what it holds: answer, custom\n",
+        ),
+        (
+            "{application: {answer: {}, custom: {command: ./x}}}",
+            "spec.application: answer and custom: they exclude one another; leave one out\n",
+        ),
+        (
+            "{application: {custom: {}}}",
+            "spec.application.custom.command: it is missing; write a text\n",
+        ),
+        (
+            "{application: {custom: {command: ./x, options: [1]}}}",
+            "spec.application.custom.options: [1]: a value of type object belongs here; write {}\n",
         ),
         (
             "{application: {}}",
@@ -150,6 +162,20 @@ fn a_wrong_value_names_field_value_and_remedy() {
     for (spec, expected) in cases {
         assert_eq!(problems(&with_spec(spec)), expected, "{spec}");
     }
+}
+
+#[test]
+fn an_application_of_ones_own_has_options_in_its_own_words() {
+    let cluster = parse(&with_spec(
+        "{application: {custom: {command: ../a/b, options: {seconds: 7, list: [{x: y}]}}}}",
+    ))
+    .expect("a manifest");
+    let custom = cluster.spec.application.custom.expect("it is named");
+    assert_eq!(custom.command.to_str(), Some("../a/b"));
+    assert_eq!(
+        serde_json::Value::Object(custom.options),
+        serde_json::json!({"seconds": 7, "list": [{"x": "y"}]})
+    );
 }
 
 #[test]

@@ -14,6 +14,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crds", &[]),
     ("proxy", &["admin", "sip", "transport", "ucf"]),
     ("container", &["admin", "sip", "transport", "ucf"]),
+    // What a user writes leans on the public crate alone.
+    ("prepaid", &["container"]),
     ("cli", &["crds", "ucf"]),
     ("operator", &["crds", "ucf"]),
     (

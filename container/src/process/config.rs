@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::application::Application;
+use crate::store::Store;
 use admin::logging::Format;
 use clap::Parser;
-use container::application::{self, Application};
-use container::store::Store;
 use ucf::token::Key;
 
+use super::start::Applications;
+
 /// Exit code of a wrong configuration (EX_USAGE).
-pub const EXIT_USAGE: i32 = 64;
+pub const EXIT_USAGE: u8 = 64;
 
 /// Workers of one process, at most: a connection's number has its worker in ten bits.
 pub const MAX_WORKERS: u16 = 1024;
@@ -42,9 +44,10 @@ struct Arguments {
     /// HOST:PORT as clients reach the cluster; stands in Via and Contact.
     #[arg(long, env = "SIPCLUSTER_ADVERTISED")]
     advertised: String,
-    /// The application and its options as JSON, such as {"answer": {"ring": "3s"}}.
-    #[arg(long, env = "SIPCLUSTER_APPLICATION", default_value = "{\"answer\": {}}")]
-    application: String,
+    /// The application and its options as JSON, such as {"answer": {"ring": "3s"}}; an executable with an application of its own has
+    /// {"custom": {"options": {}}}. Default: without options.
+    #[arg(long, env = "SIPCLUSTER_APPLICATION")]
+    application: Option<String>,
     /// Worker threads. Default: one per core.
     #[arg(long, env = "SIPCLUSTER_WORKERS")]
     workers: Option<String>,
@@ -124,20 +127,20 @@ impl fmt::Display for Invalid {
 
 impl Config {
     /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
-    pub fn from_process() -> Self {
+    pub fn from_process(applications: &Applications<'_>) -> Self {
         let arguments = Arguments::try_parse().unwrap_or_else(|error| {
             let _ = error.print();
-            std::process::exit(if error.use_stderr() { EXIT_USAGE } else { 0 });
+            std::process::exit(if error.use_stderr() { EXIT_USAGE.into() } else { 0 });
         });
-        arguments.check().unwrap_or_else(|invalid| {
-            eprintln!("sipcluster-container: {invalid}");
-            std::process::exit(EXIT_USAGE);
+        arguments.check(applications).unwrap_or_else(|invalid| {
+            eprintln!("{}: {invalid}", program());
+            std::process::exit(EXIT_USAGE.into());
         })
     }
 }
 
 impl Arguments {
-    fn check(self) -> Result<Config, Invalid> {
+    fn check(self, applications: &Applications<'_>) -> Result<Config, Invalid> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = match &self.workers {
             Some(text) => number("--workers", text, 1, MAX_WORKERS.into())?,
@@ -155,8 +158,9 @@ impl Arguments {
                 "give redis://HOST:PORT, such as redis://127.0.0.1:6379",
             ));
         }
-        let application = application::from_json(&self.application)
-            .map_err(|remedy| wrong("--application", &self.application, &remedy))?;
+        let application = self.application.as_deref().unwrap_or(applications.default);
+        let application =
+            (applications.make)(application).map_err(|remedy| wrong("--application", application, &remedy))?;
         let log_format = self
             .log_format
             .parse()
@@ -185,6 +189,13 @@ impl Arguments {
             log_format,
         })
     }
+}
+
+/// The executable's name, for messages.
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&path).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn named(field: &'static str, value: String) -> Result<String, Invalid> {
@@ -291,7 +302,7 @@ mod tests {
         };
         Arguments::try_parse_from(base.iter().chain(&rest).chain(advertised).chain(more))
             .expect("known flags")
-            .check()
+            .check(&crate::process::start::BUILT_IN)
     }
 
     #[test]

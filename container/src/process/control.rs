@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::engine::{Announcement, ConnectionId};
 use bytes::Bytes;
-use container::engine::{Announcement, ConnectionId};
 use hashbrown::HashMap;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};

@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::engine::{Announcement, Confirm, ConnectionId, Input};
 use bytes::Bytes;
-use container::engine::{Announcement, Confirm, ConnectionId, Input};
 use hashbrown::HashMap;
 use sip::{Instant, OwnedMessage};
 use tokio::sync::mpsc::UnboundedSender;

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::engine::{Counters, Holdings};
 use admin::prometheus::collector::Collector;
 use admin::prometheus::encoding::{DescriptorEncoder, EncodeMetric};
 use admin::prometheus::metrics::MetricType;
 use admin::prometheus::metrics::counter::ConstCounter;
 use admin::prometheus::metrics::gauge::ConstGauge;
-use container::engine::{Counters, Holdings};
 use serde_json::{Value, json};
 use ucf::member::{Event, Suspicion};
 use ucf::wire::MemberState;

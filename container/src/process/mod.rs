@@ -1,12 +1,13 @@
 //! The process around the engines: threads, sockets, the member, the admin pages.
 
-pub mod config;
+mod config;
 mod control;
 mod cpu;
 mod links;
 mod mail;
 mod metrics;
 mod sip_link;
+mod start;
 mod stats;
 mod store_task;
 mod worker;
@@ -16,9 +17,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::engine::{Engine, Settings};
+use crate::store::Store;
 use anyhow::{Context, anyhow, bail};
-use container::engine::{Engine, Settings};
-use container::store::Store;
 use sip::Instant;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,8 @@ use mail::{ToControl, ToWorker, Workers};
 use metrics::{Events, Pages, Shown};
 use stats::Stats;
 
+pub use start::{run, run_built_in};
+
 /// Events of links that may wait for the control task; readers wait when there are more.
 const LINK_EVENTS: usize = 1024;
 
@@ -53,7 +56,7 @@ fn random() -> anyhow::Result<u64> {
 }
 
 /// The life of the process.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+async fn live(config: Config) -> anyhow::Result<()> {
     let start = std::time::Instant::now();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

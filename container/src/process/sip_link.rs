@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::engine::{ConnectionId, Input, partition_of};
 use bytes::Bytes;
-use container::engine::{ConnectionId, Input, partition_of};
 use sip::{Frame, Framer, OwnedMessage, Side};
 use tokio::sync::Notify;
 use transport::legs::INNER;

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use container::engine::{Counters, Engine, Holdings};
+use crate::engine::{Counters, Engine, Holdings};
 use sip::Instant;
 
 /// How often it is set: ten reports a second are made of it.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use container::store::{Answer, Store};
+use crate::store::{Answer, Store};
 use sip::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ucf::member::RequestId;
@@ -99,7 +99,7 @@ pub async fn run(
     }
 }
 
-type Outcome = Result<(Option<(Instant, u64, Duration)>, Vec<Answer>), container::store::Lost>;
+type Outcome = Result<(Option<(Instant, u64, Duration)>, Vec<Answer>), crate::store::Lost>;
 
 async fn ask_store(
     store: &mut Store,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Output, Write, WriteOutcome};
+use crate::store::{Lost, Store};
 use bytes::Bytes;
-use container::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Output, Write, WriteOutcome};
-use container::store::{Lost, Store};
 use hashbrown::HashMap;
 use sip::{Instant, OwnedMessage};
 use tokio::sync::Notify;

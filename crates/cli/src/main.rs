@@ -6,6 +6,7 @@
 
 mod args;
 mod child;
+mod custom;
 mod detach;
 mod down;
 mod failure;

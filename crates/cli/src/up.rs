@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crds::SipCluster;
 
+use crate::custom;
 use crate::detach::{self, Audience, Side};
 use crate::failure::Failure;
 use crate::preflight::{self, Binaries};
@@ -53,13 +54,17 @@ fn read(file: &Path) -> Result<SipCluster, Failure> {
             file.display()
         ))
     })?;
-    crds::parse(&text).map_err(|problems| {
+    let mut cluster = crds::parse(&text).map_err(|problems| {
         let lines: Vec<_> = problems
             .iter()
             .map(|problem| format!("{}: {problem}", file.display()))
             .collect();
         Failure::usage(lines.join("\nsipcluster: "))
-    })
+    })?;
+    if let Some(custom) = &mut cluster.spec.application.custom {
+        custom::prepare(custom, file)?;
+    }
+    Ok(cluster)
 }
 
 fn preflight(cluster: &SipCluster) -> Result<(), Failure> {

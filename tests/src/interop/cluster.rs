@@ -40,6 +40,8 @@ pub struct Manifest {
     pub hold: &'static str,
     /// After how long `answer` refreshes or ends a session.
     pub session: &'static str,
+    /// `spec.application.custom`, as JSON, in place of `answer`.
+    pub custom: Option<String>,
 }
 
 impl Default for Manifest {
@@ -55,6 +57,7 @@ impl Default for Manifest {
             ring: "0s",
             hold: "0s",
             session: "90s",
+            custom: None,
         }
     }
 }
@@ -78,13 +81,18 @@ impl Manifest {
             ring,
             hold,
             session,
+            custom,
             address: _,
         } = self;
+        let application = match custom {
+            Some(custom) => format!("custom: {custom}"),
+            None => format!("answer: {{ring: {ring}, hold: {hold}, sessionExpires: {session}}}"),
+        };
         let address = self.dispatcher();
         let (ip, port) = (address.ip(), address.port());
         format!(
             "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: {name}\nspec:\n  replicas: {containers}\n  \
-             partitions: {partitions}\n  application:\n    answer:\n      ring: {ring}\n      hold: {hold}\n      sessionExpires: {session}\n  \
+             partitions: {partitions}\n  application:\n    {application}\n  \
              containers:\n    workers: {container_workers}\n  proxies:\n    replicas: {proxies}\n    workers: {proxy_workers}\n  \
              dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n"
         )

@@ -71,6 +71,8 @@ fn build_binaries() -> anyhow::Result<PathBuf> {
         "container",
         "-p",
         "cli",
+        "-p",
+        "prepaid",
         "--bins",
     ]);
     build

@@ -108,7 +108,9 @@ impl Supervisor<'_> {
     }
 
     fn container(&self, part: &Part) -> Command {
-        let mut command = self.common(&self.binaries.container, part);
+        let custom = self.cluster.spec.application.custom.as_ref();
+        let program = custom.map_or(&self.binaries.container, |custom| &custom.command);
+        let mut command = self.common(program, part);
         command.args(["--redis", &self.redis.url()]);
         command.args(["--quiesce-ms", &millis(self.cluster.spec.containers.quiesce)]);
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {

@@ -83,6 +83,8 @@ pub struct Dialog {
     pub ended_at: Option<Instant>,
     /// BYEs that came again (same branch).
     pub repeated_byes: u32,
+    /// Via branches and bodies of the INFOs that came, repetitions left out.
+    pub infos: Vec<(String, String)>,
     /// When the call was answered.
     pub answered_at: Option<Instant>,
     /// Session-Expires that the callee granted, in seconds.
@@ -107,6 +109,12 @@ pub(super) fn index_of(call_id: &str, run: u32) -> Option<usize> {
     let (index, rest) = call_id.split_once('.')?;
     rest.strip_prefix(&format!("{run:x}@"))?;
     index.parse().ok()
+}
+
+/// The branch of the topmost Via.
+fn branch_of<'a>(message: &Message<'a>) -> &'a str {
+    let via = message.via.first().copied();
+    via.and_then(|via| parameter(via, "branch")).unwrap_or_default()
 }
 
 /// A response to an incoming request.
@@ -141,6 +149,7 @@ impl Dialog {
             byes: Vec::new(),
             ended_at: None,
             repeated_byes: 0,
+            infos: Vec::new(),
             answered_at: None,
             granted: None,
             session_expires: None,
@@ -300,11 +309,7 @@ impl Dialog {
         match message.method {
             "ACK" => None,
             "BYE" => {
-                let branch = message
-                    .via
-                    .first()
-                    .and_then(|via| parameter(via, "branch"))
-                    .unwrap_or_default();
+                let branch = branch_of(message);
                 // The proxy's branch is a hash of the owner's: equal for a request sent again, unchanged, by a successor.
                 if self.byes.iter().any(|known| known == branch) {
                     self.repeated_byes += 1;
@@ -315,7 +320,14 @@ impl Dialog {
                 self.state = State::Ended;
                 Some(answer(message, 200, "OK"))
             }
-            "OPTIONS" | "UPDATE" | "INFO" => Some(answer(message, 200, "OK")),
+            "INFO" => {
+                let branch = branch_of(message);
+                if !self.infos.iter().any(|(known, _)| known == branch) {
+                    self.infos.push((branch.to_owned(), message.body.to_owned()));
+                }
+                Some(answer(message, 200, "OK"))
+            }
+            "OPTIONS" | "UPDATE" => Some(answer(message, 200, "OK")),
             _ => Some(answer(message, 501, "Not Implemented")),
         }
     }

@@ -23,6 +23,8 @@ pub struct Message<'a> {
     pub record_route: Vec<&'a str>,
     /// All header lines, unfolded by nobody: the product never folds.
     pub headers: Vec<(&'a str, &'a str)>,
+    /// The body.
+    pub body: &'a str,
 }
 
 impl<'a> Message<'a> {
@@ -30,10 +32,13 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
-        let (head, _) = text.split_once("\r\n\r\n")?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
         let mut lines = head.split("\r\n");
         let first = lines.next()?;
-        let mut message = Self::default();
+        let mut message = Self {
+            body,
+            ..Self::default()
+        };
         if let Some(rest) = first.strip_prefix("SIP/2.0 ") {
             message.status = Some(rest.get(..3)?.parse().ok()?);
         } else {

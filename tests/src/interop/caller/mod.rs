@@ -62,6 +62,8 @@ pub struct Caller {
     pub deaf: bool,
     /// Responses lost by `deaf`.
     pub lost: u64,
+    /// Responses that came, lost ones included.
+    pub responses: u64,
     /// Messages that belong to no call of ours.
     pub strays: u64,
     /// Requests outside of any dialog that were answered (OPTIONS pings).
@@ -83,6 +85,7 @@ impl Caller {
             session_expires: None,
             deaf: false,
             lost: 0,
+            responses: 0,
             strays: 0,
             pings: 0,
             timers: BinaryHeap::new(),
@@ -305,6 +308,7 @@ impl Caller {
             self.strays += 1;
             return None;
         };
+        self.responses += u64::from(message.status.is_some());
         if message.status.is_some() && self.deaf {
             self.lost += 1;
             return None;
