@@ -389,6 +389,8 @@ fn a_frozen_partition_keeps_its_input_until_it_is_thawed_or_another_s() {
     life.engine.drop_partition(PARTITION);
     let released = world.turn(&mut life);
     assert!(released.confirms.iter().all(|confirm| confirm.returned) && released.confirms.len() == 1);
+    let counters = life.engine.counters();
+    assert_eq!((counters.returned_requests, counters.returned_responses), (1, 0));
 }
 
 #[test]

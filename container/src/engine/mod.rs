@@ -71,16 +71,20 @@ struct Shared {
 /// What an engine has counted since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Requests that came.
+    /// Requests that came for a partition of ours.
     pub requests: u64,
-    /// Responses that came.
+    /// Responses that came for a partition of ours.
     pub responses: u64,
     /// Requests that a transaction absorbed.
     pub repeated: u64,
-    /// Messages given back because their partition is not ours.
-    pub returned: u64,
-    /// Messages without a partition.
-    pub lost: u64,
+    /// Requests given back because their partition is not ours, or could not be kept through its hand-over.
+    pub returned_requests: u64,
+    /// Responses given back likewise.
+    pub returned_responses: u64,
+    /// Requests without a partition.
+    pub lost_requests: u64,
+    /// Responses without a partition.
+    pub lost_responses: u64,
     /// Requests refused before an application saw them.
     pub refused: u64,
     /// Requests for dialogs that do not exist.
@@ -120,8 +124,10 @@ impl std::ops::AddAssign for Counters {
             requests,
             responses,
             repeated,
-            returned,
-            lost,
+            returned_requests,
+            returned_responses,
+            lost_requests,
+            lost_responses,
             refused,
             unknown_dialogs,
             unknown_responses,
@@ -136,8 +142,10 @@ impl std::ops::AddAssign for Counters {
         self.requests += requests;
         self.responses += responses;
         self.repeated += repeated;
-        self.returned += returned;
-        self.lost += lost;
+        self.returned_requests += returned_requests;
+        self.returned_responses += returned_responses;
+        self.lost_requests += lost_requests;
+        self.lost_responses += lost_responses;
         self.refused += refused;
         self.unknown_dialogs += unknown_dialogs;
         self.unknown_responses += unknown_responses;
@@ -226,25 +234,28 @@ impl Engine {
 
     /// A SIP message came on a proxy worker's connection.
     pub fn handle_sip(&mut self, now: Instant, input: Input, proxy: ProxyId, message: OwnedMessage) {
+        let is_request = message.as_message().is_request();
         let Some(id) = partition_of(&message.as_message(), &self.shared.keyring) else {
-            self.counters.lost += 1;
+            match is_request {
+                true => self.counters.lost_requests += 1,
+                false => self.counters.lost_responses += 1,
+            }
             return self.open.confirm(input, None);
         };
         let Some(partition) = self.partitions.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
-            self.counters.returned += 1;
-            return self.open.give_back(input);
+            return self.give_back(input, is_request);
         };
         if let Some(frozen) = &mut partition.frozen {
             if frozen.inputs.len() < MAX_KEPT {
                 frozen.inputs.push_back((input, proxy, message));
             } else {
-                self.open.give_back(input);
+                self.give_back(input, is_request);
             }
             return;
         }
         self.open.confirm(input, Some((id, partition.epoch)));
         self.work(now, id, |actor| {
-            if message.as_message().is_request() {
+            if is_request {
                 actor.counters.requests += 1;
                 actor.request(proxy, message);
             } else {
@@ -252,6 +263,14 @@ impl Engine {
                 actor.response(&message);
             }
         });
+    }
+
+    fn give_back(&mut self, input: Input, is_request: bool) {
+        match is_request {
+            true => self.counters.returned_requests += 1,
+            false => self.counters.returned_responses += 1,
+        }
+        self.open.give_back(input);
     }
 
     /// The partition is ours: loads the records of its claim, arms timers and sends again what is unanswered.
@@ -327,8 +346,8 @@ impl Engine {
                 self.queue.arm(queue::Due { partition: id, key }, armed, None);
             }
         }
-        for (input, ..) in partition.frozen.take().unwrap_or_default().inputs {
-            self.open.give_back(input);
+        for (input, _, message) in partition.frozen.take().unwrap_or_default().inputs {
+            self.give_back(input, message.as_message().is_request());
         }
     }
 

@@ -1,7 +1,7 @@
 //! The process as Prometheus metrics and as JSON.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use ucf::member::{Event, Suspicion};
 use ucf::wire::MemberState;
 
+use super::histogram::{Histogram, Totals};
 use super::stats::Stats;
 
 /// What the control task shows.
@@ -26,13 +27,25 @@ pub struct Shown {
     pub events: Events,
 }
 
+/// Bounds of how long takeovers take, around their target of half a second.
+const TAKEN_OVER: [Duration; 10] = [
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(300),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+
 /// What has happened in the cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
-    pub takeovers: u64,
+    pub takeovers: Histogram<{ TAKEN_OVER.len() }>,
     pub taken_over: u64,
-    pub takeover_time: Duration,
-    pub longest_takeover: Duration,
     /// By reason.
     pub suspicions: [u64; 4],
     pub claims: u64,
@@ -43,14 +56,26 @@ pub struct Events {
 
 const REASONS: [&str; 4] = ["closed", "silent", "lease", "cut_off"];
 
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            takeovers: Histogram::new(&TAKEN_OVER),
+            taken_over: 0,
+            suspicions: [0; 4],
+            claims: 0,
+            claims_refused: 0,
+            handed_over: 0,
+            store_losses: 0,
+        }
+    }
+}
+
 impl Events {
     pub fn count(&mut self, event: &Event) {
         match event {
             Event::Takeover { partitions, took, .. } => {
-                self.takeovers += 1;
+                self.takeovers.observe(*took);
                 self.taken_over += *partitions as u64;
-                self.takeover_time += *took;
-                self.longest_takeover = self.longest_takeover.max(*took);
             }
             Event::Suspected { why, .. } => {
                 let reason = match why {
@@ -134,61 +159,100 @@ impl Pages {
 
 type Out<'a> = DescriptorEncoder<'a>;
 
-fn counter(out: &mut Out<'_>, name: &str, help: &str, values: &[(&str, &str, u64)]) -> Result<(), fmt::Error> {
+fn counter(out: &mut Out<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    counters(out, name, help, &[([], value)])
+}
+
+/// A counter for each of some label sets.
+fn counters<const N: usize>(
+    out: &mut Out<'_>,
+    name: &str,
+    help: &str,
+    values: &[([(&str, &str); N], u64)],
+) -> fmt::Result {
     let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (label, value, count) in values {
-        let metric = ConstCounter::new(*count);
-        if label.is_empty() {
-            metric.encode(family.encode_family(&[] as &[(&str, &str); 0])?)?;
-        } else {
-            metric.encode(family.encode_family(&[(*label, *value)])?)?;
-        }
+    for (labels, count) in values {
+        ConstCounter::new(*count).encode(family.encode_family(labels)?)?;
     }
     Ok(())
 }
 
-fn gauge(out: &mut Out<'_>, name: &str, help: &str, value: f64) -> Result<(), fmt::Error> {
+fn gauge(out: &mut Out<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
     let metric = ConstGauge::new(value);
     metric.encode(out.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
+fn histogram(out: &mut Out<'_>, name: &str, help: &str, totals: &Totals) -> fmt::Result {
+    let Totals { buckets, sum, count } = totals;
+    let mut metric = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    metric.encode_histogram::<[(&str, &str); 0]>(sum.as_secs_f64(), *count, buckets, None)
+}
+
 impl Collector for Pages {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let out = &mut encoder;
         let (c, holdings) = self.totals();
-        let unsent = self
-            .stats
-            .iter()
-            .map(|stats| stats.unsent.load(Ordering::Relaxed))
-            .sum();
-        let messages = [
-            ("result", "request", c.requests),
-            ("result", "response", c.responses),
-            ("result", "sent", c.sent),
-            ("result", "repeated", c.repeated),
-            ("result", "returned", c.returned),
-            ("result", "refused", c.refused),
-            ("result", "unknown_dialog", c.unknown_dialogs),
-            ("result", "unknown_response", c.unknown_responses),
-            ("result", "no_partition", c.lost),
-            ("result", "unsent", unsent),
-        ];
-        counter(out, "messages", "SIP messages by kind and result", &messages)?;
-        counter(out, "sessions", "Sessions begun", &[("", "", c.sessions)])?;
-        counter(out, "dialogs_ended", "Dialogs ended", &[("", "", c.ended)])?;
-        counter(
+        self.messages(out, &c)?;
+        self.work(out, &c, &holdings)?;
+        let shown = self.shown.lock().expect("nobody panics with it in hand");
+        gauge(
             out,
-            "timers_fired",
-            "Timers of applications that fired",
-            &[("", "", c.timers)],
+            "replicated",
+            "Whether the store answers",
+            f64::from(u8::from(shown.replicated)),
         )?;
-        let writes = [("result", "sent", c.writes), ("result", "stale", c.stale)];
-        counter(out, "writes", "Fenced writes of partitions", &writes)?;
+        shown.events.encode(out)
+    }
+}
+
+impl Pages {
+    /// What came from proxies and what went to them, each message once.
+    fn messages(&self, out: &mut Out<'_>, c: &Counters) -> fmt::Result {
+        let total = |count: fn(&Stats) -> &AtomicU64| -> u64 {
+            self.stats
+                .iter()
+                .map(|stats| count(stats).load(Ordering::Relaxed))
+                .sum()
+        };
+        // A request for an unknown dialog is among those that are refused.
+        let refused = c.refused.saturating_sub(c.unknown_dialogs);
+        let unhandled = c.repeated + c.refused;
+        let of = |kind, result, count| ([("kind", kind), ("result", result)], count);
+        let messages = [
+            of("proxy_request", "handled", c.requests.saturating_sub(unhandled)),
+            of("proxy_request", "repeated", c.repeated),
+            of("proxy_request", "refused", refused),
+            of("proxy_request", "unknown", c.unknown_dialogs),
+            of("proxy_request", "returned", c.returned_requests),
+            of("proxy_request", "no_partition", c.lost_requests),
+            of(
+                "proxy_response",
+                "handled",
+                c.responses.saturating_sub(c.unknown_responses),
+            ),
+            of("proxy_response", "unknown", c.unknown_responses),
+            of("proxy_response", "returned", c.returned_responses),
+            of("proxy_response", "no_partition", c.lost_responses),
+            of("own_request", "sent", total(|stats| &stats.sent.requests)),
+            of("own_request", "unsent", total(|stats| &stats.unsent.requests)),
+            of("own_response", "sent", total(|stats| &stats.sent.responses)),
+            of("own_response", "unsent", total(|stats| &stats.unsent.responses)),
+        ];
+        counters(out, "messages", "SIP messages by kind and result", &messages)
+    }
+
+    /// What the engines do and hold.
+    fn work(&self, out: &mut Out<'_>, c: &Counters, holdings: &Holdings) -> fmt::Result {
+        counter(out, "sessions", "Sessions begun", c.sessions)?;
+        counter(out, "dialogs_ended", "Dialogs ended", c.ended)?;
+        counter(out, "timers_fired", "Timers of applications that fired", c.timers)?;
+        let writes = [([("result", "sent")], c.writes), ([("result", "stale")], c.stale)];
+        counters(out, "writes", "Fenced writes of partitions", &writes)?;
         counter(
             out,
             "records_unreadable",
             "Records that could not be read",
-            &[("", "", c.unreadable)],
+            c.unreadable,
         )?;
         gauge(
             out,
@@ -198,66 +262,42 @@ impl Collector for Pages {
         )?;
         gauge(out, "dialogs", "Dialogs, early and confirmed", holdings.dialogs as f64)?;
         gauge(out, "partitions_owned", "Partitions owned", holdings.partitions as f64)?;
-        gauge(
-            out,
-            "replication_lag_seconds",
-            "How long the last turn's first input had waited for its turn",
-            self.delay(),
-        )?;
-        let shown = self.shown.lock().expect("nobody panics with it in hand");
-        let events = &shown.events;
-        gauge(
-            out,
-            "replicated",
-            "Whether the store answers",
-            f64::from(u8::from(shown.replicated)),
-        )?;
-        counter(
-            out,
-            "takeovers",
-            "Containers whose partitions were taken over",
-            &[("", "", events.takeovers)],
-        )?;
-        counter(
-            out,
-            "partitions_taken_over",
-            "Partitions taken over",
-            &[("", "", events.taken_over)],
-        )?;
-        gauge(
-            out,
-            "takeover_seconds_sum",
-            "Time that takeovers took, together",
-            events.takeover_time.as_secs_f64(),
-        )?;
-        gauge(
-            out,
-            "takeover_seconds_max",
-            "The longest takeover",
-            events.longest_takeover.as_secs_f64(),
-        )?;
-        let reasons: Vec<_> = REASONS
+        let help = "How long the first input of a worker's last turn had waited for it, of the slowest worker";
+        gauge(out, "queue_delay_seconds", help, self.delay())?;
+        let lag = Histogram::total(self.stats.iter().map(|stats| &stats.replication));
+        let help = "From the end of a turn to the store's acknowledgement of its writes";
+        histogram(out, "replication_lag_seconds", help, &lag)
+    }
+}
+
+impl Events {
+    fn encode(&self, out: &mut Out<'_>) -> fmt::Result {
+        let takeovers = Histogram::total([&self.takeovers]);
+        let help = "From noticing that a container is down to answering for its partitions";
+        histogram(out, "takeover_seconds", help, &takeovers)?;
+        counter(out, "partitions_taken_over", "Partitions taken over", self.taken_over)?;
+        let suspicions: Vec<_> = REASONS
             .iter()
-            .zip(events.suspicions)
-            .map(|(reason, count)| ("reason", *reason, count))
+            .zip(self.suspicions)
+            .map(|(reason, count)| ([("reason", *reason)], count))
             .collect();
-        counter(out, "suspicions", "Containers taken for down, by reason", &reasons)?;
+        counters(out, "suspicions", "Containers taken for down, by reason", &suspicions)?;
         let claims = [
-            ("result", "sent", events.claims),
-            ("result", "refused", events.claims_refused),
+            ([("result", "sent")], self.claims),
+            ([("result", "refused")], self.claims_refused),
         ];
-        counter(out, "claims", "Claims of partitions", &claims)?;
+        counters(out, "claims", "Claims of partitions", &claims)?;
         counter(
             out,
             "partitions_handed_over",
             "Partitions handed over",
-            &[("", "", events.handed_over)],
+            self.handed_over,
         )?;
         counter(
             out,
             "store_losses",
             "Times that the store did not answer",
-            &[("", "", events.store_losses)],
+            self.store_losses,
         )
     }
 }

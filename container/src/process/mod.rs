@@ -3,6 +3,7 @@
 mod config;
 mod control;
 mod cpu;
+mod histogram;
 mod links;
 mod mail;
 mod metrics;

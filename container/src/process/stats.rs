@@ -7,19 +7,74 @@ use std::time::Duration;
 use crate::engine::{Counters, Engine, Holdings};
 use sip::Instant;
 
+use super::histogram::Histogram;
+
 /// How often it is set: ten reports a second are made of it.
 const EVERY: Duration = Duration::from_millis(50);
 
+/// Bounds of how long the store takes to acknowledge a turn: from a loopback's tenths of a millisecond to a store that is lost.
+const ACKNOWLEDGED: [Duration; 12] = [
+    Duration::from_micros(200),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+
 /// One worker's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
     /// How long the first input of the last turn had waited.
     pub queue_delay_us: AtomicU64,
-    /// Outputs for which there was no connection.
-    pub unsent: AtomicU64,
+    /// Messages written to proxies.
+    pub sent: Output,
+    /// Messages for which there was no connection.
+    pub unsent: Output,
+    /// From the end of a turn to the store's acknowledgement.
+    pub replication: Histogram<{ ACKNOWLEDGED.len() }>,
     /// When the engine's part was set.
     at: AtomicU64,
     engine: Mutex<(Counters, Holdings)>,
+}
+
+/// Messages that leave, by kind.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub requests: AtomicU64,
+    pub responses: AtomicU64,
+}
+
+impl Output {
+    /// Counts a message.
+    pub fn count(&self, message: &[u8]) {
+        // RFC 3261 s7.2: only a response begins with the version.
+        let kind = if message.starts_with(b"SIP/") {
+            &self.responses
+        } else {
+            &self.requests
+        };
+        kind.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            queue_delay_us: AtomicU64::new(0),
+            sent: Output::default(),
+            unsent: Output::default(),
+            replication: Histogram::new(&ACKNOWLEDGED),
+            at: AtomicU64::new(0),
+            engine: Mutex::default(),
+        }
+    }
 }
 
 impl Stats {

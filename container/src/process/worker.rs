@@ -87,6 +87,8 @@ struct Written {
 /// The writes of a turn.
 struct Batch {
     turn: u64,
+    /// When the turn ended.
+    ended: Instant,
     writes: Vec<Write>,
     /// Place of each among the turn's writes, and how many these were: those of dropped partitions are left out of a second attempt.
     places: Vec<usize>,
@@ -252,6 +254,7 @@ impl Core {
         let count = turn.writes.len();
         Some(Batch {
             turn: turn.number,
+            ended: now,
             writes: turn.writes,
             places: (0..count).collect(),
             count,
@@ -302,7 +305,7 @@ impl Core {
         for output in outputs {
             self.salt = self.salt.wrapping_add(1);
             let Some(connection) = self.directory.find(output.proxy, self.salt) else {
-                self.stats.unsent.fetch_add(1, Ordering::Relaxed);
+                self.stats.unsent.count(&output.bytes);
                 continue;
             };
             let target = worker_of(connection);
@@ -328,14 +331,13 @@ impl Core {
     fn push(&self, connection: ConnectionId, bytes: &[u8], touched: &mut Vec<ConnectionId>) {
         match self.links.get(&connection) {
             Some(link) => {
+                self.stats.sent.count(bytes);
                 link.push(bytes);
                 if !touched.contains(&connection) {
                     touched.push(connection);
                 }
             }
-            None => {
-                self.stats.unsent.fetch_add(1, Ordering::Relaxed);
-            }
+            None => self.stats.unsent.count(bytes),
         }
     }
 
@@ -407,7 +409,9 @@ impl Worker {
                 for (place, outcome) in batch.places.iter().zip(outcomes) {
                     all[*place] = outcome;
                 }
-                self.core.borrow_mut().engine.handle_written(batch.turn, &all);
+                let mut core = self.core.borrow_mut();
+                core.stats.replication.observe(self.now().since(batch.ended));
+                core.engine.handle_written(batch.turn, &all);
                 None
             }
             Err(Lost(error)) => {
