@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use container::engine::{ConnectionId, Input, Output, WriteOutcome};
+use container::engine::{ConnectionId, Input, Leaving, WriteOutcome};
 use container::records::Kind;
 use sip::OwnedMessage;
 use world::{Caller, Life, PROXY, World, scan, to_tag};
@@ -51,7 +51,7 @@ const CALLS: usize = 20_000;
 struct Step {
     took: Duration,
     allocations: usize,
-    outputs: Vec<Output>,
+    outputs: Vec<Leaving>,
     sessions: usize,
     bytes: usize,
 }
@@ -73,7 +73,7 @@ fn main() {
     let invites = messages(&world, &callers, "INVITE", 1);
     let invite = step(&world, &mut life, invites);
     for (caller, output) in callers.iter_mut().zip(&invite.outputs) {
-        caller.to_tag = to_tag(std::str::from_utf8(&output.bytes).expect("text"));
+        caller.to_tag = to_tag(std::str::from_utf8(&output.output.bytes).expect("text"));
     }
     let acks = messages(&world, &callers, "ACK", 1);
     let ack = step(&world, &mut life, acks);
@@ -143,7 +143,7 @@ fn step(world: &World, life: &mut Life, messages: Vec<OwnedMessage>) -> Step {
             life.engine
                 .handle_written(turn.number, &vec![WriteOutcome::Written; writes]);
         }
-        let released = life.engine.take_released();
+        let released = world.released(life);
         step.took += start.elapsed();
         step.allocations += MADE.load(Ordering::Relaxed) - made;
         step.outputs.extend(released.outputs);

@@ -171,9 +171,9 @@ fn nothing_leaves_before_it_is_written() {
     let invite = two.request(&world, "INVITE", 1, "");
     world.give(&mut life, &invite);
     let second = life.engine.end_turn(world.now).expect("a turn");
-    assert!(life.engine.take_released().outputs.is_empty());
+    assert!(world.released(&mut life).outputs.is_empty());
     world.write(&mut life, &first);
-    let released = life.engine.take_released();
+    let released = world.released(&mut life);
     assert_eq!(released.outputs.len(), 1);
     assert!(texts(&released.outputs)[0].contains("Call-ID: one@"));
     let input = Input {
@@ -182,7 +182,7 @@ fn nothing_leaves_before_it_is_written() {
     };
     assert_eq!(released.confirms, [Confirm { input, returned: false }]);
     world.write(&mut life, &second);
-    assert_eq!(life.engine.take_released().outputs.len(), 1);
+    assert_eq!(world.released(&mut life).outputs.len(), 1);
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn a_partition_that_is_flooded_refuses_new_calls_and_lets_others_end() {
     while let Some(turn) = life.engine.end_turn(world.now) {
         world.write(&mut life, &turn);
     }
-    for answer in texts(&life.engine.take_released().outputs) {
+    for answer in texts(&world.released(&mut life).outputs) {
         refused += usize::from(status(&answer) == 503);
     }
     assert!(refused > 0 && refused < 1000, "{refused}");

@@ -121,9 +121,13 @@ impl Dice {
 /// What does not depend on the server's identity, in one order.
 fn comparable(reply: StoreReply) -> StoreReply {
     match reply {
-        StoreReply::Members { mut members, .. } => {
+        StoreReply::Members { mut members, full, .. } => {
             members.sort_by_key(|member| member.record.incarnation);
-            StoreReply::Members { members, era: Era(0) }
+            StoreReply::Members {
+                members,
+                era: Era(0),
+                full,
+            }
         }
         StoreReply::NotListed { .. } => StoreReply::NotListed { era: Era(0) },
         other => other,

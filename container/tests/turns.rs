@@ -50,10 +50,10 @@ fn what_many_inputs_change_at_once_is_written_by_bounded_scripts_and_answered_af
     }
     let first = life.engine.end_turn(world.now).expect("a turn");
     world.write(&mut life, &first);
-    assert!(life.engine.take_released().outputs.is_empty(), "not all is written");
+    assert!(world.released(&mut life).outputs.is_empty(), "not all is written");
     let (turns, largest) = write_all(&mut world, &mut life);
     assert!(turns > 0 && largest <= MOST, "{turns} turns, {largest} records");
-    assert_eq!(life.engine.take_released().outputs.len(), calls.len());
+    assert_eq!(world.released(&mut life).outputs.len(), calls.len());
     let stored = world.store.partition(PARTITION).expect("owned").records.clone();
     assert_eq!(stored.len(), 2 * calls.len());
 
@@ -83,7 +83,7 @@ fn records_of_many_ended_transactions_are_deleted_by_bounded_scripts() {
                 world.write(&mut life, &turn);
             }
         }
-        if let Some(answer) = world::texts(&life.engine.take_released().outputs).last() {
+        if let Some(answer) = world::texts(&world.released(&mut life).outputs).last() {
             caller.to_tag = to_tag(answer);
         }
     }

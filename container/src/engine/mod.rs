@@ -5,7 +5,8 @@
 //! - send what [`Engine::take_announcements`] gives to all proxies at once: no turn and no write is waited for;
 //! - call [`Engine::end_turn`] when the inputs at hand are drained and again after each turn, and send its writes to the store;
 //! - tell by [`Engine::handle_written`] how the writes of a turn went, turn by turn, and send what [`Engine::take_released`] then gives,
-//!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (invariant 1);
+//!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (invariant 1), or that under [`Gate::Memory`]
+//!   nobody else can act on: then turns have no writes, may be ended at any time, and messages name a heartbeat of their proxy;
 //! - a write whose answer is lost is sent again as it is: its running number makes that harmless;
 //! - pass what [`Engine::poll_notice`] gives to the member.
 //!
@@ -18,6 +19,7 @@ mod client;
 mod clock;
 mod dispatch;
 mod entropy;
+mod gate;
 mod partition;
 mod queue;
 mod respond;
@@ -27,7 +29,7 @@ mod turns;
 
 pub use dispatch::partition_of;
 pub(crate) use entropy::Entropy;
-pub use turn::{Announcement, Confirm, ConnectionId, Input, Output, Released, Turn, Write, WriteOutcome};
+pub use turn::{Announcement, Confirm, ConnectionId, Input, Leaving, Output, Released, Turn, Write, WriteOutcome};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ use crate::application::{Application, TransactionId};
 use crate::records::{Key, Kind};
 use actor::Actor;
 use clock::StoreClock;
+use gate::AtGate;
 use partition::{MAX_KEPT, Partition};
 use queue::Queue;
 use turns::{Batch, Open, Reconciling, Waiting};
@@ -180,7 +183,7 @@ pub struct Engine {
     open: Open,
     waiting: VecDeque<Waiting>,
     turn: u64,
-    released: Released,
+    released: AtGate,
     gate: Gate,
     notices: VecDeque<Notice>,
     /// The last round of `reconcile`.
@@ -215,7 +218,7 @@ impl Engine {
             open: Open::default(),
             waiting: VecDeque::new(),
             turn: 0,
-            released: Released::default(),
+            released: AtGate::default(),
             gate: Gate::Committed,
             notices: VecDeque::new(),
             reconciling: None,
@@ -336,6 +339,7 @@ impl Engine {
             return;
         };
         self.held -= partition.held();
+        self.released.drop_partition(id);
         for key in partition.keys() {
             let armed = match key.kind {
                 Kind::Session => partition.sessions.get_mut(&key.id).map(|session| &mut session.armed),
@@ -349,11 +353,6 @@ impl Engine {
         for (input, _, message) in partition.frozen.take().unwrap_or_default().inputs {
             self.give_back(input, message.as_message().is_request());
         }
-    }
-
-    /// What output may leave from now on. From memory alone nothing leaves here: what cannot be written waits.
-    pub fn set_gate(&mut self, gate: Gate) {
-        self.gate = gate;
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is wanted.

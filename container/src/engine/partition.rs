@@ -96,6 +96,8 @@ pub(super) struct Partition {
     pub unwritten: u32,
     /// It waits to be written whole.
     pub rewrite: bool,
+    /// It was acted on from memory, or its writes were given up: the next one is of the whole.
+    pub unsaved: bool,
 }
 
 /// What a frozen partition keeps.
@@ -124,6 +126,7 @@ impl Partition {
             ripe_since: None,
             unwritten: 0,
             rewrite: false,
+            unsaved: false,
         }
     }
 
@@ -146,6 +149,20 @@ impl Partition {
     /// Whether the open turn changes it.
     pub fn is_changed(&self) -> bool {
         !self.dirty.is_empty() || !self.deletes.is_empty()
+    }
+
+    /// What changed is not written but kept in memory: until the whole is written there is nothing to be gathered.
+    pub fn leave_unwritten(&mut self) {
+        self.unsaved = true;
+        self.dirty.clear();
+        self.deletes.clear();
+        self.ripe.clear();
+        self.ripe_since = None;
+    }
+
+    /// Whether the store has all of it.
+    pub fn is_written(&self) -> bool {
+        self.unwritten == 0 && !self.is_changed() && !self.rewrite && !self.unsaved
     }
 
     /// The record of an ended server transaction can go, at leisure.

@@ -13,9 +13,27 @@ use super::partition::{ClientTx, Partition, ServerTx};
 use crate::application::{DialogSlot, Flow, SessionCore, TimerId};
 use crate::records::{self, Key, Kind, Record};
 
-/// Writes the record of a key; `None` if there is nothing to be kept.
-pub(super) fn encode(
+/// Writes the record of a key, which counts as stored from then on; `None` if there is nothing to be kept.
+pub(super) fn store(
     partition: &mut Partition,
+    key: Key,
+    clock: StoreClock,
+    now: Instant,
+    contact: &[u8],
+) -> Option<Bytes> {
+    let record = encode(partition, key, clock, now, contact)?;
+    let stored = match key.kind {
+        Kind::Session => &mut partition.sessions.get_mut(&key.id)?.stored,
+        Kind::Server => &mut partition.servers.get_mut(&key.id)?.stored,
+        Kind::Client => &mut partition.clients.get_mut(&key.id)?.stored,
+    };
+    *stored = true;
+    Some(record)
+}
+
+/// The record of a key; `None` if there is nothing to be kept.
+pub(super) fn encode(
+    partition: &Partition,
     key: Key,
     clock: StoreClock,
     now: Instant,
@@ -24,24 +42,15 @@ pub(super) fn encode(
     let id = key.id;
     match key.kind {
         Kind::Session => {
-            let session = partition.sessions.get_mut(&id)?;
+            let session = partition.sessions.get(&id)?;
             // A session without dialog is a request that is answered at once.
             if session.dialogs.is_empty() && session.timers.is_empty() && session.attributes.is_empty() {
                 return None;
             }
-            session.stored = true;
             Some(write(&from_session(session, clock, now, contact)))
         }
-        Kind::Server => {
-            let server = partition.servers.get_mut(&id)?;
-            server.stored = true;
-            Some(write(&from_server(server, clock, now)))
-        }
-        Kind::Client => {
-            let client = partition.clients.get_mut(&id)?;
-            client.stored = true;
-            Some(write(&from_client(client, clock, now)))
-        }
+        Kind::Server => Some(write(&from_server(partition.servers.get(&id)?, clock, now))),
+        Kind::Client => Some(write(&from_client(partition.clients.get(&id)?, clock, now))),
     }
 }
 

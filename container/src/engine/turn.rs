@@ -57,6 +57,17 @@ pub struct Output {
     pub bytes: Bytes,
 }
 
+/// A message that may leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// The message.
+    pub output: Output,
+    /// Running number of the write of its partition that stores what it tells, at the latest.
+    pub write: u64,
+    /// It does not wait for that write, but names the last heartbeat that was heard of its proxy (`ucf::routing::HEARTBEAT_HEADER`).
+    pub from_memory: bool,
+}
+
 /// A server transaction that proxies shall know, so that no call is doubled (invariant 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcement {
@@ -79,11 +90,11 @@ pub struct Turn {
     pub writes: Vec<Write>,
 }
 
-/// What a written turn releases, in the order in which it is to leave.
+/// What may leave, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Released {
     /// Messages.
-    pub outputs: Vec<Output>,
+    pub outputs: Vec<Leaving>,
     /// Inputs that need no keeping any more.
     pub confirms: Vec<Confirm>,
 }

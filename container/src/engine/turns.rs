@@ -9,7 +9,7 @@ use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId};
 
 use super::partition::Partition;
-use super::turn::{Announcement, Confirm, Input, Output, Released, Turn, Write, WriteOutcome};
+use super::turn::{Announcement, Confirm, Input, Leaving, Output, Turn, Write, WriteOutcome};
 use super::{Engine, Scratch, restore};
 use crate::records::Key;
 
@@ -48,7 +48,7 @@ const REWRITE: Room = Room {
 };
 
 /// An input and whose write it waits for.
-type Waits = (Confirm, Option<(PartitionId, Epoch)>);
+pub(super) type Waits = (Confirm, Option<(PartitionId, Epoch)>);
 
 /// What still fits.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,7 @@ impl Room {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     writes: Vec<Write>,
-    outputs: Vec<Output>,
+    outputs: Vec<Leaving>,
     confirms: Vec<Waits>,
 }
 
@@ -103,10 +103,10 @@ pub(super) struct Open {
 #[derive(Debug)]
 pub(super) struct Waiting {
     number: u64,
-    outputs: Vec<Output>,
+    outputs: Vec<Leaving>,
     confirms: Vec<Waits>,
-    writes: Vec<(PartitionId, Epoch)>,
-    written: bool,
+    pub(super) writes: Vec<(PartitionId, Epoch)>,
+    pub(super) written: bool,
 }
 
 impl Open {
@@ -152,17 +152,31 @@ impl Engine {
             self.enqueue(writes, &mut room);
         }
         self.open.touched = touched;
-        self.rewrite(now, &mut room);
-        let open = &mut self.open;
-        if open.outputs.is_empty() && open.confirms.is_empty() {
+        if !self.acts_from_memory() {
+            self.rewrite(now, &mut room);
+        }
+        if self.open.outputs.is_empty() && self.open.confirms.is_empty() {
             return;
         }
         if self.batches.is_empty() {
             self.batches.push_back(Batch::default());
         }
+        let outputs = std::mem::take(&mut self.open.outputs);
+        let outputs = outputs.into_iter().map(|output| self.leaving(output)).collect();
         if let Some(last) = self.batches.back_mut() {
-            last.outputs = std::mem::take(&mut open.outputs);
-            last.confirms = std::mem::take(&mut open.confirms);
+            last.outputs = outputs;
+            last.confirms = std::mem::take(&mut self.open.confirms);
+        }
+    }
+
+    /// What its partition's writes have to have come to before the output may leave.
+    fn leaving(&self, output: Output) -> Leaving {
+        let partition = self.partitions[usize::from(output.partition.0)].as_ref();
+        let write = partition.map_or(0, |partition| partition.number + u64::from(partition.unsaved));
+        Leaving {
+            output,
+            write,
+            from_memory: false,
         }
     }
 
@@ -231,6 +245,17 @@ impl Engine {
         if !partition.is_changed() && !replace {
             return Vec::new();
         }
+        let kept = match self.gate {
+            Gate::Memory { .. } => true,
+            // What is not saved is about to be written whole: the member asks for that.
+            Gate::Hold => partition.unsaved,
+            Gate::Committed => false,
+        };
+        if kept && !replace {
+            partition.leave_unwritten();
+            return Vec::new();
+        }
+        let replace = std::mem::take(&mut partition.unsaved) || replace;
         let mut deletes = std::mem::take(&mut partition.deletes);
         let mut keys = std::mem::take(&mut partition.dirty);
         if replace {
@@ -242,7 +267,7 @@ impl Engine {
         keys.dedup();
         let mut sets = Vec::with_capacity(keys.len());
         for key in &keys {
-            if let Some(record) = restore::encode(partition, *key, self.clock, now, &contact) {
+            if let Some(record) = restore::store(partition, *key, self.clock, now, &contact) {
                 sets.push((*key, record));
             }
         }
@@ -302,7 +327,7 @@ impl Engine {
         let Some(partition) = self.partitions[usize::from(id.0)].as_mut() else {
             return;
         };
-        let quiet = partition.unwritten == 0 && !partition.is_changed() && !partition.rewrite;
+        let quiet = partition.is_written();
         if let Some(frozen) = &mut partition.frozen
             && quiet
             && !std::mem::replace(&mut frozen.told, true)
@@ -312,27 +337,42 @@ impl Engine {
     }
 
     /// Releases turns from the oldest on, as long as they are written. What belongs to a partition that was lost meanwhile goes back.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         while let Some(turn) = self.waiting.pop_front_if(|turn| turn.written) {
-            for output in turn.outputs {
-                if self.epoch(output.partition) == Some(output.epoch) {
-                    self.counters.sent += 1;
-                    self.released.outputs.push(output);
+            for leaving in turn.outputs {
+                if self.epoch(leaving.output.partition) == Some(leaving.output.epoch) {
+                    self.released.outputs.push(leaving);
                 }
             }
             for (mut confirm, owner) in turn.confirms {
                 confirm.returned |= owner.is_some_and(|(id, epoch)| self.epoch(id) != Some(epoch));
-                self.released.confirms.push(confirm);
+                self.released.confirms.push((confirm, owner));
             }
         }
     }
 
-    /// What may leave now, in order; nothing while the gate is closed.
-    pub fn take_released(&mut self) -> Released {
-        match self.gate {
-            Gate::Committed => std::mem::take(&mut self.released),
-            Gate::Hold | Gate::Memory { .. } => Released::default(),
+    /// Gives up what is to be written, be it under way: memory is acted from, and is written whole once the store is back. What came of
+    /// writes under way is of no interest any more.
+    pub(super) fn give_up_writes(&mut self) {
+        while self.begin().is_some() {}
+        let mut unsaved: Vec<_> = (self.waiting.iter_mut())
+            .flat_map(|turn| {
+                turn.written = true;
+                std::mem::take(&mut turn.writes)
+            })
+            .collect();
+        if let Some(reconciling) = self.reconciling.take() {
+            unsaved.extend(reconciling.left);
         }
+        for (id, epoch) in unsaved {
+            let partition = self.partitions[usize::from(id.0)].as_mut();
+            if let Some(partition) = partition.filter(|partition| partition.epoch == epoch) {
+                partition.unwritten = 0;
+                partition.rewrite = false;
+                partition.leave_unwritten();
+            }
+        }
+        self.release();
     }
 
     /// Writes these partitions whole with the next turns; [`Notice::Reconciled`] follows. A later round replaces an earlier one.

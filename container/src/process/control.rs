@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::engine::{Announcement, ConnectionId};
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 use ucf::member::{Effect, Event, LinkEnd, Member, Notice};
@@ -68,6 +68,8 @@ pub struct Control {
     records: HashMap<PartitionId, Vec<(Bytes, Bytes)>>,
     /// The round of `Reconcile`, and how many workers have not done with it.
     reconciling: Option<(u64, usize)>,
+    /// Workers whose writes the store does not carry out.
+    failing: HashSet<usize>,
     asking: Vec<(ucf::member::RequestId, StoreRequest)>,
     cpu: super::cpu::Cpu,
     ending: Option<Ending>,
@@ -101,6 +103,7 @@ impl Control {
             accepted: HashMap::new(),
             records: HashMap::new(),
             reconciling: None,
+            failing: HashSet::new(),
             asking: Vec::new(),
             cpu: super::cpu::Cpu::default(),
             ending: None,
@@ -164,7 +167,8 @@ impl Control {
         self.ask();
         let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
         shown.state = self.parts.member.state();
-        shown.replicated = self.parts.member.reaches_store();
+        shown.replicated = self.parts.member.is_replicated();
+        shown.from_memory = self.parts.member.acts_from_memory();
     }
 
     /// Requests of one batch go together; anything else in between sends them first, to keep the order.
@@ -443,10 +447,11 @@ impl Control {
         }
     }
 
-    fn on_notice(&mut self, _worker: usize, notice: Notice) {
+    /// What all workers have to say is said with the last of them.
+    fn on_notice(&mut self, worker: usize, notice: Notice) {
         let now = self.now();
-        if let Notice::Reconciled(round) = notice {
-            match &mut self.reconciling {
+        match notice {
+            Notice::Reconciled(round) => match &mut self.reconciling {
                 Some((current, left)) if *current == round => {
                     *left -= 1;
                     if *left > 0 {
@@ -455,7 +460,15 @@ impl Control {
                     self.reconciling = None;
                 }
                 _ => return,
+            },
+            Notice::StoreSilent => _ = self.failing.insert(worker),
+            Notice::StoreWrites => {
+                self.failing.remove(&worker);
+                if !self.failing.is_empty() {
+                    return;
+                }
             }
+            _ => {}
         }
         self.parts.member.handle_engine(now, notice);
     }
@@ -517,7 +530,8 @@ impl Control {
             Event::State(state) => info!(?state, "state"),
             Event::StoreLost => warn!("the store is lost"),
             Event::StoreBack { after, forgot } => info!(?after, forgot, "the store is back"),
-            Event::FromMemory => warn!("acting from memory"),
+            Event::FromMemory => warn!("acting from memory: every other container has promised to claim nothing"),
+            Event::MemoryOver => warn!("not acting from memory any more: output waits"),
             Event::Reconciled { after } => info!(?after, "memory and store are equal again"),
             Event::Suspected { member, why } => warn!(%member, ?why, "a container is taken for down"),
             Event::Recovered { member } => info!(%member, "a container is not down any more"),

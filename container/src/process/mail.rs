@@ -92,6 +92,7 @@ pub enum ToControl {
 pub struct Directory {
     by_proxy: HashMap<ProxyId, ConnectionId>,
     all: Vec<(ProxyId, ConnectionId)>,
+    proxies: Vec<ProxyId>,
 }
 
 impl Directory {
@@ -100,8 +101,14 @@ impl Directory {
         all.sort_by_key(|(proxy, _)| (proxy.incarnation, proxy.worker));
         Self {
             by_proxy: all.iter().copied().collect(),
+            proxies: all.iter().map(|(proxy, _)| *proxy).collect(),
             all,
         }
+    }
+
+    /// Those that are connected.
+    pub fn proxies(&self) -> &[ProxyId] {
+        &self.proxies
     }
 
     /// The connection of this proxy worker; else one of the same process, whose sockets are the same; else any, chosen by `salt`.

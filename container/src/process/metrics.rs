@@ -22,8 +22,10 @@ use super::stats::Stats;
 #[derive(Debug)]
 pub struct Shown {
     pub state: MemberState,
-    /// The store answers.
+    /// The store has everything, and takes what comes.
     pub replicated: bool,
+    /// Output leaves unwritten.
+    pub from_memory: bool,
     pub events: Events,
 }
 
@@ -133,6 +135,7 @@ impl Pages {
             "incarnation": self.incarnation,
             "state": state,
             "replicated": shown.replicated,
+            "fromMemory": shown.from_memory,
             "partitions": holdings.partitions,
             "dialogs": holdings.dialogs,
             "load": holdings.open_transactions,
@@ -198,8 +201,14 @@ impl Collector for Pages {
         gauge(
             out,
             "replicated",
-            "Whether the store answers",
+            "Whether the store has everything that is in memory",
             f64::from(u8::from(shown.replicated)),
+        )?;
+        gauge(
+            out,
+            "acts_from_memory",
+            "Whether output leaves before it is written, because the store is lost for every container",
+            f64::from(u8::from(shown.from_memory)),
         )?;
         shown.events.encode(out)
     }

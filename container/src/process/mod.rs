@@ -77,6 +77,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let shown = Shown {
         state: MemberState::Joining,
         replicated: false,
+        from_memory: false,
         events: Events::default(),
     };
     let shown = Arc::new(Mutex::new(shown));
@@ -103,8 +104,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
         record,
         partitions: config.partitions,
         lease: config.lease,
-        // The engine holds its output as long as it cannot be written.
-        acts_from_memory: false,
+        acts_from_memory: true,
         faults: Faults::default(),
     };
     let (asks, asked) = mpsc::unbounded_channel();

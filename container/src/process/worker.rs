@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Output, Write, WriteOutcome};
+use crate::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Leaving, Write, WriteOutcome};
 use crate::store::{Lost, Store};
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -61,6 +61,8 @@ pub struct Worker {
     start: std::time::Instant,
     control: UnboundedSender<ToControl>,
     connections: Cell<u64>,
+    /// The store has not carried out a turn's writes, and none since.
+    failing: Cell<bool>,
 }
 
 struct Core {
@@ -159,6 +161,7 @@ pub async fn run(parts: Parts, listener: Listener) {
         start,
         control,
         connections: Cell::new(0),
+        failing: Cell::new(false),
     });
     tokio::task::spawn_local(accept(worker.clone(), listener));
     let mut resting = Some(store);
@@ -197,10 +200,18 @@ pub async fn run(parts: Parts, listener: Listener) {
         let mut core = worker.core.borrow_mut();
         core.engine.handle_timeout(now);
         core.announce(&worker);
+        if core.engine.acts_from_memory() {
+            // Whatever is written meanwhile: turns wait for nothing.
+            let written = core.end_turn(now);
+            debug_assert!(written.is_none(), "from memory nothing is written");
+        }
         if let Some(store) = resting.take() {
             let again = unwritten
                 .take()
                 .and_then(|batch| core.try_again(batch, now, &mut unwritten));
+            if again.is_none() && unwritten.is_none() {
+                worker.writes_again();
+            }
             let batch = match again {
                 None if unwritten.is_none() => core.end_turn(now),
                 again => again,
@@ -284,7 +295,7 @@ impl Core {
 
     /// Sends what written turns release, and tells what came of inputs.
     fn release(&mut self, worker: &Rc<Worker>, now: Instant) {
-        let released = self.engine.take_released();
+        let released = self.engine.take_released(now, self.directory.proxies());
         self.send(worker, released.outputs);
         self.confirm(worker, released.confirms);
         self.tell_proxies(worker, now);
@@ -296,13 +307,13 @@ impl Core {
         }
     }
 
-    fn send(&mut self, worker: &Worker, outputs: Vec<Output>) {
+    fn send(&mut self, worker: &Worker, outputs: Vec<Leaving>) {
         if outputs.is_empty() {
             return;
         }
         let mut others: Vec<Vec<(ConnectionId, Bytes)>> = Vec::new();
         let mut touched: Vec<ConnectionId> = Vec::new();
-        for output in outputs {
+        for Leaving { output, .. } in outputs {
             self.salt = self.salt.wrapping_add(1);
             let Some(connection) = self.directory.find(output.proxy, self.salt) else {
                 self.stats.unsent.count(&output.bytes);
@@ -415,7 +426,7 @@ impl Worker {
                 None
             }
             Err(Lost(error)) => {
-                if batch.again_at.is_none() {
+                if !self.failing.replace(true) {
                     warn!(%error, redis = %store.address(), "the store does not answer");
                     let notice = Notice::StoreSilent;
                     self.tell(ToControl::Notice {
@@ -426,6 +437,17 @@ impl Worker {
                 batch.again_at = Some(self.now() + RETRY_AFTER);
                 Some(batch)
             }
+        }
+    }
+
+    /// No write waits to be carried out any more.
+    fn writes_again(&self) {
+        if self.failing.replace(false) {
+            let notice = Notice::StoreWrites;
+            self.tell(ToControl::Notice {
+                worker: self.index,
+                notice,
+            });
         }
     }
 

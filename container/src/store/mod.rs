@@ -6,6 +6,7 @@
 //! | `sc:{CLUSTER:pN}:r` | hash | its records |
 //! | `sc:{CLUSTER:m}:members` | hash | member records by incarnation |
 //! | `sc:{CLUSTER:m}:counters` | hash | their counters, and `era`: a random number as old as the data |
+//! | `sc:{CLUSTER:m}:room` | string | nothing: written to learn whether the server takes writes |
 //! | `sc:{CLUSTER:m}:fence:INCARNATION` | hash | `token` and links' generations: lets a member's workers write by plain commands |
 //!
 //! A fence is deleted an hour after its member was removed; until then it tells late packets of dead connections. Scripts touch keys of
@@ -51,6 +52,7 @@ struct Shas {
     target: String,
     register: String,
     write: String,
+    room: String,
 }
 
 /// An answer, and for a won claim the records.
@@ -89,6 +91,7 @@ impl Store {
             target: link::sha(scripts::TARGET),
             register: link::sha(scripts::REGISTER),
             write: link::sha(scripts::WRITE),
+            room: link::sha(scripts::ROOM),
         };
         Ok(Self {
             link: Link::new(url, budget)?,
@@ -170,12 +173,12 @@ impl Store {
                     .arg(hex(record.incarnation))
                     .arg(encode(record))
                     .arg(self.entropy);
-                pipeline.add_command(command);
+                pipeline.add_command(command).add_command(self.ask_for_room());
             }
             StoreRequest::Renew { member, counter } => {
                 let mut command = self.on_members(&self.shas.renew);
                 command.arg(hex(*member)).arg(*counter).arg(self.entropy);
-                pipeline.add_command(command);
+                pipeline.add_command(command).add_command(self.ask_for_room());
             }
             StoreRequest::Remove { member, counter } => {
                 let mut command = self.on_members(&self.shas.remove);
@@ -238,6 +241,12 @@ impl Store {
         command
             .arg(self.members_key())
             .arg(format!("sc:{{{}:m}}:counters", self.cluster));
+        command
+    }
+
+    fn ask_for_room(&self) -> Cmd {
+        let mut command = evalsha(&self.shas.room, 1);
+        command.arg(format!("sc:{{{}:m}}:room", self.cluster));
         command
     }
 

@@ -16,7 +16,11 @@ type Values<'a> = &'a mut dyn Iterator<Item = Value>;
 /// Takes the values of one request.
 pub(super) fn answer(request: &StoreRequest, run_id: u64, values: Values<'_>) -> Result<Answer, Lost> {
     let reply = match request {
-        StoreRequest::Join { .. } | StoreRequest::Renew { .. } => members(take(values)?, run_id)?,
+        StoreRequest::Join { .. } | StoreRequest::Renew { .. } => {
+            let list = take(values)?;
+            let full = read::<i64>(take(values)?)? == 0;
+            members(list, run_id, full)?
+        }
         StoreRequest::Remove { .. } => StoreReply::Removed(read::<i64>(take(values)?)? == 1),
         StoreRequest::Inspect { partitions } => StoreReply::Owners(
             partitions
@@ -121,7 +125,7 @@ fn owner(partition: PartitionId, parts: Values<'_>) -> Result<StoredOwner, Lost>
     })
 }
 
-fn members(value: Value, run_id: u64) -> Result<StoreReply, Lost> {
+fn members(value: Value, run_id: u64, full: bool) -> Result<StoreReply, Lost> {
     let mut parts = array(value)?.into_iter();
     let (records, counters) = (pairs(take(&mut parts)?)?, pairs(take(&mut parts)?)?);
     let stored = |name: &[u8]| {
@@ -142,7 +146,7 @@ fn members(value: Value, run_id: u64) -> Result<StoreReply, Lost> {
         .iter()
         .filter_map(|(key, value)| member(key, value, stored(key)))
         .collect();
-    Ok(StoreReply::Members { members, era })
+    Ok(StoreReply::Members { members, era, full })
 }
 
 fn member(key: &[u8], value: &Bytes, counter: Option<&[u8]>) -> Option<StoredMember> {

@@ -4,10 +4,12 @@
 //! Whatever replaces an owner or an epoch deletes the former owner's token in its fence, on which plain writes rest. A fence that may
 //! expire, because its member is not listed, holds no token, so nothing rests on what a server makes of a watched key that expires.
 //!
+//! Leases and claims (and what belongs to them) run even when the server is out of memory; `write` does not, and `room` tells.
+//!
 //! Replies are arrays whose first element is a word; a refusal carries owner, epoch and target as stored.
 
 /// `KEYS` members, counters; `ARGV` incarnation, record, a random number in case the data has none.
-pub const JOIN: &str = r"
+pub const JOIN: &str = r"#!lua flags=allow-oom
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], '0')
 redis.call('HSETNX', KEYS[2], 'era', ARGV[3])
@@ -15,7 +17,7 @@ return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 ";
 
 /// `KEYS` members, counters; `ARGV` incarnation, counter, a random number in case the data has none.
-pub const RENEW: &str = r"
+pub const RENEW: &str = r"#!lua flags=allow-oom
 redis.call('HSETNX', KEYS[2], 'era', ARGV[3])
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
   return {{}, redis.call('HGETALL', KEYS[2]), 'unlisted'}
@@ -26,7 +28,7 @@ return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 
 /// `KEYS` members, counters; `ARGV` incarnation, counter or nothing, what keys of fences begin with. The fence's generations
 /// stay as long as a packet of a dead connection might.
-pub const REMOVE: &str = r"
+pub const REMOVE: &str = r"#!lua flags=allow-oom
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -38,7 +40,7 @@ return 1
 
 /// `KEYS` owner; `ARGV` member, expected owner or nothing, lowest epoch, `1` for a target, what keys of fences
 /// begin with.
-pub const CLAIM: &str = r"
+pub const CLAIM: &str = r"#!lua flags=allow-oom
 local s = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'target')
 local owner, epoch = s[1] or '', tonumber(s[2] or '0')
 if owner ~= ARGV[2] or (ARGV[4] == '1' and s[3] ~= ARGV[1]) then
@@ -53,7 +55,7 @@ return {'claimed', epoch}
 ";
 
 /// `KEYS` owner; `ARGV` member, epoch, target (nothing: withdraw).
-pub const TARGET: &str = r"
+pub const TARGET: &str = r"#!lua flags=allow-oom
 local s = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'target')
 if s[1] ~= ARGV[1] or s[2] ~= ARGV[2] then
   return {'refused', s[1] or '', s[2] or '0', s[3] or ''}
@@ -130,5 +132,11 @@ end
 return {token or '', odd}
 ";
 
+/// `KEYS` one of its own. 1, if the server has room for records.
+pub const ROOM: &str = r"
+local done = redis.pcall('SET', KEYS[1], '')
+return done.err and 0 or 1
+";
+
 /// All of them, to be loaded on every new connection.
-pub const ALL: [&str; 7] = [JOIN, RENEW, REMOVE, CLAIM, TARGET, REGISTER, WRITE];
+pub const ALL: [&str; 8] = [JOIN, RENEW, REMOVE, CLAIM, TARGET, REGISTER, WRITE, ROOM];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use container::application;
-use container::engine::{ConnectionId, Engine, Input, Output, Released, Settings, Turn, Write, WriteOutcome};
+use container::engine::{ConnectionId, Engine, Input, Leaving, Released, Settings, Turn, Write, WriteOutcome};
 use container::records::Key;
 use sip::{Instant, Limits, Message, OwnedMessage};
 use ucf::store::{Era, Model, StoreReply, StoreRequest};
@@ -95,7 +95,12 @@ impl World {
         if let Some(turn) = life.engine.end_turn(self.now) {
             self.write(life, &turn);
         }
-        life.engine.take_released()
+        self.released(life)
+    }
+
+    /// What may leave now, if [`PROXY`] is connected.
+    pub fn released(&self, life: &mut Life) -> Released {
+        life.engine.take_released(self.now, &[PROXY])
     }
 
     pub fn write(&mut self, life: &mut Life, turn: &Turn) {
@@ -196,10 +201,10 @@ pub fn scan(bytes: &[u8]) -> OwnedMessage {
     OwnedMessage::scan(Bytes::copy_from_slice(bytes), &Limits::default()).expect("a message")
 }
 
-pub fn texts(outputs: &[Output]) -> Vec<String> {
+pub fn texts(outputs: &[Leaving]) -> Vec<String> {
     outputs
         .iter()
-        .map(|output| String::from_utf8_lossy(&output.bytes).into_owned())
+        .map(|leaving| String::from_utf8_lossy(&leaving.output.bytes).into_owned())
         .collect()
 }
 

@@ -157,6 +157,18 @@ impl Member {
         self.store.is_up()
     }
 
+    /// Whether the store has everything, and takes what comes.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.status().stored
+    }
+
+    /// Whether output leaves unwritten at present.
+    #[must_use]
+    pub fn acts_from_memory(&self) -> bool {
+        self.memory.acts()
+    }
+
     /// What output may leave.
     #[must_use]
     pub fn gate(&self) -> &Gate {
@@ -306,7 +318,8 @@ impl Member {
                 epoch,
             } => self.on_stale(partition, written, owner, epoch),
             Notice::Behind(_) => self.store_forgot(now),
-            Notice::StoreSilent => self.probe_store(now),
+            Notice::StoreSilent => self.writes_fail(now),
+            Notice::StoreWrites => self.writes_succeed(now),
             Notice::Reconciled(round) => self.on_reconciled(now, round),
         }
     }

@@ -158,6 +158,8 @@ pub enum StoreReply {
         members: Vec<StoredMember>,
         /// The life of the store's data.
         era: Era,
+        /// There is no room for records: leases and claims run, writes do not.
+        full: bool,
     },
     /// The member is not on the list: it was removed, or the store forgot.
     NotListed {

@@ -55,6 +55,10 @@ pub struct Seen {
     pub hand_overs: u64,
     /// Calls that ended as they should.
     pub calls: u64,
+    /// CANCELs accepted.
+    pub cancels: u64,
+    /// Records compared with the store's at the end.
+    pub compared: u64,
     /// Calls given up because both copies were lost.
     pub excused: u64,
     /// Members that lost a partition to another while only they knew its state.
@@ -71,6 +75,8 @@ impl Seen {
         self.claims += other.claims;
         self.hand_overs += other.hand_overs;
         self.calls += other.calls;
+        self.cancels += other.cancels;
+        self.compared += other.compared;
         self.excused += other.excused;
         self.dirty_drops += other.dirty_drops;
     }
@@ -200,29 +206,28 @@ impl Oracle {
     pub fn on_leaving(&mut self, output: &Output) {
         let (partition, epoch) = (output.partition, output.epoch);
         match output.mark {
-            Mark::Committed => {
-                self.seen.committed += 1;
-                let (made_at, seq) = output.commit;
-                if self
-                    .written
-                    .get(&(partition, made_at))
-                    .is_none_or(|highest| *highest < seq)
-                {
-                    self.fail(format!(
-                        "{partition} {epoch}: {:?} left before it was written",
-                        output.said
-                    ));
-                }
-            }
-            Mark::Memory { .. } => {
-                self.seen.from_memory += 1;
-                if let Some((later, other)) = self.activated.get(&partition).filter(|(e, _)| *e > epoch) {
-                    let member = output.member;
-                    self.fail(format!(
-                        "{partition}: {member} acts from memory at {epoch} while {other} works at {later}"
-                    ));
-                }
-            }
+            Mark::Committed => self.on_committed(partition, output.commit, &output.said),
+            Mark::Memory { .. } => self.on_from_memory(partition, epoch, output.member),
+        }
+    }
+
+    /// Something leaves because this write of its partition, or a later one, was carried out.
+    pub fn on_committed(&mut self, partition: PartitionId, write: (Epoch, u64), what: &dyn std::fmt::Debug) {
+        self.seen.committed += 1;
+        let (epoch, number) = write;
+        let written = self.written.get(&(partition, epoch)).copied().unwrap_or(0);
+        if written < number {
+            self.fail(format!("{partition} {epoch}: {what:?} left before it was written"));
+        }
+    }
+
+    /// Something leaves the cluster from a member's memory.
+    pub fn on_from_memory(&mut self, partition: PartitionId, epoch: Epoch, member: Incarnation) {
+        self.seen.from_memory += 1;
+        if let Some((later, other)) = self.activated.get(&partition).filter(|(e, _)| *e > epoch) {
+            self.fail(format!(
+                "{partition}: {member} acts from memory at {epoch} while {other} works at {later}"
+            ));
         }
     }
 

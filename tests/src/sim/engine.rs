@@ -425,6 +425,7 @@ impl Engine {
             return;
         };
         turn.acknowledged = true;
+        self.notices.push_back(Notice::StoreWrites);
         let partition = turn.partition;
         let replaced = turn.write.as_ref().is_some_and(|w| w.replace);
         match reply {

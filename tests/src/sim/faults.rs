@@ -31,6 +31,8 @@ pub enum Kind {
     StoreRestart,
     /// The same, and all data is lost.
     StoreFlush,
+    /// The store has no room for records: leases and claims run, writes fail.
+    StoreFull,
     /// A proxy dies and starts again.
     ProxyCrash(usize),
     /// A proxy stands still.
@@ -62,8 +64,11 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
             7 => Kind::Cut(node, Node::Container((container + 1) % containers)),
             8 => Kind::Isolate(container),
             9 | 10 => Kind::StoreAway,
-            11 if rng.chance(50) => Kind::StoreFlush,
-            11 => Kind::StoreRestart,
+            11 => match rng.range(0, 3) {
+                0 => Kind::StoreFlush,
+                1 => Kind::StoreFull,
+                _ => Kind::StoreRestart,
+            },
             12 => Kind::ProxyCrash(rng.index(proxies)),
             13 => Kind::ProxyPause(rng.index(proxies)),
             14 => Kind::Quiesce(container),

@@ -254,6 +254,7 @@ impl World {
                 ctx.end(Node::Store);
                 self.flush_store();
             }
+            Kind::StoreFull => self.store.model.set_full(true),
             Kind::ProxyCrash(i) => {
                 if self.proxies.iter().filter(|p| p.runs()).count() > 1 {
                     self.proxies[*i].crash(ctx);
@@ -289,6 +290,7 @@ impl World {
                     self.proxies[*i].start(ctx);
                 }
             }
+            Kind::StoreFull => self.store.model.set_full(false),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Quiesce(_) => {}
             Kind::Slow(by) => ctx.slow -= by,

@@ -4,9 +4,11 @@ use super::caller::Datagram;
 use super::checks::Oracle;
 use super::container::Output;
 use super::rng::Rng;
+use ::container::engine::Leaving;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
+use ucf::Incarnation;
 use ucf::store::{StoreReply, StoreRequest};
 use ucf::wire::{Body, Hello};
 
@@ -51,8 +53,10 @@ pub enum Message {
     Closed,
     /// A UCF frame.
     Frame(Body),
-    /// SIP on a stream: from a proxy whatever it wrote, from a container one message.
+    /// SIP on a stream: whatever a proxy wrote.
     Sip(Vec<u8>),
+    /// One message on a stream from a container, and whose it is.
+    Leaving(Incarnation, Box<Leaving>),
     /// A caller's message, numbered by the proxy.
     Input(u64, Datagram),
     /// What a container sends to a caller.

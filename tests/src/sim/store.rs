@@ -1,12 +1,14 @@
 //! The store's process: `ucf::store::Model` behind streams. What a dead connection had brought is still carried out.
 
 use super::net::{ConnId, Context, Message};
+use std::collections::BTreeSet;
 use ucf::store::{Era, Model, StoreReply, StoreRequest};
 
 /// The store of a run.
 pub struct StoreNode {
     /// What it knows.
     pub model: Model,
+    given_up: BTreeSet<ConnId>,
 }
 
 impl StoreNode {
@@ -15,12 +17,19 @@ impl StoreNode {
     pub fn new() -> Self {
         Self {
             model: Model::new(Era(1)),
+            given_up: BTreeSet::new(),
         }
     }
 
     /// A message came.
     pub fn handle(&mut self, ctx: &mut Context, conn: ConnId, end: usize, message: Message) {
         match message {
+            // The driver gives up a connection on which a write failed, and what followed there is not done before what failed.
+            Message::Ask(_, StoreRequest::Write(_)) if self.model.is_full() => {
+                self.given_up.insert(conn);
+                ctx.close(conn, end);
+            }
+            Message::Ask(..) if self.given_up.contains(&conn) => {}
             Message::Ask(id, request) => {
                 let reply = self.model.apply(&request);
                 ctx.oracle.on_store(ctx.now, &request, &reply);

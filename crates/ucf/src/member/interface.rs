@@ -15,7 +15,7 @@ pub struct Config {
     pub partitions: u16,
     /// L: the lease period.
     pub lease: Duration,
-    /// The engine lets output leave under [`super::Gate::Memory`]. Without it the member never acts from memory, and a store that comes back
+    /// The engine lets output leave under [`Gate::Memory`]. Without it the member never acts from memory, and a store that comes back
     /// with all its data is gone on with at once.
     pub acts_from_memory: bool,
     /// Switches that break the protocol; all off.
@@ -68,8 +68,10 @@ pub enum Notice {
     },
     /// A write (other than those of `Reconcile`) found a lower epoch or none: the store lost what it knew.
     Behind(PartitionId),
-    /// A write is unanswered for [`super::STORE_BUDGET`], or its connection was lost.
+    /// A write is unanswered for [`super::STORE_BUDGET`], or was not carried out, or its connection was lost.
     StoreSilent,
+    /// After `StoreSilent`: no write waits any more to be carried out.
+    StoreWrites,
     /// After [`Effect::Reconcile`] of this round: the store equals memory for all partitions that were named and are still owned.
     Reconciled(u64),
 }
@@ -159,7 +161,7 @@ pub enum Gate {
     Committed,
     /// None.
     Hold,
-    /// At once, unwritten, and naming the proxy's heartbeat; what is turned out later than `until` waits.
+    /// At once, unwritten, and naming the proxy's heartbeat; nothing later than `until`.
     Memory {
         /// Until when.
         until: Instant,
@@ -206,6 +208,8 @@ pub enum Event {
     },
     /// Output leaves from memory.
     FromMemory,
+    /// It waits again, although the store is not back: not everybody has promised anew in time.
+    MemoryOver,
     /// Memory and store are equal again.
     Reconciled {
         /// After how long.

@@ -91,13 +91,15 @@ impl Member {
     }
 
     pub(super) fn status(&self) -> PeerStatus {
+        // What a store that forgot has to be told is in no life of its data yet.
+        let era = self.store.era.filter(|_| !self.store.forgot);
         PeerStatus {
             state: self.state as i32,
             stored: self.store.is_up() && self.reconcile.is_none() && !self.memory.acted && !self.store.forgot,
             cut_off: self.memory.cut_off,
             from_memory: self.memory.acted,
             admitted: self.admitted,
-            era: self.store.era.map_or(0, |era| era.0),
+            era: era.map_or(0, |era| era.0),
         }
     }
 

@@ -210,11 +210,10 @@ impl Member {
             heartbeats: ask.heartbeats.clone(),
             held: ask.held.iter().copied().collect(),
         };
-        if !self.memory.acted {
+        if !std::mem::replace(&mut self.memory.acting, true) {
             self.event(Event::FromMemory);
         }
         self.memory.acted = true;
-        self.memory.acting = true;
         self.memory.next_ask = now + self.config.lease / 4;
         if std::mem::take(&mut self.memory.cut_off) {
             self.tell_status();
@@ -227,6 +226,7 @@ impl Member {
             && until <= now
         {
             self.memory.acting = false;
+            self.event(Event::MemoryOver);
             self.set_gate(Gate::Hold);
             self.check_cut_off();
         }

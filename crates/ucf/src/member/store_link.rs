@@ -7,6 +7,10 @@ use sip::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// For how long writes may fail while the store answers the control connection. A connection that was lost is made anew within this time;
+/// a store that answers and writes nothing is as good as none.
+const FAILING: Duration = STORE_BUDGET.saturating_mul(2);
+
 /// How often a lost store is tried.
 const PROBE: Duration = Duration::from_millis(100);
 
@@ -18,6 +22,8 @@ pub(super) struct StoreLink {
     /// When it last answered anything.
     heard: Instant,
     lost_since: Option<Instant>,
+    /// Since when the engine's writes fail.
+    pub(super) failing: Option<Instant>,
     /// It never answered yet.
     fresh: bool,
     pub(super) era: Option<Era>,
@@ -50,6 +56,7 @@ impl StoreLink {
             under_way: BTreeMap::new(),
             heard: now,
             lost_since: None,
+            failing: None,
             fresh: true,
             era: None,
             forgot: false,
@@ -98,12 +105,26 @@ impl Member {
 
     /// Gives up what is overdue, renews what is due.
     pub(super) fn check_store(&mut self, now: Instant) {
-        if self.store.overdue(now) {
+        let failing = (self.store.failing).is_some_and(|since| now.since(since) >= FAILING && self.store.is_up());
+        if self.store.overdue(now) || failing {
             self.lose_store(now);
         }
         if self.store.renew_due <= now && !self.store.has(|w| matches!(w, What::Join | What::Renew)) {
             self.renew(now);
         }
+    }
+
+    /// It carries them out again.
+    pub(super) fn writes_succeed(&mut self, now: Instant) {
+        if self.store.failing.take().is_some() && self.store.is_lost() {
+            self.store.renew_due = now;
+        }
+    }
+
+    /// The store did not carry out a write of the engine's.
+    pub(super) fn writes_fail(&mut self, now: Instant) {
+        self.store.failing.get_or_insert(now);
+        self.probe_store(now);
     }
 
     /// Finds out soon whether the store answers.
@@ -159,9 +180,9 @@ impl Member {
     }
 
     pub(super) fn on_members(&mut self, now: Instant, sent: Instant, reply: StoreReply) {
-        let (members, era) = match reply {
-            StoreReply::Members { members, era } => (Some(members), era),
-            StoreReply::NotListed { era } => (None, era),
+        let (members, era, full) = match reply {
+            StoreReply::Members { members, era, full } => (Some(members), era, full),
+            StoreReply::NotListed { era } => (None, era, false),
             _ => return,
         };
         let other_era = self.store.era.is_some_and(|e| e != era);
@@ -175,7 +196,13 @@ impl Member {
         let counters = members.iter().map(|m| (m.record.incarnation, m.counter));
         self.lease.observe(now, sent, counters);
         self.learn_members(now, members);
-        if let Some(since) = self.store.lost_since.take() {
+        if full {
+            // Leases go on. What cannot be written makes it a lost store for everything else.
+            self.lose_store(now);
+        } else if self.store.failing.is_some() && self.store.is_lost() {
+            // It is back when it writes.
+            self.store.renew_due = now + PROBE;
+        } else if let Some(since) = self.store.lost_since.take() {
             self.store.back_at = now;
             let after = now.since(since);
             let forgot = self.store.forgot;

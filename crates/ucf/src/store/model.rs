@@ -12,6 +12,7 @@ pub struct Model {
     partitions: BTreeMap<PartitionId, PartitionModel>,
     compares_epochs: bool,
     raises_epochs: bool,
+    full: bool,
 }
 
 /// What is stored of one partition.
@@ -39,6 +40,7 @@ impl Model {
             partitions: BTreeMap::new(),
             compares_epochs: true,
             raises_epochs: true,
+            full: false,
         }
     }
 
@@ -64,6 +66,17 @@ impl Model {
     /// Another life of the server with the same data.
     pub fn set_era(&mut self, era: Era) {
         self.era = era;
+    }
+
+    /// From now on there is no room for records, or there is again. Whoever drives a full one has to let writes fail.
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    /// Whether there is no room for records.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// Carries one request out.
@@ -140,6 +153,7 @@ impl Model {
         StoreReply::Members {
             members: self.members.values().cloned().collect(),
             era: self.era,
+            full: self.full,
         }
     }
 

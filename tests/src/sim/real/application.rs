@@ -7,7 +7,7 @@ use std::time::Duration;
 const HOLD: TimerId = TimerId(1);
 const RING: TimerId = TimerId(2);
 
-/// Answers an INVITE at once or after ringing, counts INFOs, and hangs up when the time that the INVITE's Subject names is over.
+/// Answers an INVITE at once or after ringing, counts INFOs and re-INVITEs, and hangs up when the time that the INVITE's Subject names is over.
 #[derive(Debug)]
 pub struct Counting {
     profile: Profile,
@@ -51,7 +51,7 @@ impl Application for Counting {
     fn on_request(&self, session: &mut Session<'_>, request: &Request<'_>) {
         match request.method() {
             Method::Ack => {}
-            Method::Invite => {
+            Method::Invite if request.message().header(HeaderName::Subject).is_some() => {
                 let subject = request.message().header(HeaderName::Subject).unwrap_or(b"0 0");
                 let text = std::str::from_utf8(subject).unwrap_or("0 0");
                 let mut numbers = text.split(' ').map(|n| n.parse::<u64>().unwrap_or(0));
@@ -64,7 +64,7 @@ impl Application for Counting {
                     session.start_timer(RING, Duration::from_millis(ring));
                 }
             }
-            Method::Info => {
+            Method::Info | Method::Invite => {
                 let count = count(session) + 1;
                 session.set_attribute("count", count.to_string());
                 session.respond(

@@ -1,10 +1,13 @@
 //! The real [`Member`] and the real [`Engine`], driven over the simulated network: one worker.
 
+use super::caller::call_of;
 use crate::sim::container::Clock;
 use crate::sim::net::{ConnId, Context, MS, Message, Node, Records};
 use bytes::Bytes;
-use container::engine::{Announcement, Released};
-use container::engine::{ConnectionId, Engine, Input, Settings, Turn, WriteOutcome, partition_of};
+use container::engine::{
+    Announcement, ConnectionId, Engine, Input, Released, Settings, Turn, WriteOutcome, partition_of,
+};
+use container::records::Key;
 use sip::{Frame, Framer, Instant, Limits, OwnedMessage, Side};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, Notice, Reques
 use ucf::store::{MemberRecord, StoreReply, StoreRequest, Write};
 use ucf::token::Keyring;
 use ucf::wire::{Body, Confirm, Hello, Report, Transactions};
-use ucf::{Incarnation, PartitionId, ProxyId};
+use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
 
 const RETRY: Duration = Duration::from_micros(50 * MS);
 const ENGINE_LOOK: Duration = Duration::from_micros(20 * MS);
@@ -24,6 +27,7 @@ pub struct Container {
     pub node: Node,
     slot: usize,
     settings: Settings,
+    faults: Faults,
     output_first: bool,
     /// The process, if one runs.
     pub process: Option<Process>,
@@ -71,6 +75,8 @@ struct Writer {
     next: u64,
     writing: VecDeque<Writing>,
     retry: Option<Instant>,
+    /// The member has been told that writes fail.
+    failing: bool,
     /// Broken on purpose: turns count as written when they are sent.
     output_first: bool,
 }
@@ -86,11 +92,12 @@ struct Writing {
 impl Container {
     /// An empty slot.
     #[must_use]
-    pub fn new(slot: usize, settings: Settings, output_first: bool) -> Self {
+    pub fn new(slot: usize, settings: Settings, faults: Faults, output_first: bool) -> Self {
         Self {
             node: Node::Container(slot),
             slot,
             settings,
+            faults,
             output_first,
             process: None,
         }
@@ -116,8 +123,8 @@ impl Container {
             record,
             partitions: u16::try_from(keyring.partitions()).expect("few"),
             lease: crate::sim::LEASE,
-            acts_from_memory: false,
-            faults: Faults::default(),
+            acts_from_memory: true,
+            faults: self.faults,
         };
         let node = self.node;
         ctx.log(|| format!("{node:?} starts as {incarnation}"));
@@ -151,7 +158,9 @@ impl Container {
         if let Some(process) = self.process.take() {
             let node = self.node;
             ctx.log(|| format!("{node:?} dies"));
-            drop(process);
+            for partition in process.partitions() {
+                ctx.oracle.on_forgotten(process.incarnation, partition, true);
+            }
             ctx.end(self.node);
         }
     }
@@ -214,6 +223,18 @@ impl Container {
 }
 
 impl Process {
+    /// What it holds.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        let all = (0..crate::sim::PARTITIONS).map(PartitionId);
+        all.filter(|id| self.engine.epoch(*id).is_some()).collect()
+    }
+
+    /// A partition's epoch, records and those that wait to be deleted.
+    pub fn memory(&self, ctx: &Context, id: PartitionId) -> Option<(Epoch, BTreeMap<Key, Bytes>, &[Key])> {
+        let records = self.engine.records(self.clock.read(ctx.now), id)?;
+        Some((self.engine.epoch(id)?, records, self.engine.ripe(id)))
+    }
+
     fn hello(&self) -> Hello {
         Hello {
             version: 1,
@@ -374,13 +395,13 @@ impl Process {
             }
             let announcements = self.engine.take_announcements();
             self.announce(ctx, None, &announcements);
-            // As in the process: one turn is under way at a time.
-            if self.writer.writing.is_empty()
-                && let Some(turn) = self.engine.end_turn(now)
-            {
+            // As in the process: one turn is under way at a time, and from memory turns have no writes.
+            let may_end = self.writer.writing.is_empty() || self.engine.acts_from_memory();
+            if may_end && let Some(turn) = self.engine.end_turn(now) {
                 self.write(ctx, now, turn);
             }
-            let released = self.engine.take_released();
+            let proxies: Vec<_> = self.proxies.values().map(|(proxy, _)| *proxy).collect();
+            let released = self.engine.take_released(now, &proxies);
             self.release(ctx, released);
             let mut quiet = true;
             while let Some(notice) = self.engine.poll_notice() {
@@ -449,7 +470,14 @@ impl Process {
             .writer
             .link
             .get_or_insert_with(|| ctx.connect(node, Node::Store, hello));
-        for (id, write) in (writing.first..).zip(&writing.writes) {
+        let unanswered = |place: usize| writing.outcomes[place].is_none();
+        let writes = writing
+            .writes
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| unanswered(*place));
+        for (place, write) in writes {
+            let id = writing.first + place as u64;
             ctx.send(conn, 0, Message::Ask(id, StoreRequest::Write(write.clone())));
         }
     }
@@ -463,16 +491,28 @@ impl Process {
             if let Some(conn) = self.writer.link.take() {
                 ctx.close(conn, 0);
             }
-            self.member.handle_engine(now, Notice::StoreSilent);
+            self.writes_fail(now);
         } else if self.writer.retry.is_some_and(|at| at <= now) {
             self.writer.retry = None;
-            // All of them, in order: running numbers make repeats harmless.
+            // Again, in order, which running numbers make harmless; but not of what is another's now: a store that forgot would take that
+            // for the owner's.
             for mut writing in std::mem::take(&mut self.writer.writing) {
                 writing.at = now;
+                for (write, outcome) in writing.writes.iter().zip(&mut writing.outcomes) {
+                    if self.engine.epoch(write.partition) != Some(write.epoch) {
+                        outcome.get_or_insert(WriteOutcome::Written);
+                    }
+                }
                 self.send_writes(ctx, &writing);
                 self.writer.writing.push_back(writing);
             }
+            self.take_written(now);
         }
+    }
+
+    fn writes_fail(&mut self, now: Instant) {
+        self.writer.failing = true;
+        self.member.handle_engine(now, Notice::StoreSilent);
     }
 
     fn handle_written(&mut self, now: Instant, message: Message) {
@@ -482,7 +522,7 @@ impl Process {
                 self.writer.link = None;
                 if !self.writer.writing.is_empty() {
                     self.writer.retry = Some(now + RETRY);
-                    self.member.handle_engine(now, Notice::StoreSilent);
+                    self.writes_fail(now);
                 }
                 return;
             }
@@ -501,6 +541,11 @@ impl Process {
             },
             _ => WriteOutcome::Written,
         });
+        self.take_written(now);
+    }
+
+    /// Turns that are written.
+    fn take_written(&mut self, now: Instant) {
         while self
             .writer
             .writing
@@ -511,13 +556,25 @@ impl Process {
             let outcomes: Vec<_> = written.outcomes.into_iter().flatten().collect();
             self.engine.handle_written(written.turn, &outcomes);
         }
+        if self.writer.writing.is_empty() && std::mem::take(&mut self.writer.failing) {
+            self.member.handle_engine(now, Notice::StoreWrites);
+        }
     }
 
     fn release(&mut self, ctx: &mut Context, released: Released) {
-        for output in released.outputs {
+        for leaving in released.outputs {
+            let output = &leaving.output;
+            let call = call_of(&output.bytes).map_or(0, |(call, _)| u32::try_from(call).expect("few calls"));
+            if leaving.from_memory {
+                ctx.oracle.on_acted(self.incarnation, output.partition, call);
+            } else {
+                let write = (output.epoch, leaving.write);
+                ctx.oracle
+                    .on_committed(output.partition, write, &format_args!("a message of call {call}"));
+            }
             let named = self.proxies.values().find(|(p, _)| Some(*p) == output.proxy);
             if let Some((_, sip)) = named.or_else(|| self.proxies.values().next()) {
-                ctx.send(*sip, 1, Message::Sip(output.bytes.to_vec()));
+                ctx.send(*sip, 1, Message::Leaving(self.incarnation, Box::new(leaving)));
             }
         }
         for confirm in released.confirms {
@@ -632,6 +689,7 @@ impl Process {
             Effect::Drop { partition, why } => {
                 ctx.log(|| format!("{node:?} drops {partition} {why:?}"));
                 self.claimed.remove(&partition);
+                ctx.oracle.on_forgotten(self.incarnation, partition, false);
                 self.engine.drop_partition(partition);
             }
             Effect::Gate(gate) => {
@@ -641,7 +699,12 @@ impl Process {
             Effect::Reconcile { round, partitions } => self.engine.reconcile(round, &partitions),
             Effect::Left => self.left = true,
             Effect::Event(Event::Claiming { .. } | Event::ClaimRefused { .. }) => {}
-            Effect::Event(event) => ctx.log(|| format!("{node:?} {event:?}")),
+            Effect::Event(event) => {
+                if matches!(event, Event::StoreBack { .. } | Event::Admitted) {
+                    ctx.oracle.on_could_ask(ctx.now, self.incarnation);
+                }
+                ctx.log(|| format!("{node:?} {event:?}"));
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod application;
 pub mod caller;
+mod compare;
 pub mod container;
 pub mod proxy;
 
@@ -18,6 +19,7 @@ use container::Container;
 use proxy::Proxy;
 use std::sync::Arc;
 use ucf::PartitionId;
+use ucf::member::Faults;
 use ucf::store::Era;
 use ucf::token::{Key, Keyring};
 
@@ -73,11 +75,11 @@ impl World {
             application: Arc::new(Counting::new()),
         };
         let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
-        let mut faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
-        // What nobody but an owner knew when the store forgot is the other simulation's subject.
-        for fault in faults.iter_mut().filter(|f| f.kind == Kind::StoreFlush) {
-            fault.kind = Kind::StoreRestart;
-        }
+        let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
+        let member_faults = Faults {
+            acts_from_memory_unasked: broken == Broken::MemoryUnasked,
+            ..Faults::default()
+        };
         let mut store = StoreNode::new();
         if broken == Broken::EpochComparison {
             store.model.stop_comparing_epochs();
@@ -85,7 +87,7 @@ impl World {
         let output_first = broken == Broken::OutputFirst;
         let mut world = Self {
             containers: (0..CONTAINERS)
-                .map(|i| Container::new(i, settings.clone(), output_first))
+                .map(|i| Container::new(i, settings.clone(), member_faults, output_first))
                 .collect(),
             proxies: (0..PROXIES)
                 .map(|i| Proxy::new(i, CONTAINERS, keyring.clone()))
@@ -173,7 +175,12 @@ impl World {
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
             Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
-            Kind::StoreRestart | Kind::StoreFlush => ctx.end(Node::Store),
+            Kind::StoreRestart => ctx.end(Node::Store),
+            Kind::StoreFlush => {
+                ctx.end(Node::Store);
+                self.flush_store();
+            }
+            Kind::StoreFull => self.store.model.set_full(true),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
             Kind::Slow(by) => ctx.slow += by,
         }
@@ -196,31 +203,72 @@ impl World {
                 ctx.start(Node::Store);
             }
             Kind::StoreRestart | Kind::StoreFlush => {}
+            Kind::StoreFull => self.store.model.set_full(false),
             Kind::Slow(by) => ctx.slow -= by,
         }
         (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
     }
 
-    /// Faults have ended a while ago: one owner each, as stored, and every call has ended.
+    fn flush_store(&mut self) {
+        let mut remembered = Vec::new();
+        let mut lost = Vec::new();
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let Some(stored) = self.store.model.partition(partition) else {
+                continue;
+            };
+            // Only the present owner's memory is a copy.
+            let processes = self.containers.iter().filter_map(|c| c.process.as_ref());
+            let owner = processes.filter(|p| stored.owner == Some(p.member.incarnation()));
+            let copy = owner
+                .filter_map(|p| Some((p.member.incarnation(), p.memory(&self.ctx, partition)?)))
+                .find(|(_, (epoch, ..))| *epoch == stored.epoch);
+            match copy {
+                Some((owner, (_, records, _))) => {
+                    let calls = compare::calls(records.into_iter());
+                    remembered.push((owner, partition, calls.into_iter().collect()));
+                }
+                None => lost.extend(compare::calls(compare::parsed(&stored.records))),
+            }
+        }
+        self.ctx.oracle.on_flush_lost(lost.into_iter());
+        self.ctx.oracle.on_flush(remembered.into_iter());
+        self.era += 1;
+        self.store.model.flush(Era(self.era));
+    }
+
+    /// Faults have ended a while ago: one owner each, as stored, the store equals memory, and every call has ended or is up.
     fn check_end(&mut self) {
-        let mut wrong = self.callers.unfinished();
+        let mut wrong = self.callers.unfinished(&self.ctx);
+        let mut up = std::collections::BTreeSet::new();
         for partition in (0..PARTITIONS).map(PartitionId) {
             let living = self.containers.iter().filter_map(|c| c.process.as_ref());
             let owners = living.filter_map(|p| {
                 let (_, epoch) = p.member.held().find(|(held, _)| *held == partition)?;
-                Some((p.member.incarnation(), epoch))
+                Some((p, epoch))
             });
             let owners: Vec<_> = owners.collect();
-            let stored = self
-                .store
-                .model
-                .partition(partition)
-                .and_then(|s| Some((s.owner?, s.epoch)));
-            match owners.as_slice() {
-                [owner] if Some(*owner) == stored => {}
-                _ => wrong.push(format!("{partition}: owners {owners:?}, stored {stored:?}")),
+            let stored = self.store.model.partition(partition);
+            let ([(owner, epoch)], Some(stored)) = (owners.as_slice(), stored) else {
+                wrong.push(format!("{partition} has {} owners, stored {stored:?}", owners.len()));
+                continue;
+            };
+            let memory = owner.memory(&self.ctx, partition).filter(|(e, ..)| e == epoch);
+            let Some((_, records, ripe)) = memory else {
+                wrong.push(format!("{partition}: the engine does not know that it is its own"));
+                continue;
+            };
+            if (stored.owner, stored.epoch) != (Some(owner.member.incarnation()), *epoch) {
+                wrong.push(format!("{partition}: the store knows another owner or epoch"));
+                continue;
             }
+            let differences = compare::differences(&records, ripe, &stored.records);
+            self.ctx.oracle.seen.compared += records.len() as u64;
+            wrong.extend(differences.into_iter().map(|what| format!("{partition}: {what}")));
+            up.extend(compare::calls(records.into_iter()));
         }
+        let lost = self.callers.staying().filter(|call| !up.contains(call));
+        let lost = lost.filter(|call| !self.ctx.oracle.excused.contains(call));
+        wrong.extend(lost.map(|call| format!("call {call} is up, and nobody knows it")));
         if !wrong.is_empty() {
             self.ctx.oracle.fail(format!("at the end: {}", wrong.join("; ")));
         }

@@ -231,9 +231,14 @@ impl Process {
                     self.forwarder.handle_frame(now, id, &body, &mut self.effects);
                 }
             }
-            Message::Sip(bytes) => {
-                if let Some(id) = link.id {
-                    self.forwarder.handle_container(now, id, &bytes, &mut self.effects);
+            Message::Leaving(member, leaving) => {
+                let Some(id) = link.id else { return };
+                let output = &leaving.output;
+                self.forwarder
+                    .handle_container(now, id, &output.bytes, &mut self.effects);
+                let sent = |effect: &Effect| matches!(effect, Effect::Client { .. });
+                if leaving.from_memory && self.effects.list().iter().any(sent) {
+                    ctx.oracle.on_from_memory(output.partition, output.epoch, member);
                 }
             }
             _ => {}
