@@ -7,26 +7,17 @@ use std::time::Duration;
 
 use container::application::{Application, DialogNumber, Ended, Outgoing, Profile, Reply, Request, Session, TimerId};
 use container::sip::dialog::{DialogState, SessionPolicy};
-use container::sip::{HeaderName, Method, Refresher};
+use container::sip::{HeaderName, Method};
 use serde::Deserialize;
 
 /// What stands in the manifest below `spec.application.custom.options`.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Options {
     /// How long a call may last.
     seconds: u32,
     /// How long before its end it is warned.
     warning_seconds: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            seconds: 60,
-            warning_seconds: 10,
-        }
-    }
 }
 
 struct Prepaid {
@@ -46,20 +37,12 @@ impl Prepaid {
         if options.warning_seconds >= options.seconds {
             return Err("warningSeconds must be less than seconds".into());
         }
-        let session = SessionPolicy {
-            interval: Some(1800),
-            min_se: 90,
-            refresher: Refresher::Uac,
+        let profile = Profile {
+            methods: &["INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "UPDATE", "INFO"],
+            extensions: &["timer"],
+            session: SessionPolicy::default(),
         };
-        let methods = &["INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "UPDATE", "INFO"];
-        Ok(Self {
-            options,
-            profile: Profile {
-                methods,
-                extensions: &["timer"],
-                session,
-            },
-        })
+        Ok(Self { options, profile })
     }
 }
 
