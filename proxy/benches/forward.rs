@@ -118,6 +118,7 @@ impl Bench {
                 transport: Transport::Udp,
                 listener: 0,
                 remote: "127.0.0.1:5061".parse().expect("an address"),
+                translated: false,
                 held: None,
             },
             spent: Default::default(),

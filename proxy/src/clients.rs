@@ -116,6 +116,7 @@ async fn serve(worker: Rc<Worker>, listener: u8, id: u32, connection: Connection
             transport: Transport::Tcp,
             listener,
             remote: connection.peer_addr(),
+            translated: false,
             held: Some(Held {
                 by: worker.me(),
                 connection: ConnectionId(id),

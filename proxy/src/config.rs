@@ -8,6 +8,7 @@ use std::time::Duration;
 use admin::logging::Format;
 use clap::Parser;
 use proxy::forward::{Config as ForwarderConfig, Listener};
+use ucf::flow::MAX_LISTENERS;
 use ucf::token::Key;
 
 use crate::endpoints::{self, Endpoint};
@@ -17,9 +18,6 @@ pub const EXIT_USAGE: i32 = 64;
 
 /// Workers of one process, at most: a flow names one in two bytes, and no machine has more cores to use.
 const MAX_WORKERS: u16 = 1024;
-
-/// Listeners of one process, at most: a flow names one in five bits.
-const MAX_LISTENERS: usize = 32;
 
 /// The SIP proxy of a cluster: clients on one side, containers on the other.
 #[derive(Debug, Parser)]
@@ -299,7 +297,7 @@ fn bindings(listen: &[String]) -> Result<Vec<Binding>, Invalid> {
             None => found.push(Binding { address, udp, tcp }),
         }
         if found.len() > MAX_LISTENERS {
-            return Err(invalid("at most 32 addresses are possible; leave this one out"));
+            return Err(invalid("at most 16 addresses are possible; leave this one out"));
         }
     }
     Ok(found)

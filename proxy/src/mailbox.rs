@@ -125,6 +125,7 @@ mod tests {
             transport: Transport::Udp,
             listener: 0,
             remote: "127.0.0.1:5060".parse().unwrap(),
+            translated: false,
             held: None,
         }
     }

@@ -136,6 +136,12 @@ impl Collector for Snapshots {
             "Messages sent again to another container",
             total(&|w| w.forward.rerouted),
         )?;
+        counter(
+            &mut encoder,
+            "pings",
+            "Pings sent to keep flows of dialogs open",
+            total(&|w| w.forward.pings),
+        )?;
         for (name, help, count) in DRIVER {
             counter(&mut encoder, name, help, total(&|worker| count(&worker.driver)))?;
         }

@@ -183,6 +183,7 @@ async fn receive(worker: Rc<Worker>, listener: usize) {
                     transport: Transport::Udp,
                     listener: listener as u8,
                     remote,
+                    translated: false,
                     held: None,
                 };
                 core.forwarder.handle_client(now, &source, bytes, &mut core.effects);

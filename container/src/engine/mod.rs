@@ -19,6 +19,7 @@ mod client;
 mod clock;
 mod dispatch;
 mod entropy;
+mod flows;
 mod gate;
 mod partition;
 mod queue;
@@ -29,6 +30,7 @@ mod turns;
 
 pub use dispatch::partition_of;
 pub(crate) use entropy::Entropy;
+pub use flows::DueFlow;
 pub use turn::{Announcement, Confirm, ConnectionId, Input, Leaving, Output, Released, Turn, Write, WriteOutcome};
 
 use std::collections::VecDeque;
@@ -191,6 +193,7 @@ pub struct Engine {
     /// Turns that are gathered and not begun: more than one where much changed at once.
     batches: VecDeque<Batch>,
     sweep: Instant,
+    asked: flows::Asked,
     counters: Counters,
 }
 
@@ -224,6 +227,7 @@ impl Engine {
             reconciling: None,
             batches: VecDeque::new(),
             sweep: Instant::MAX,
+            asked: flows::Asked::default(),
             counters: Counters::default(),
         }
     }

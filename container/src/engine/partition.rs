@@ -98,6 +98,8 @@ pub(super) struct Partition {
     pub rewrite: bool,
     /// It was acted on from memory, or its writes were given up: the next one is of the whole.
     pub unsaved: bool,
+    /// When its flows are to be pinged; at once when it is loaded.
+    pub ping_at: Instant,
 }
 
 /// What a frozen partition keeps.
@@ -127,6 +129,7 @@ impl Partition {
             unwritten: 0,
             rewrite: false,
             unsaved: false,
+            ping_at: Instant::default(),
         }
     }
 

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::engine::{Announcement, ConnectionId};
+use crate::engine::{Announcement, ConnectionId, DueFlow};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 use ucf::member::{Effect, Event, LinkEnd, Member, Notice};
 use ucf::store::{StoreReply, StoreRequest};
-use ucf::wire::{Body, Confirm, Hello, Report, Transactions};
+use ucf::wire::{Body, Confirm, Hello, KeepOpen, Report, Transactions};
 use ucf::{Incarnation, PartitionId, ProxyId};
 
 use super::links::{self, Identity, LinkEvent, LinkId};
@@ -426,6 +426,7 @@ impl Control {
                 self.tell_proxy(proxy, Body::Confirm(Confirm { upto, returned }));
             }
             ToControl::Announce { to, announcements } => self.announce(to, &announcements),
+            ToControl::KeepOpen(flows) => self.keep_open(flows),
             ToControl::Notice { worker, notice } => self.on_notice(worker, notice),
             ToControl::Failed(why) => self.ending = Some(Ending::Failed(why)),
         }
@@ -445,6 +446,32 @@ impl Control {
                 None => self.tell_proxies(&Body::Transactions(frame)),
             }
         }
+    }
+
+    /// Asks the proxy through which each peer was last heard; any other that is left shares its address.
+    fn keep_open(&mut self, flows: Vec<DueFlow>) {
+        let mut by_proxy: HashMap<ProxyId, Vec<Vec<u8>>> = HashMap::new();
+        for (salt, flow) in flows.into_iter().enumerate() {
+            if let Some(proxy) = self.stand_in(flow.proxy, salt) {
+                by_proxy.entry(proxy).or_default().push(flow.token.into());
+            }
+        }
+        for (proxy, tokens) in by_proxy {
+            for flows in tokens.chunks(PER_FRAME) {
+                let flows = flows.to_vec();
+                self.tell_proxy(proxy, Body::KeepOpen(KeepOpen { flows }));
+            }
+        }
+    }
+
+    /// The proxy worker itself if it is linked, else one of the same process, else any, chosen by `salt`.
+    fn stand_in(&self, proxy: ProxyId, salt: usize) -> Option<ProxyId> {
+        if self.proxies.contains_key(&proxy) {
+            return Some(proxy);
+        }
+        let same = |other: &&ProxyId| other.incarnation == proxy.incarnation;
+        let any = || self.proxies.keys().nth(salt % self.proxies.len().max(1));
+        self.proxies.keys().find(same).or_else(any).copied()
     }
 
     /// What all workers have to say is said with the last of them.

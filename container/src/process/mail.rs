@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::engine::{Announcement, Confirm, ConnectionId, Input};
+use crate::engine::{Announcement, Confirm, ConnectionId, DueFlow, Input};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use sip::{Instant, OwnedMessage};
@@ -81,6 +81,8 @@ pub enum ToControl {
         to: Option<ProxyId>,
         announcements: Vec<Announcement>,
     },
+    /// Flows that a proxy is to keep open.
+    KeepOpen(Vec<DueFlow>),
     /// For the member.
     Notice { worker: usize, notice: Notice },
     /// The thread ended by itself.

@@ -34,6 +34,9 @@ const CONFIRM_AFTER: Duration = Duration::from_millis(5);
 /// Pause between attempts to write while the store is lost.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// How often flows are looked for that are to be kept open.
+const FLOWS_EVERY: Duration = Duration::from_millis(100);
+
 /// Mail taken at once, so that connections get their turn.
 const MAIL_BATCH: usize = 64;
 
@@ -73,6 +76,7 @@ struct Core {
     /// When the oldest input of the open turn came.
     waiting_since: Option<Instant>,
     confirm_at: Option<Instant>,
+    flows_at: Instant,
     publish_at: Option<Instant>,
     salt: u64,
 }
@@ -149,6 +153,7 @@ pub async fn run(parts: Parts, listener: Listener) {
         stats,
         waiting_since: None,
         confirm_at: None,
+        flows_at: Instant::default(),
         publish_at: None,
         salt: index as u64,
     };
@@ -205,6 +210,7 @@ pub async fn run(parts: Parts, listener: Listener) {
             let written = core.end_turn(now);
             debug_assert!(written.is_none(), "from memory nothing is written");
         }
+        core.keep_open(&worker, now);
         if let Some(store) = resting.take() {
             let again = unwritten
                 .take()
@@ -231,7 +237,7 @@ impl Core {
     fn poll_timeout(&self) -> Instant {
         let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
         let own = [self.confirm_at, self.publish_at];
-        own.into_iter().flatten().fold(engine, Instant::min)
+        own.into_iter().flatten().fold(engine.min(self.flows_at), Instant::min)
     }
 
     /// Tells all proxies of new transactions before their outputs leave, even while a write is stuck: if the proxy that sent one dies
@@ -243,6 +249,17 @@ impl Core {
                 to: None,
                 announcements,
             });
+        }
+    }
+
+    /// Has proxies ping the flows that a NAT would forget.
+    fn keep_open(&mut self, worker: &Worker, now: Instant) {
+        if self.flows_at <= now {
+            self.flows_at = now + FLOWS_EVERY;
+            let flows = self.engine.take_due_flows(now);
+            if !flows.is_empty() {
+                worker.tell(ToControl::KeepOpen(flows));
+            }
         }
     }
 

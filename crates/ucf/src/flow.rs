@@ -45,10 +45,13 @@ pub struct Held {
 pub struct Flow {
     /// How.
     pub transport: Transport,
-    /// The listener, by its place in the configuration, below 32: its local address is the source.
+    /// The listener, by its place in the configuration, below [`MAX_LISTENERS`]: its local address is the source.
     pub listener: u8,
     /// The peer's observed address.
     pub remote: SocketAddr,
+    /// Of datagrams: the peer's Via named another address than the observed one. A NAT stands between, whose binding closes unless
+    /// something passes (RFC 4787 s4.3).
+    pub translated: bool,
     /// For a stream that was accepted or opened: which one.
     pub held: Option<Held>,
 }
@@ -59,10 +62,14 @@ const MAX_BYTES: usize = 1 + 8 + 2 + 4 + 16 + 2 + 8;
 /// Characters of the longest flow token.
 pub const FLOW_LEN: usize = base32::digits(MAX_BYTES);
 
+/// Listeners that a flow can tell apart.
+pub const MAX_LISTENERS: usize = 16;
+
 const TCP: u8 = 0x80;
 const IPV6: u8 = 0x40;
 const HELD: u8 = 0x20;
-const LISTENER: u8 = 0x1f;
+const TRANSLATED: u8 = 0x10;
+const LISTENER: u8 = 0x0f;
 
 /// A flow token as text, on the stack.
 #[derive(Clone, Copy)]
@@ -140,6 +147,7 @@ impl Flow {
             },
             listener: head & LISTENER,
             remote: SocketAddr::new(ip, port),
+            translated: head & TRANSLATED != 0,
             held,
         })
     }
@@ -154,6 +162,9 @@ impl Flow {
         }
         if self.held.is_some() {
             head |= HELD;
+        }
+        if self.translated {
+            head |= TRANSLATED;
         }
         head
     }
@@ -214,8 +225,9 @@ mod tests {
             for (transport, held) in [(Transport::Udp, None), (Transport::Tcp, None), (Transport::Tcp, held)] {
                 flows.push(Flow {
                     transport,
-                    listener: 31,
+                    listener: 15,
                     remote: remote.parse().unwrap(),
+                    translated: transport == Transport::Udp,
                     held,
                 });
             }

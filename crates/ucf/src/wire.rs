@@ -9,7 +9,7 @@ pub const MAX_FRAME: usize = 2 << 20;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says; a frame whose body is unknown is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: Option<Body>,
 }
 
@@ -40,6 +40,9 @@ pub enum Body {
     /// Container to container: may I act from memory; and claims of hand-over.
     #[prost(message, tag = "8")]
     Peer(Peer),
+    /// Container to proxy: flows of its dialogs that a NAT's binding carries.
+    #[prost(message, tag = "9")]
+    KeepOpen(KeepOpen),
 }
 
 /// Who speaks.
@@ -171,6 +174,14 @@ pub struct Transactions {
     /// Keys whose final response has been sent: to be forgotten 32 s from now.
     #[prost(fixed64, repeated, tag = "4")]
     pub ended: Vec<u64>,
+}
+
+/// Something is to be sent on each of these flows, or a NAT forgets them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KeepOpen {
+    /// Flow tokens.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub flows: Vec<Vec<u8>>,
 }
 
 /// Output of the receiver was dropped because another owns the partition.

@@ -18,7 +18,7 @@ pub struct Config {
     pub cluster: String,
     /// The cluster's keys.
     pub keyring: Arc<Keyring>,
-    /// At most 32, in the order that flows name them.
+    /// At most [`ucf::flow::MAX_LISTENERS`], in the order that flows name them.
     pub listeners: Vec<Listener>,
     /// Host names, other than the advertised addresses, under which clients reach the cluster.
     pub aliases: Vec<String>,

@@ -17,6 +17,7 @@ mod counters;
 mod deliver;
 mod early;
 mod effects;
+mod keep_open;
 mod own;
 mod path;
 mod refusal;
@@ -311,6 +312,7 @@ impl Core {
                 let partitions = self.routing.partitions();
                 self.transactions.announced(now, announced, partitions);
             }
+            Body::KeepOpen(asked) => return self.keep_open(asked, effects),
             // Not for proxies, or of a later version.
             _ => return,
         }

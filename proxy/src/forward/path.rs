@@ -20,6 +20,7 @@ use ucf::wire::{Body, Fenced};
 use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
 use super::effects::{Effect, Effects, LinkId};
+use super::keep_open::is_translated;
 use super::own::DEFAULT_PORT;
 use super::refusal::Refusal;
 use super::request::{Request, Routes};
@@ -194,7 +195,11 @@ impl Core {
     ) {
         let message = request.message;
         let token = self.config.keyring.token(partition);
-        let flow = source.encode(&self.config.keyring);
+        let flow = Flow {
+            translated: is_translated(&request.via, source),
+            ..*source
+        };
+        let flow = flow.encode(&self.config.keyring);
         edit.clear();
         edit.push_above_with(message, HeaderName::Via, |out| {
             let branch = request.keys.branch(request.looped);
@@ -446,6 +451,7 @@ impl Core {
             transport: if stream { Transport::Tcp } else { Transport::Udp },
             listener: self.own.listener_towards(ip),
             remote: SocketAddr::new(ip, uri.port.unwrap_or(DEFAULT_PORT)),
+            translated: false,
             held: None,
         })
     }

@@ -229,6 +229,7 @@ pub fn udp(remote: &str) -> Flow {
         transport: Transport::Udp,
         listener: u8::from(remote.is_ipv6()),
         remote,
+        translated: false,
         held: None,
     }
 }

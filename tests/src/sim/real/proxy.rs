@@ -161,6 +161,7 @@ impl Proxy {
             transport: Transport::Udp,
             listener: 0,
             remote: super::caller::source_of(&bytes),
+            translated: false,
             held: None,
         };
         process

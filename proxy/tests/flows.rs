@@ -1,0 +1,50 @@
+//! Flows kept open: how a peer behind a NAT is told from others, and the pings that containers ask for.
+
+mod support;
+
+use proxy::forward::DropReason;
+use support::{Proxy, config, fields, keyring, one, param, request, tcp, udp};
+use ucf::flow::Flow;
+use ucf::wire::{Body, KeepOpen};
+
+const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/// The flow that the proxy names to the container for a client whose Via says `192.0.2.1:5060`.
+fn named(source: Flow) -> Flow {
+    let mut proxy = Proxy::new(config(1));
+    let link = proxy.container(0xa, &ALL, 1);
+    proxy.client(source, &request("INVITE", "sip:bob@192.0.2.10", "1", "", ""));
+    let inner = one(proxy.arrived(link));
+    let in_via = param(fields(&inner, "Via")[0], "fl").expect("a flow");
+    let in_route = param(fields(&inner, "Record-Route")[0], "fl").expect("a flow");
+    assert_eq!(in_via, in_route);
+    Flow::decode(in_via.as_bytes(), &keyring()).expect("ours")
+}
+
+#[test]
+fn a_peer_whose_via_is_its_source_is_behind_no_nat() {
+    assert!(!named(udp("192.0.2.1:5060")).translated);
+    assert!(named(udp("192.0.2.1:5061")).translated, "another port");
+    assert!(named(udp("203.0.113.9:5060")).translated, "another address");
+    assert!(
+        !named(tcp("203.0.113.9:4711", 1, 0, 3)).translated,
+        "a stream keeps itself"
+    );
+}
+
+#[test]
+fn flows_are_pinged_where_a_container_asks_for_it() {
+    let mut proxy = Proxy::new(config(1));
+    let link = proxy.container(0xa, &ALL, 1);
+    let natted = Flow {
+        translated: true,
+        ..udp("203.0.113.9:1024")
+    };
+    let token = |flow: &Flow| flow.encode(&keyring()).as_bytes().to_vec();
+    let stream = tcp("203.0.113.9:1025", 1, 0, 3);
+    let flows = vec![token(&natted), token(&stream), b"forged".to_vec()];
+    proxy.frame(link, Body::KeepOpen(KeepOpen { flows }));
+    assert_eq!(proxy.sent(), (natted, "\r\n\r\n".to_owned()));
+    let counters = proxy.forwarder.counters();
+    assert_eq!((counters.pings, counters.drops[DropReason::NoFlow as usize]), (1, 2));
+}
