@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::engine::{Engine, Settings};
+use crate::engine::{Engine, Holdings, Settings};
 use crate::store::Store;
 use anyhow::{Context, anyhow, bail};
 use sip::Instant;
@@ -120,6 +120,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let numbers = Rc::new(Cell::new(0));
     tokio::task::spawn_local(links::accept(ucf, identity.clone(), links.clone(), numbers.clone()));
     let (quiesce, quiesced) = mpsc::channel(1);
+    let held = stats.clone();
     let control = Control::new(control::Parts {
         member: Member::new(member, since(start)),
         identity,
@@ -140,8 +141,8 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let mut control = tokio::task::spawn_local(control.run(inputs));
     let ending = tokio::select! {
         ending = &mut control => ending?,
-        _ = terminate.recv() => drain(&config, &quiesce, &mut control).await?,
-        _ = interrupt.recv() => drain(&config, &quiesce, &mut control).await?,
+        _ = terminate.recv() => drain(&config, &quiesce, &held, &mut control).await?,
+        _ = interrupt.recv() => drain(&config, &quiesce, &held, &mut control).await?,
     };
     for worker in workers.iter() {
         let _ = worker.send(ToWorker::Stop);
@@ -162,13 +163,19 @@ async fn live(config: Config) -> anyhow::Result<()> {
 async fn drain(
     config: &Config,
     quiesce: &mpsc::Sender<()>,
+    held: &[Arc<Stats>],
     control: &mut tokio::task::JoinHandle<Ending>,
 ) -> anyhow::Result<Ending> {
     let _ = quiesce.try_send(());
     match tokio::time::timeout(config.quiesce, control).await {
         Ok(ending) => Ok(ending?),
         Err(_) => {
-            warn!(after = ?config.quiesce, "not everything is handed over: ending all the same, others will claim it");
+            let mut left = Holdings::default();
+            for stats in held {
+                left += stats.engine().1;
+            }
+            let (partitions, dialogs) = (left.partitions, left.dialogs);
+            warn!(after = ?config.quiesce, partitions, dialogs, "not everything is handed over: ending all the same, others will claim what is left");
             Ok(Ending::Left)
         }
     }
