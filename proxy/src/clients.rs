@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(10 * 60);
 /// established connection for as long (RFC 5382 REQ-5: 2 hours 4 minutes) and no longer.
 const IDLE_FLOW: Duration = Duration::from_secs((2 * 60 + 5) * 60);
 
+/// A connection is at rest when nothing has come on it for this long and nothing is under way.
+const REST: Duration = Duration::from_millis(300);
+
 /// Pause when no connection can be accepted for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,6 +70,8 @@ struct Client {
     heard: Instant,
     /// Whether a message ever came.
     is_flow: bool,
+    /// Requests, either way, without a final answer. An estimate: an answer that is repeated counts again.
+    unanswered: u32,
     /// Tells the reading task to end.
     closed: Rc<Notify>,
 }
@@ -141,6 +146,20 @@ async fn serve(worker: Rc<Worker>, listener: u8, id: u32, connection: Connection
     worker.core.borrow_mut().clients.close(id);
 }
 
+impl Client {
+    /// Takes note of a message that came or is to leave.
+    fn count(&mut self, message: &[u8]) {
+        match message.strip_prefix(b"SIP/2.0 ") {
+            // RFC 3261 s7.2: 1xx is no final answer.
+            Some([b'1', ..]) => {}
+            Some(_) => self.unanswered = self.unanswered.saturating_sub(1),
+            // An ACK is answered by nobody, and a pong is no message.
+            None if message.starts_with(b"ACK ") || message == b"\r\n" => {}
+            None => self.unanswered = self.unanswered.saturating_add(1),
+        }
+    }
+}
+
 struct Reader {
     framer: Framer,
     /// Held only while the beginning of a message is in it.
@@ -192,19 +211,19 @@ impl Reader {
                     Ok((0, None)) => return true,
                     Ok((consumed, Some(Frame::Message(range)))) => {
                         core.counters.stream_messages_in += 1;
-                        core.clients.heard(now, id, true);
+                        core.clients.heard(now, id, Some(&data[range.clone()]));
                         core.forwarder
                             .handle_client(now, &self.source, &data[range], &mut core.effects);
                         consumed
                     }
                     Ok((consumed, Some(Frame::Ping))) => {
                         // RFC 5626 s4.4.1: answered with a pong.
-                        core.clients.heard(now, id, false);
+                        core.clients.heard(now, id, None);
                         core.clients.send_held(self.source.held, b"\r\n");
                         consumed
                     }
                     Ok((consumed, Some(Frame::Pong))) => {
-                        core.clients.heard(now, id, false);
+                        core.clients.heard(now, id, None);
                         consumed
                     }
                     Ok((consumed, None)) => consumed,
@@ -256,7 +275,10 @@ impl Clients {
             debug!(remote = %client.remote, "client reads too slowly, closing");
             self.refused += 1;
             self.close(id);
-        } else if !client.dirty {
+            return true;
+        }
+        client.count(message);
+        if !client.dirty {
             client.dirty = true;
             self.dirty.push(id);
         }
@@ -278,6 +300,7 @@ impl Clients {
             blocked: false,
             heard: now,
             is_flow: false,
+            unanswered: 0,
             closed: closed.clone(),
         };
         self.open.insert(self.last, client);
@@ -286,11 +309,34 @@ impl Clients {
     }
 
     /// Something whole has come from the client named.
-    fn heard(&mut self, now: Instant, id: u32, is_message: bool) {
+    fn heard(&mut self, now: Instant, id: u32, message: Option<&[u8]>) {
         if let Some(client) = self.open.get_mut(&id) {
             client.heard = now;
-            client.is_flow |= is_message;
+            if let Some(message) = message {
+                client.is_flow = true;
+                client.count(message);
+            }
         }
+    }
+
+    /// Closes those on which nothing is under way: their clients notice between two requests, not in the midst of one.
+    pub fn close_resting(&mut self, now: Instant) {
+        self.close_all(|client| client.unanswered == 0 && client.out.is_empty() && now.since(client.heard) >= REST);
+    }
+
+    /// Closes all that there are.
+    pub fn close_every(&mut self) {
+        self.close_all(|_| true);
+    }
+
+    fn close_all(&mut self, which: impl Fn(&Client) -> bool) {
+        let chosen: Vec<u32> = self
+            .open
+            .iter()
+            .filter(|(_, client)| which(client))
+            .map(|(id, _)| *id)
+            .collect();
+        chosen.into_iter().for_each(|id| self.close(id));
     }
 
     /// Closes those that have been idle for too long.
@@ -385,13 +431,13 @@ mod tests {
         let mut clients = Clients::default();
         let mut add = |port| clients.add(start, remote(port)).expect("there is room").0;
         let (mute, pinging, talking) = (add(1), add(2), add(3));
-        clients.heard(start, talking, true);
+        clients.heard(start, talking, Some(b"OPTIONS sip:a SIP/2.0\r\n\r\n"));
         let mut now = start;
         let mut closed = Vec::new();
         for minute in 1..=200 {
             now = now + Duration::from_secs(60);
             if minute % 2 == 0 {
-                clients.heard(now, pinging, false);
+                clients.heard(now, pinging, None);
             }
             clients.close_idle(now);
             for id in [mute, talking] {
@@ -403,5 +449,39 @@ mod tests {
         assert_eq!(closed, [(10, mute), (125, talking)]);
         assert!(clients.push(pinging, b"\r\n"));
         assert_eq!((clients.len(), clients.by_remote.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_connection_is_at_rest_only_when_every_request_on_it_is_answered() {
+        let start = Instant::default() + Duration::from_secs(100);
+        let mut clients = Clients::default();
+        let (id, _) = clients
+            .add(start, SocketAddr::from(([192, 0, 2, 1], 1)))
+            .expect("there is room");
+        let later = start + REST;
+        clients.heard(start, id, Some(b"INVITE sip:a SIP/2.0\r\n"));
+        clients.push(id, b"SIP/2.0 180 Ringing\r\n");
+        // The other way: a request of the callee's.
+        clients.push(id, b"OPTIONS sip:b SIP/2.0\r\n");
+        clients.heard(start, id, Some(b"SIP/2.0 200 OK\r\n"));
+        clients.push(id, b"\r\n");
+        written(&mut clients, id);
+        clients.close_resting(later);
+        assert_eq!(clients.len(), 1, "it rings");
+        clients.push(id, b"SIP/2.0 200 OK\r\n");
+        clients.close_resting(later);
+        assert_eq!(clients.len(), 1, "the answer has not left");
+        written(&mut clients, id);
+        clients.heard(later, id, Some(b"ACK sip:a SIP/2.0\r\n"));
+        clients.close_resting(later);
+        assert_eq!(clients.len(), 1, "something has just come");
+        clients.close_resting(later + REST);
+        assert_eq!(clients.len(), 0);
+    }
+
+    /// All output has left.
+    fn written(clients: &mut Clients, id: u32) {
+        let out = &mut clients.open.get_mut(&id).expect("it is open").out;
+        out.consume(out.pending().len());
     }
 }

@@ -56,8 +56,8 @@ struct Arguments {
     /// The lease of members, in milliseconds.
     #[arg(long, env = "SIPCLUSTER_LEASE_MS", default_value = "2000")]
     lease_ms: String,
-    /// How long, in milliseconds, the process goes on serving after SIGTERM.
-    #[arg(long, env = "SIPCLUSTER_DRAIN_MS", default_value = "500")]
+    /// How long, in milliseconds, client connections may take to come to rest after SIGTERM.
+    #[arg(long, env = "SIPCLUSTER_DRAIN_MS", default_value = "10000")]
     drain_ms: String,
     /// Address of health, metrics and state, over HTTP.
     #[arg(long, env = "SIPCLUSTER_ADMIN")]
@@ -113,7 +113,7 @@ pub struct Config {
     pub retired: Vec<Key>,
     /// The lease of members.
     pub lease: Duration,
-    /// How long to go on after SIGTERM.
+    /// How long client connections may take to come to rest after SIGTERM.
     pub drain: Duration,
     /// Where to show health, metrics and state.
     pub admin: Option<SocketAddr>,

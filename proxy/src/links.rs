@@ -54,24 +54,27 @@ struct Link {
     down: Rc<Notify>,
 }
 
-/// Keeps a link to every container of the list.
+/// Tells the task that keeps a link, once it is dropped, to make it no more.
+struct Kept(Rc<Notify>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// Keeps a link to every container of the list. When it is aborted, links that stand go on, but none is made again.
 pub async fn keep_all(worker: Rc<Worker>, mut list: watch::Receiver<Vec<Endpoint>>) {
-    let mut kept: HashMap<Endpoint, Rc<Notify>> = HashMap::new();
+    let mut kept: HashMap<Endpoint, Kept> = HashMap::new();
     loop {
         let wanted: Vec<Endpoint> = list.borrow_and_update().clone();
         // Off the list means no new attempt; a link that stands is the container's and ours to end.
-        kept.retain(|endpoint, forget| {
-            let stays = wanted.contains(endpoint);
-            if !stays {
-                forget.notify_one();
-            }
-            stays
-        });
+        kept.retain(|endpoint, _| wanted.contains(endpoint));
         for endpoint in wanted {
             kept.entry(endpoint).or_insert_with_key(|endpoint| {
                 let forget = Rc::new(Notify::new());
                 tokio::task::spawn_local(keep(worker.clone(), endpoint.clone(), forget.clone()));
-                forget
+                Kept(forget)
             });
         }
         if list.changed().await.is_err() {
@@ -294,6 +297,20 @@ impl Links {
         if self.up.iter().any(|link| link.id == id) {
             self.failed.push((id, reason.to_owned()));
         }
+    }
+
+    /// Tells all containers at once that this worker sends nothing more. They send by others from then on, end their side, and with that the
+    /// links end: what they had sent before is read first.
+    pub fn say_farewell(&self) {
+        for link in &self.up {
+            // One that has failed ends anyway.
+            let _ = link.ucf.end_writing();
+        }
+    }
+
+    /// Whether no link is left.
+    pub fn is_empty(&self) -> bool {
+        self.up.is_empty()
     }
 
     /// Whether there are links to be taken down.

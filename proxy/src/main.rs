@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use admin::prometheus::registry::Registry;
 use admin::{Pages, Server};
@@ -21,13 +22,19 @@ use serde_json::json;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use ucf::ProxyId;
 use ucf::token::Keyring;
 
 use config::Config;
 use metrics::Snapshots;
 use worker::{Parts, Phase, Sockets};
+
+/// How long a proxy that is told to end goes on at least: what is sent to it by those who have not heard of it yet is still served.
+const SERVE_ON: Duration = Duration::from_millis(500);
+
+/// How often a draining proxy looks whether it is done.
+const LOOK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     let config = Config::from_process();
@@ -76,7 +83,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (workers, mut ended) = start_workers(&config, &snapshots, &phases, &lists)?;
     if let Some(server) = server {
         info!(address = %server.local_addr(), "admin pages");
-        let pages = pages(&config, snapshots, phases);
+        let pages = pages(&config, snapshots.clone(), phases);
         tokio::spawn(async move {
             if let Err(error) = server.run(pages).await {
                 error!(%error, "the admin pages have ended");
@@ -93,20 +100,41 @@ async fn run(config: Config) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         _ = ended.recv() => bail!("a worker has ended by itself"),
     }
-    info!(drain = ?config.drain, "told to end: no new connections");
+    info!(drain = ?config.drain, "told to end: no new connections, those at rest are closed");
     phase.send_replace(Phase::Draining);
     tokio::select! {
-        () = tokio::time::sleep(config.drain) => {}
+        () = drained(&config, &snapshots) => {}
         // Told twice: now.
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    phase.send_replace(Phase::Ended);
+    phase.send_replace(Phase::Leaving);
     for worker in workers {
         let _ = worker.join();
     }
     info!("ended");
     Ok(())
+}
+
+/// Until no client connection is left, or the time for it is over.
+async fn drained(config: &Config, snapshots: &Snapshots) {
+    let begun = std::time::Instant::now();
+    loop {
+        tokio::time::sleep(LOOK.min(config.drain)).await;
+        let left = snapshots.clients();
+        if begun.elapsed() >= config.drain {
+            if left > 0 {
+                warn!(
+                    connections = left,
+                    "not all client connections came to rest: closing them all the same"
+                );
+            }
+            return;
+        }
+        if left == 0 && begun.elapsed() >= SERVE_ON {
+            return;
+        }
+    }
 }
 
 type Workers = (Vec<JoinHandle<()>>, mpsc::Receiver<()>);
@@ -200,7 +228,7 @@ fn pages(config: &Config, snapshots: Snapshots, phases: watch::Receiver<Phase>) 
         let word = match *phases.borrow() {
             Phase::Serving if reached.load(Ordering::Relaxed) => "Active",
             Phase::Serving => "Joining",
-            Phase::Draining | Phase::Ended => "Stopping",
+            Phase::Draining | Phase::Leaving => "Stopping",
         };
         let mut state = snapshots.state();
         state["name"] = json!(name);
@@ -214,7 +242,7 @@ fn pages(config: &Config, snapshots: Snapshots, phases: watch::Receiver<Phase>) 
         // Depends on nothing outside: containers that are away are no reason to send clients elsewhere.
         ready: Box::new(move || match *serving.borrow() {
             Phase::Serving => Ok(()),
-            Phase::Draining | Phase::Ended => Err("draining".into()),
+            Phase::Draining | Phase::Leaving => Err("draining".into()),
         }),
         state: Box::new(state),
     }

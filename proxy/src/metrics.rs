@@ -18,6 +18,21 @@ use crate::snapshot::{DriverCounters, Snapshot};
 #[derive(Clone, Debug)]
 pub struct Snapshots(pub Vec<Arc<Mutex<Snapshot>>>);
 
+impl Snapshots {
+    /// Client connections of all workers.
+    pub fn clients(&self) -> usize {
+        let snapshots = self.0.iter();
+        snapshots
+            .map(|snapshot| {
+                snapshot
+                    .lock()
+                    .expect("nobody panics with the snapshot in hand")
+                    .clients
+            })
+            .sum()
+    }
+}
+
 /// A counter of the driver: name, help, where it stands.
 type DriverCounter = (&'static str, &'static str, fn(&DriverCounters) -> u64);
 

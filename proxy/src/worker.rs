@@ -31,6 +31,13 @@ const TICK: Duration = Duration::from_millis(10);
 /// How often what the worker counts is published.
 const PUBLISH_EVERY: u32 = 20;
 
+/// At the end: how long to go on reading what had arrived, and how long containers may take to confirm it.
+const HEARD_OUT: Duration = Duration::from_millis(50);
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long they may take to end their side of a link after that.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// How often client connections that are idle are looked for: every 30 s.
 const SWEEP_EVERY: u32 = 3000;
 
@@ -147,9 +154,19 @@ pub async fn run(parts: Parts, sockets: Sockets, mut stop: watch::Receiver<Phase
 
     let _ = stop.wait_for(|phase| *phase >= Phase::Draining).await;
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    let drained = async {
+        let mut clock = tokio::time::interval(TICK);
+        loop {
+            clock.tick().await;
+            worker.core.borrow_mut().clients.close_resting(worker.now());
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        _ = stop.wait_for(|phase| *phase >= Phase::Leaving) => {}
+    }
     linking.abort();
-    let _ = stop.wait_for(|phase| *phase >= Phase::Ended).await;
-    worker.flush_now();
+    worker.leave().await;
 }
 
 /// Where the process stands.
@@ -157,10 +174,10 @@ pub async fn run(parts: Parts, sockets: Sockets, mut stop: watch::Receiver<Phase
 pub enum Phase {
     /// Serving.
     Serving,
-    /// No new connections; what is there goes on.
+    /// No new connections, and those at rest are closed; all else goes on.
     Draining,
-    /// Over.
-    Ended,
+    /// Nothing more is taken; what was taken is brought to its end.
+    Leaving,
 }
 
 async fn receive(worker: Rc<Worker>, listener: usize) {
@@ -277,6 +294,36 @@ impl Worker {
     pub fn want_flush(&self) {
         if !self.flush_wanted.replace(true) {
             self.flush.notify_one();
+        }
+    }
+
+    /// The end: takes nothing more, sees to it that containers have confirmed all that was taken, and lets out what they answered.
+    async fn leave(self: &Rc<Self>) {
+        for socket in self.udp.iter().flatten() {
+            if let Err(error) = socket.leave_group() {
+                warn!(%error, "what arrives until the end is lost");
+            }
+        }
+        self.core.borrow_mut().clients.close_every();
+        // Tasks go on meanwhile: they read what had arrived, and what other workers pass on.
+        let confirmed =
+            |core: &Core| core.outboxes.is_empty() && core.forwarder.containers().all(|c| c.unconfirmed == 0);
+        self.until(HEARD_OUT, CONFIRMED_WITHIN, confirmed).await;
+        self.core.borrow().links.say_farewell();
+        self.until(Duration::ZERO, FAREWELL, |core| core.links.is_empty()).await;
+        self.flush_now();
+    }
+
+    /// Waits until it is so, at least and at most so long.
+    async fn until(&self, least: Duration, most: Duration, condition: impl Fn(&Core) -> bool) {
+        let begun = self.epoch.elapsed();
+        let mut clock = tokio::time::interval(TICK);
+        loop {
+            clock.tick().await;
+            let waited = self.epoch.elapsed().saturating_sub(begun);
+            if waited >= most || waited >= least && condition(&self.core.borrow()) {
+                return;
+            }
         }
     }
 

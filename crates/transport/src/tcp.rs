@@ -192,6 +192,12 @@ impl Connection {
         }
     }
 
+    /// Says that nothing more will be written (FIN); reading goes on.
+    pub fn end_writing(&self) -> Result<()> {
+        let ended = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+        ended.map_err(|source| self.lost(source))
+    }
+
     /// Writes all that waits.
     pub async fn write(&self, out: &mut OutBuffer) -> Result<()> {
         while !self.try_write(out)? {

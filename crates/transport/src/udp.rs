@@ -98,6 +98,19 @@ impl UdpSocket {
         self.local
     }
 
+    /// Leaves the group of sockets that share this address by SO_REUSEPORT: what arrives from now on goes to the others, what has arrived can
+    /// still be received, and sending goes on. Closing the socket at once would lose what lies in it unread.
+    ///
+    /// The kernel chooses none that is connected (Linux 5.4), so it is connected to itself. A socket that is bound to a wildcard stays in its
+    /// group, because connecting would fix the source of what it sends.
+    pub fn leave_group(&self) -> Result<()> {
+        if self.local.ip().is_unspecified() {
+            return Ok(());
+        }
+        let connected = self.fd.get_ref().connect(self.local);
+        connected.map_err(|source| self.failed("leave the group of", source))
+    }
+
     /// Waits until datagrams are there and takes as many as fit.
     pub async fn receive(&self, batch: &mut ReceiveBatch) -> Result<()> {
         loop {

@@ -55,6 +55,42 @@ async fn udp_moves_many_datagrams_per_call() {
 }
 
 #[tokio::test]
+async fn a_socket_that_leaves_its_group_keeps_what_it_has_gets_nothing_more_and_still_sends() {
+    let first = UdpSocket::bind(any(), Options::default()).unwrap();
+    let second = UdpSocket::bind(first.local_addr(), Options::default()).unwrap();
+    let senders: Vec<_> = (0..64).map(|_| std::net::UdpSocket::bind(any()).unwrap()).collect();
+    let send_all = |word: &[u8]| {
+        for sender in &senders {
+            sender.send_to(word, first.local_addr()).unwrap();
+        }
+    };
+    send_all(b"before");
+    first.leave_group().unwrap();
+    send_all(b"after");
+    let received = |socket: &UdpSocket| {
+        let mut words = Vec::new();
+        let mut batch = ReceiveBatch::new();
+        loop {
+            socket.try_receive(&mut batch).unwrap();
+            if batch.is_empty() {
+                return words;
+            }
+            words.extend(batch.iter().map(|(_, word)| word.to_vec()));
+        }
+    };
+    let (by_first, by_second) = (received(&first), received(&second));
+    assert!(!by_first.is_empty() && by_first.iter().all(|word| word == b"before"));
+    assert_eq!(by_first.len() + by_second.len(), 2 * senders.len(), "none is lost");
+
+    let mut out = SendBatch::new();
+    out.push(senders[0].local_addr().unwrap(), b"answer");
+    assert!(first.try_send(&mut out) && out.take_dropped() == 0);
+    let mut buffer = [0; 16];
+    let (length, from) = senders[0].recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from), (&b"answer"[..], first.local_addr()));
+}
+
+#[tokio::test]
 async fn udp_moves_one_datagram_per_call_where_the_kernel_refuses_batches() {
     datagrams_arrive_whole_and_in_order(
         any(),

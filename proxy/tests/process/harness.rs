@@ -207,6 +207,12 @@ impl Call {
         ]
     }
 
+    /// A request that nobody answers.
+    pub fn wait(&self) -> String {
+        let uri = format!("sip:service@{}", self.proxy);
+        self.request("WAIT", 1, &uri, "<sip:service@example.com>", "")
+    }
+
     fn request(&self, method: &str, cseq: u32, uri: &str, to: &str, route: &str) -> String {
         let Self {
             id, transport, sent_by, ..

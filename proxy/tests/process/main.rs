@@ -246,6 +246,46 @@ async fn told_to_end_it_drains_and_ends_well() {
 }
 
 #[tokio::test]
+async fn draining_it_closes_connections_at_rest_and_serves_on_until_all_are() {
+    let container = Container::start("demo-0", 7, 1);
+    let mut proxy = Proxy::start(2, std::slice::from_ref(&container)).await;
+    let (mut resting, mut busy) = (Stream::open(proxy.address).await, Stream::open(proxy.address).await);
+    for stream in [&mut resting, &mut busy] {
+        stream.send("\r\n\r\n").await;
+        assert_eq!(stream.receive().await.as_deref(), Some(""));
+    }
+    let call = Call::new("busy".into(), "TCP", busy.connection.local_addr(), proxy.address);
+    busy.send(&call.wait()).await;
+    within(async {
+        while container.requests().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    proxy.signal("TERM");
+    assert_eq!(resting.receive().await, None);
+    proxy.until(|state| state["state"] == "Stopping").await;
+    assert!(
+        Connection::connect(proxy.address, PATIENCE).await.is_err(),
+        "no new connections"
+    );
+    let caller = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let late = Call::new("late".into(), "UDP", caller.local_addr().unwrap(), proxy.address);
+    caller.send_to(late.invite().as_bytes(), proxy.address).await.unwrap();
+    assert!(received(&caller).await.starts_with("SIP/2.0 180 "));
+    assert!(received(&caller).await.starts_with("SIP/2.0 200 "));
+    busy.send("\r\n\r\n").await;
+    assert_eq!(busy.receive().await.as_deref(), Some(""));
+    assert!(proxy.child.try_wait().unwrap().is_none(), "a request is unanswered");
+
+    // Told twice: now.
+    proxy.signal("TERM");
+    assert_eq!(busy.receive().await, None);
+    assert!(within(proxy.ended()).await.success());
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let listen = format!("udp:{}", taken.local_addr().unwrap());
