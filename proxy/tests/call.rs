@@ -464,6 +464,19 @@ fn without_a_container_that_takes_it_a_new_call_is_refused() {
 }
 
 #[test]
+fn a_call_that_was_refused_after_waiting_is_not_begun_by_its_repetition() {
+    let mut proxy = Proxy::new(config(1));
+    let call = invite("1", "");
+    proxy.client(udp(CALLER), &call);
+    proxy.wait(Duration::from_millis(500));
+    proxy.client(udp(CALLER), &call); // T1 is over
+    proxy.wait(Duration::from_millis(600));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 503 "));
+    let link = proxy.container(A, &ALL, 1);
+    assert!(proxy.arrived(link).is_empty());
+}
+
+#[test]
 fn a_proxy_that_has_just_started_lets_new_calls_wait_for_its_first_container() {
     let mut proxy = Proxy::new(config(1));
     for call in 0..3 {

@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 /// How long a CANCEL waits: announcements take milliseconds, and below T1 (500 ms) nobody repeats the CANCEL.
 const FOR_INVITE: Duration = Duration::from_millis(300);
 
-/// How long a new dialog waits for the first container that takes it.
+/// How long a new dialog waits for the first container that takes it. Longer than T1: its repetitions wait with it.
 const FOR_CONTAINER: Duration = Duration::from_secs(1);
 
 /// How many wait at most; beyond, they are answered at once.
@@ -41,6 +41,8 @@ enum News {
 pub(super) struct Waiting {
     deadline: Instant,
     news: News,
+    /// Of its transaction.
+    key: u64,
     /// The answer if the news does not come.
     refusal: Refusal,
     source: Flow,
@@ -59,12 +61,18 @@ impl Core {
             Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER),
             _ => return false,
         };
+        // A repetition waits with its first: each by itself, one could be refused and the next begin a call of which its caller knows nothing.
+        let is_same = |waiting: &Waiting| waiting.key == key && waiting.refusal == refusal;
+        if self.early.iter().any(is_same) {
+            return true;
+        }
         if self.early.len() >= MAX_WAITING {
             return false;
         }
         self.early.push_back(Waiting {
             deadline: arrival.now + patience,
             news,
+            key,
             refusal,
             source: *source,
             bytes: message.as_bytes().into(),
