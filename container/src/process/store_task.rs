@@ -14,7 +14,7 @@ use ucf::store::StoreRequest;
 const PIPELINE: usize = 4;
 
 /// How often the store's clock is asked for.
-const CLOCK_EVERY: Duration = Duration::from_secs(5);
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// A sample of the clock that took longer says too little: the answer's place within it is unknown.
 const CLOCK_PATIENCE: Duration = Duration::from_millis(100);
