@@ -11,6 +11,8 @@ use prost::Message as _;
 pub const MAX_RECORD: usize = 80 * 1024;
 /// The most dialogs of one session: a fork with more early dialogs than this is beyond what one call needs.
 pub const MAX_DIALOGS: usize = 16;
+/// The most calls out of one session that are not answered.
+pub const MAX_CALLS: usize = 8;
 /// The most attributes of one session.
 pub const MAX_ATTRIBUTES: usize = 64;
 /// The most timers of one session.
@@ -98,6 +100,47 @@ pub struct Session {
     /// The application's timers.
     #[prost(message, repeated, tag = "3")]
     pub timers: Vec<Timer>,
+    /// INVITEs of ours that wait for their final response.
+    #[prost(message, repeated, tag = "4")]
+    pub calls: Vec<Call>,
+    /// How many numbers its dialogs and calls have used up; 0: as the dialogs say.
+    #[prost(uint32, tag = "5")]
+    pub numbers: u32,
+}
+
+/// A call out (RFC 3261 s13.2) until its final response. The INVITE stands in its client transaction, our tag in `local`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Call {
+    /// Number of the call in its session.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// Call-ID.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub call_id: Bytes,
+    /// Our From with its tag.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub local: Bytes,
+    /// To.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub remote: Bytes,
+    /// Our Contact; empty: the usual one of the partition.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub contact: Bytes,
+    /// Request-URI.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub target: Bytes,
+    /// CSeq number of the INVITE.
+    #[prost(uint32, tag = "7")]
+    pub cseq: u32,
+    /// It carries an offer.
+    #[prost(bool, tag = "8")]
+    pub sdp: bool,
+    /// The client transaction of the INVITE.
+    #[prost(fixed64, tag = "9")]
+    pub transaction: u64,
+    /// Way out.
+    #[prost(message, optional, tag = "10")]
+    pub flow: Option<Flow>,
 }
 
 /// A dialog (RFC 3261 s12). The tags stand in `local` and `remote`.
@@ -154,6 +197,29 @@ pub struct Dialog {
     /// The application knows that it has ended.
     #[prost(bool, tag = "17")]
     pub ended: bool,
+    /// The call out that made it.
+    #[prost(uint32, optional, tag = "18")]
+    pub call: Option<u32>,
+    /// A BYE of ours waits for the peer's ACK (RFC 3261 s15).
+    #[prost(bool, tag = "19")]
+    pub bye_due: bool,
+    /// The ACK that answered a late offer, for repeats of its 2xx. One without body can be written anew.
+    #[prost(message, optional, tag = "20")]
+    pub ack: Option<SentAck>,
+}
+
+/// An ACK with the answer to an offer.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SentAck {
+    /// CSeq of its INVITE.
+    #[prost(uint32, tag = "1")]
+    pub cseq: u32,
+    /// The ACK.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub ack: Bytes,
+    /// Until when repeats may come.
+    #[prost(uint64, tag = "3")]
+    pub until: u64,
 }
 
 /// A session timer.
@@ -212,6 +278,9 @@ pub struct Pending {
     /// The session timer that our 2xx to the UPDATE will state.
     #[prost(message, optional, tag = "11")]
     pub update_agreed: Option<Agreed>,
+    /// Our INVITE without an offer, whose ACK is still to be sent.
+    #[prost(uint32, optional, tag = "12")]
+    pub late_offer: Option<u32>,
 }
 
 /// What a 2xx will state about the session timer.
@@ -341,6 +410,15 @@ pub struct Client {
     /// The engine's own, no matter of the application.
     #[prost(bool, tag = "10")]
     pub internal: bool,
+    /// Number of the call in the session that it is the INVITE of.
+    #[prost(uint32, optional, tag = "11")]
+    pub call: Option<u32>,
+    /// The server transaction of the request that it passes on.
+    #[prost(fixed64, optional, tag = "12")]
+    pub relays: Option<u64>,
+    /// A CANCEL of this INVITE: 0 none, 1 waits for a provisional response, 2 was sent.
+    #[prost(uint32, tag = "13")]
+    pub cancel: u32,
 }
 
 /// A decoded record.
@@ -388,6 +466,7 @@ impl Record {
 impl Session {
     fn within_bounds(&self) -> bool {
         self.dialogs.len() <= MAX_DIALOGS
+            && self.calls.len() <= MAX_CALLS
             && self.attributes.len() <= MAX_ATTRIBUTES
             && self.timers.len() <= MAX_TIMERS
             && self.dialogs.iter().all(|dialog| dialog.reliable.len() <= MAX_RELIABLE)

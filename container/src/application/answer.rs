@@ -4,23 +4,22 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use sip::dialog::SessionPolicy;
-use sip::{HeaderName, Method, Refresher};
+use sip::{HeaderName, Method};
 
-use super::{Application, DialogNumber, Ended, Profile, Reply, Request, Session, TimerId};
+use super::{Application, DialogNumber, Ended, Profile, Reply, Request, Session, TimerId, session_policy};
 
 /// How it behaves; the manifest's words.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Options {
     /// Between 180 and 200; zero: the call is answered at once, without 180.
-    #[serde(deserialize_with = "period")]
+    #[serde(deserialize_with = "super::period")]
     pub ring: Duration,
     /// After this it sends BYE; zero: never.
-    #[serde(deserialize_with = "period")]
+    #[serde(deserialize_with = "super::period")]
     pub hold: Duration,
     /// The session timer that it asks for (RFC 4028), at least 90 s; zero: only what the caller asks for.
-    #[serde(deserialize_with = "period")]
+    #[serde(deserialize_with = "super::period")]
     pub session_expires: Duration,
     /// Answers with the caller's own session description instead of a fixed one.
     pub echo: bool,
@@ -38,26 +37,6 @@ impl Default for Options {
     }
 }
 
-/// A whole number and its unit: `500ms`, `3s`, `30m`, `1h`.
-fn period<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    // Nine digits: no product overflows.
-    let number: Option<u64> = number.parse().ok().filter(|_| digits <= 9);
-    let millis = number
-        .zip(millis)
-        .map(|(number, unit)| Duration::from_millis(number * unit));
-    millis.ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a period such as 500ms, 3s, 30m or 1h")))
-}
-
 /// The application.
 #[derive(Debug)]
 pub struct Answer {
@@ -73,23 +52,14 @@ const HOLD: TimerId = TimerId(2);
 const SDP: &str = "v=0\r\no=sipcluster 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
     m=audio 9 RTP/AVP 0 8 101\r\na=rtpmap:101 telephone-event/8000\r\na=sendrecv\r\n";
 
-fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(90)
-}
-
 impl Answer {
     /// The application with these options.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let session = SessionPolicy {
-            interval: (!options.session_expires.is_zero()).then(|| seconds(options.session_expires)),
-            min_se: 90,
-            refresher: Refresher::Uac,
-        };
         let profile = Profile {
             methods: METHODS,
             extensions: EXTENSIONS,
-            session,
+            session: session_policy(options.session_expires),
         };
         Self { options, profile }
     }

@@ -1,9 +1,11 @@
 //! Messages as applications see and make them.
 
-use bytes::Bytes;
-use sip::HeaderName;
+use std::net::IpAddr;
 
-use super::session::{DialogNumber, TransactionId};
+use bytes::Bytes;
+use sip::{HeaderName, Host};
+
+use super::session::{CallNumber, DialogNumber, TransactionId};
 
 /// A message that came in: typed access without copies, and rsip's types on demand.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,7 @@ pub struct Request<'a> {
     message: Message<'a>,
     transaction: TransactionId,
     dialog: Option<DialogNumber>,
+    pub(crate) replaces: Option<DialogNumber>,
 }
 
 impl<'a> Request<'a> {
@@ -49,6 +52,7 @@ impl<'a> Request<'a> {
             message: Message::new(message),
             transaction,
             dialog,
+            replaces: None,
         }
     }
 
@@ -70,10 +74,28 @@ impl<'a> Request<'a> {
         self.dialog
     }
 
+    /// The dialog of this session whose place it wants to take (RFC 3891). If the application grants it, it answers, and hangs that one
+    /// up. The engine finds it for applications whose profile names the extension `replaces`.
+    #[must_use]
+    pub fn replaces(&self) -> Option<DialogNumber> {
+        self.replaces
+    }
+
     /// Headers and body.
     #[must_use]
     pub fn message(&self) -> Message<'a> {
         self.message
+    }
+
+    /// The address that it came from, as the proxy saw it (RFC 3261 s18.2.1).
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        let via = self.message.wire().vias().nth(1)?;
+        let sent_by = || match via.sent_by() {
+            Some(Host::Address(address)) => Some(address),
+            _ => None,
+        };
+        via.received().or_else(sent_by)
     }
 
     /// The request in rsip's types. It costs twenty times a scan, and rsip refuses much valid traffic.
@@ -90,21 +112,20 @@ impl<'a> Request<'a> {
 pub struct Response<'a> {
     message: Option<Message<'a>>,
     status: u16,
-    dialog: Option<DialogNumber>,
+    pub(crate) dialog: Option<DialogNumber>,
+    pub(crate) call: Option<CallNumber>,
+    pub(crate) relays: Option<TransactionId>,
     transaction: TransactionId,
 }
 
 impl<'a> Response<'a> {
-    pub(crate) fn new(
-        message: Option<sip::Message<'a>>,
-        status: u16,
-        transaction: TransactionId,
-        dialog: Option<DialogNumber>,
-    ) -> Self {
+    pub(crate) fn new(message: Option<sip::Message<'a>>, status: u16, transaction: TransactionId) -> Self {
         Self {
             message: message.map(Message::new),
             status,
-            dialog,
+            dialog: None,
+            call: None,
+            relays: None,
             transaction,
         }
     }
@@ -121,10 +142,22 @@ impl<'a> Response<'a> {
         self.transaction
     }
 
-    /// Its dialog.
+    /// Its dialog; none for a call out that is refused.
     #[must_use]
     pub fn dialog(&self) -> Option<DialogNumber> {
         self.dialog
+    }
+
+    /// The call out that it is a response to.
+    #[must_use]
+    pub fn call(&self) -> Option<CallNumber> {
+        self.call
+    }
+
+    /// The peer's request that was [passed on](Outgoing::relaying), to be answered now.
+    #[must_use]
+    pub fn relays(&self) -> Option<TransactionId> {
+        self.relays
     }
 
     /// Headers and body; `None` if nothing came.
@@ -224,6 +257,7 @@ pub struct Outgoing {
     pub(crate) method: String,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Option<(String, Bytes)>,
+    pub(crate) relays: Option<TransactionId>,
 }
 
 impl Outgoing {
@@ -234,7 +268,15 @@ impl Outgoing {
             method: method.to_owned(),
             headers: Vec::new(),
             body: None,
+            relays: None,
         }
+    }
+
+    /// It passes on a request of another peer; its responses [say so](Response::relays).
+    #[must_use]
+    pub fn relaying(mut self, request: TransactionId) -> Self {
+        self.relays = Some(request);
+        self
     }
 
     /// One more header field. A line end in the value would forge other fields and is taken out.
@@ -248,6 +290,39 @@ impl Outgoing {
     #[must_use]
     pub fn body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
         self.body = Some((content_type.to_owned(), body.into()));
+        self
+    }
+}
+
+/// A call out to be made: an INVITE outside of dialogs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub(crate) target: Vec<u8>,
+    pub(crate) from: Vec<u8>,
+    pub(crate) to: Vec<u8>,
+    pub(crate) max_forwards: u8,
+    pub(crate) invite: Outgoing,
+}
+
+impl Call {
+    /// An INVITE to `target`, a SIP URI whose host is an IP address: the application answers for its being allowed. `from` and `to` are
+    /// the values of the header fields; tags in them are dropped. Via, Call-ID, CSeq, Contact, Allow, Supported and session timers are
+    /// added.
+    #[must_use]
+    pub fn new(target: &[u8], from: &[u8], to: &[u8], invite: Outgoing) -> Self {
+        Self {
+            target: target.to_vec(),
+            from: one_line(from),
+            to: one_line(to),
+            max_forwards: 70,
+            invite,
+        }
+    }
+
+    /// Another Max-Forwards than 70: one that comes of a peer's request has to be lower than that one's, or a loop has no end.
+    #[must_use]
+    pub fn max_forwards(mut self, hops: u8) -> Self {
+        self.max_forwards = hops;
         self
     }
 }

@@ -6,19 +6,24 @@
 //!
 //! A session has dialogs: one for an answering application, two for a b2bua. All dialogs of a session live in one partition.
 //!
-//! What the engine does by itself, before an application is asked: retransmissions, CANCEL (487), CSeq, unknown dialogs (481), unknown
-//! extensions (420) and methods (405, 501), PRACK bookkeeping, session timers (BYE when a session expires), BYE without ACK.
+//! What the engine does by itself, before an application is asked: retransmissions, CANCEL (487, and a CANCEL for the INVITE that passes
+//! the cancelled one on), CSeq, unknown dialogs (481), unknown extensions (420) and methods (405, 501), PRACK, ACK, session timers (422,
+//! refreshes, BYE when a session expires), BYE when no ACK comes, forks that answer too late.
 
 pub mod answer;
+pub mod b2bua;
 mod message;
 mod session;
 
-pub use message::{Message, Outgoing, Reply, Request, Response};
-pub(crate) use session::{Command, DialogSlot, Flow, SessionCore};
-pub use session::{DialogNumber, DialogView, Session, SessionId, TimerId, TransactionId};
+pub use message::{Call, Message, Outgoing, Reply, Request, Response};
+pub use session::{CallNumber, DialogNumber, DialogView, Session, SessionId, TimerId, TransactionId};
+pub(crate) use session::{CallSlot, Command, DialogSlot, Flow, SessionCore};
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::Deserialize;
+use sip::Refresher;
 use sip::dialog::SessionPolicy;
 
 /// What an application understands; the engine answers for it where this suffices.
@@ -42,13 +47,54 @@ pub fn from_json(text: &str) -> Result<Arc<dyn Application>, String> {
     struct Named {
         #[serde(default)]
         answer: Option<answer::Options>,
+        #[serde(default)]
+        b2bua: Option<b2bua::Options>,
     }
     match serde_json::from_str::<Named>(text) {
-        Ok(Named { answer: Some(options) }) => Ok(Arc::new(answer::Answer::new(options))),
-        Ok(Named { answer: None }) => Err("no application is named; give {\"answer\": {}}".to_owned()),
+        Ok(Named {
+            answer: Some(options),
+            b2bua: None,
+        }) => Ok(Arc::new(answer::Answer::new(options))),
+        Ok(Named {
+            answer: None,
+            b2bua: Some(options),
+        }) => Ok(Arc::new(b2bua::B2bua::new(options))),
+        Ok(_) => {
+            Err("exactly one application is named; give {\"answer\": {}} or {\"b2bua\": {\"routes\": []}}".to_owned())
+        }
         Err(error) => Err(format!(
             "{error}; give {{\"answer\": {{\"ring\": \"3s\"}}}} or the like"
         )),
+    }
+}
+
+/// A whole number and its unit: `500ms`, `3s`, `30m`, `1h`.
+fn period<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    // Nine digits: no product overflows.
+    let number: Option<u64> = number.parse().ok().filter(|_| digits <= 9);
+    let millis = number
+        .zip(millis)
+        .map(|(number, unit)| Duration::from_millis(number * unit));
+    millis.ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a period such as 500ms, 3s, 30m or 1h")))
+}
+
+/// The session policy of an application that is told how long a session may go without a refresh; zero: as the peers want it.
+fn session_policy(expires: Duration) -> SessionPolicy {
+    let seconds = u32::try_from(expires.as_secs()).unwrap_or(u32::MAX).max(90);
+    SessionPolicy {
+        interval: (!expires.is_zero()).then_some(seconds),
+        min_se: 90,
+        refresher: Refresher::Uac,
     }
 }
 
@@ -76,7 +122,9 @@ pub trait Application: Send + Sync + 'static {
     /// [`Session::respond`]; a request without an answer when the session ends is answered with 500.
     fn on_request(&self, session: &mut Session<'_>, request: &Request<'_>);
 
-    /// A response to a request that [`Session::send`] sent. One that never came is reported as 408, a broken way as 503.
+    /// A response to a request that [`Session::send`] or [`Session::call`] sent. One that never came is reported as 408, a broken way as
+    /// 503. Of a call it hears every provisional response but 100, and one final response: that of the first callee who answers, or
+    /// else the refusal. Further forks that answer are ended by the engine; early dialogs end with the final response without a word.
     fn on_response(&self, session: &mut Session<'_>, response: &Response<'_>) {
         let _ = (session, response);
     }
@@ -86,7 +134,7 @@ pub trait Application: Send + Sync + 'static {
         let _ = (session, timer);
     }
 
-    /// A dialog has ended. When the last one has, the session goes with everything in it.
+    /// A dialog has ended. When the last one has, and no call is under way, the session goes with everything in it.
     fn on_ended(&self, session: &mut Session<'_>, dialog: DialogNumber, why: Ended) {
         let _ = (session, dialog, why);
     }

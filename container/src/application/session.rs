@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sip::Instant;
-use sip::dialog::{Dialog, DialogId, DialogState};
+use sip::dialog::{Dialog, DialogId, DialogState, OutgoingInvite};
 use ucf::ProxyId;
 
-use super::message::{Outgoing, Reply};
+use super::message::{Call, Outgoing, Reply};
 use crate::engine::Entropy;
-use crate::records::{MAX_ATTRIBUTES, MAX_TIMERS};
+use crate::records::{MAX_ATTRIBUTES, MAX_CALLS, MAX_TIMERS};
 
 /// A session's number, unique in the cluster; it stands in our tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,10 @@ pub struct SessionId(pub u64);
 /// A dialog within its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialogNumber(pub u32);
+
+/// A call out within its session: an INVITE of ours that makes dialogs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallNumber(pub u32);
 
 /// A timer within its session, numbered by the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +46,17 @@ pub(crate) enum Command {
     HangUp {
         dialog: DialogNumber,
     },
+    Call {
+        number: CallNumber,
+        call: Box<Call>,
+    },
+    Cancel {
+        call: CallNumber,
+    },
+    Acknowledge {
+        dialog: DialogNumber,
+        answer: Option<(String, Bytes)>,
+    },
 }
 
 /// The state of a session between two handlers.
@@ -49,6 +64,9 @@ pub(crate) enum Command {
 pub(crate) struct SessionCore {
     pub id: u64,
     pub dialogs: Vec<DialogSlot>,
+    pub calls: Vec<CallSlot>,
+    /// How many numbers dialogs and calls have used up.
+    pub numbers: u32,
     pub attributes: Vec<(Box<str>, Bytes)>,
     pub timers: Vec<(TimerId, Instant)>,
     /// Transactions that still need this session.
@@ -69,8 +87,24 @@ pub(crate) struct DialogSlot {
     pub flow: Flow,
     /// The server transaction of the INVITE that is not answered yet.
     pub invite: Option<u64>,
+    /// The client transaction of our re-INVITE that is not answered yet.
+    pub outgoing: Option<u64>,
+    /// The call out that made it.
+    pub call: Option<u32>,
+    /// Our BYE waits for the ACK of our 2xx (RFC 3261 s15).
+    pub bye_due: bool,
     /// The application knows that it has ended.
     pub ended: bool,
+}
+
+/// A call out until its final response.
+#[derive(Debug)]
+pub(crate) struct CallSlot {
+    pub number: u32,
+    pub invite: OutgoingInvite,
+    /// The client transaction of its INVITE.
+    pub transaction: u64,
+    pub flow: Flow,
 }
 
 /// Where a peer was last heard.
@@ -83,11 +117,28 @@ pub(crate) struct Flow {
     pub reliable: bool,
 }
 
+impl DialogSlot {
+    pub fn new(number: u32, dialog: Dialog, flow: Flow) -> Self {
+        Self {
+            number,
+            dialog,
+            flow,
+            invite: None,
+            outgoing: None,
+            call: None,
+            bye_due: false,
+            ended: false,
+        }
+    }
+}
+
 impl SessionCore {
     pub fn new(id: u64) -> Self {
         Self {
             id,
             dialogs: Vec::new(),
+            calls: Vec::new(),
+            numbers: 0,
             attributes: Vec::new(),
             timers: Vec::new(),
             open: 0,
@@ -97,12 +148,23 @@ impl SessionCore {
         }
     }
 
+    /// The next number for a dialog or a call.
+    pub fn number(&mut self) -> u32 {
+        self.numbers += 1;
+        self.numbers - 1
+    }
+
     pub fn dialog(&self, number: u32) -> Option<&DialogSlot> {
         self.dialogs.iter().find(|slot| slot.number == number)
     }
 
     pub fn dialog_mut(&mut self, number: u32) -> Option<&mut DialogSlot> {
         self.dialogs.iter_mut().find(|slot| slot.number == number)
+    }
+
+    /// Whether nothing is left that its application would hear of.
+    pub fn is_over(&self) -> bool {
+        self.dialogs.is_empty() && self.calls.is_empty()
     }
 
     /// When something of it is due.
@@ -142,6 +204,30 @@ impl<'a> DialogView<'a> {
     #[must_use]
     pub fn invite(&self) -> Option<TransactionId> {
         self.slot.invite.map(TransactionId)
+    }
+
+    /// The call out that made it; `None` if the peer called.
+    #[must_use]
+    pub fn call(&self) -> Option<CallNumber> {
+        self.slot.call.map(CallNumber)
+    }
+
+    /// Whether a re-INVITE may be sent: one INVITE at a time, and only after the ACK of the last (RFC 3261 s14.1).
+    #[must_use]
+    pub fn may_invite(&self) -> bool {
+        self.slot.dialog.may_reinvite()
+    }
+
+    /// Whether the 2xx to our INVITE has brought an offer that [`Session::acknowledge`] is to answer.
+    #[must_use]
+    pub fn awaits_answer(&self) -> bool {
+        self.slot.dialog.late_offer().is_some() && self.slot.dialog.outstanding_invite().is_none()
+    }
+
+    /// Whether it has ended, for the application: nothing can be sent any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.slot.ended
     }
 }
 
@@ -235,7 +321,41 @@ impl Session<'_> {
         transaction
     }
 
-    /// Ends a dialog: BYE if it is confirmed, else 480 to its INVITE.
+    /// Calls out: sends an INVITE that makes a dialog of this session, or several if it forks. What comes of it is told to
+    /// [`Application::on_response`](super::Application::on_response) with this number. `None` if the session has
+    /// [`MAX_CALLS`] unanswered ones.
+    pub fn call(&mut self, call: Call) -> Option<CallNumber> {
+        let waiting = |command: &&Command| matches!(command, Command::Call { .. });
+        let waiting = self.commands.iter().filter(waiting).count();
+        if self.core.calls.len() + waiting >= MAX_CALLS {
+            return None;
+        }
+        let number = CallNumber(self.core.number());
+        let call = Box::new(call);
+        self.commands.push(Command::Call { number, call });
+        Some(number)
+    }
+
+    /// The calls out that are not answered yet.
+    pub fn calls(&self) -> impl Iterator<Item = CallNumber> + '_ {
+        self.core.calls.iter().map(|slot| CallNumber(slot.number))
+    }
+
+    /// Gives a call out up: CANCEL, as soon as the callee has been heard of (RFC 3261 s9.1). Its final response follows all the same;
+    /// if the callee has just answered it is 487, and the engine has ended the dialog.
+    pub fn cancel(&mut self, call: CallNumber) {
+        self.commands.push(Command::Cancel { call });
+    }
+
+    /// Sends the ACK of a 2xx that has [brought an offer](DialogView::awaits_answer), with the answer; without effect on others, which
+    /// the engine acknowledges by itself.
+    pub fn acknowledge(&mut self, dialog: DialogNumber, answer: Option<(&str, Bytes)>) {
+        let answer = answer.map(|(content_type, body)| (content_type.to_owned(), body));
+        self.commands.push(Command::Acknowledge { dialog, answer });
+    }
+
+    /// Ends a dialog: BYE if it is confirmed, once the peer's ACK has come (RFC 3261 s15); else 480 to its INVITE. An early dialog of a
+    /// call out ends by BYE without the others that the call may have made; [`cancel`](Self::cancel) ends them all.
     pub fn hang_up(&mut self, dialog: DialogNumber) {
         self.commands.push(Command::HangUp { dialog });
     }

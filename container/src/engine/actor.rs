@@ -1,6 +1,6 @@
 //! Requests of peers: which transaction, which dialog, and whether the application sees them.
 
-use sip::dialog::{Dialog, Facts, Refusal, Verdict};
+use sip::dialog::{Dialog, DialogState, Facts, Refusal, Verdict};
 use sip::transaction::{Effect, Repeat, ServerTransaction, Timers};
 use sip::{HeaderName, Instant, Message, Method, OwnedMessage};
 use ucf::ProxyId;
@@ -118,39 +118,96 @@ impl Actor<'_> {
         }
     }
 
-    /// An INVITE that makes a dialog and its session.
+    /// An INVITE that makes a dialog, and its session unless it is to take the place of another dialog.
     fn invite(&mut self, source: ProxyId, id: u64, keys: &Keys, message: &OwnedMessage, facts: &Facts<'_>) {
         let wire = message.as_message();
-        let number = self.entropy.number();
-        let tag = self.shared.tag(self.partition.id, number);
+        let (mut session, replaces) = match self.replaced(&wire) {
+            Ok(Some((session, dialog))) => (session, Some(dialog)),
+            Ok(None) => (Box::new(SessionCore::new(self.entropy.number())), None),
+            Err(status) => return self.refuse(source, &wire, status, super::respond::reason(status), &[]),
+        };
+        let dialog = self.new_dialog(source, &mut session, id, message, facts);
+        if let Some(dialog) = dialog {
+            if replaces.is_none() {
+                self.counters.sessions += 1;
+            }
+            self.open_server(id, keys, source, &mut session, Some(dialog), message, facts.cseq);
+            self.open.announcements.push(Announcement {
+                partition: self.partition.id,
+                key: keys.transaction,
+                merged: keys.merged,
+                ended: false,
+            });
+            let mut request = Request::new(wire, TransactionId(id), Some(DialogNumber(dialog)));
+            request.replaces = replaces.map(DialogNumber);
+            self.handle(&mut session, |application, session| {
+                application.on_request(session, &request)
+            });
+        }
+        self.put(session);
+    }
+
+    /// The session and the dialog that the INVITE wants to take the place of (RFC 3891 s3), if it does; or how it is refused.
+    fn replaced(&mut self, wire: &Message<'_>) -> Result<Option<(Box<SessionCore>, u32)>, u16> {
+        let known = self.shared.extensions.contains(&&b"replaces"[..]);
+        if !known || wire.header(HeaderName::Replaces).is_none() {
+            return Ok(None);
+        }
+        let named = wire.replaces().ok_or(400_u16)?;
+        let id = super::entropy::number_in_tag(named.local_tag).ok_or(481_u16)?;
+        let session = self.partition.sessions.get(&id).ok_or(481_u16)?;
+        let slot = session.dialogs.iter().find(|slot| {
+            let own = slot.dialog.id();
+            own.local_tag == named.local_tag && own.remote_tag == named.remote_tag && own.call_id == named.call_id
+        });
+        let slot = slot.ok_or(481_u16)?;
+        match slot.dialog.state() {
+            _ if slot.ended => return Err(603),
+            DialogState::Confirmed if named.early_only => return Err(486),
+            // What rings here cannot be picked up by another: only calls out can.
+            DialogState::Early if slot.call.is_none() => return Err(481),
+            _ if session.dialogs.len() >= MAX_DIALOGS => return Err(503),
+            _ => {}
+        }
+        let number = slot.number;
+        Ok(self.partition.sessions.remove(&id).map(|session| (session, number)))
+    }
+
+    /// The dialog of an INVITE; `None` if that was refused.
+    fn new_dialog(
+        &mut self,
+        source: ProxyId,
+        session: &mut SessionCore,
+        id: u64,
+        message: &OwnedMessage,
+        facts: &Facts<'_>,
+    ) -> Option<u32> {
+        let wire = message.as_message();
+        let mut tag = self.shared.tag(self.partition.id, session.id);
+        if session.numbers > 0 {
+            // The session's number leads back to it, the dialog's tells it from the others.
+            tag.extend_from_slice(format!("-{}", session.numbers).as_bytes());
+        }
         let flow = flow_of(source, &wire);
         let contact = self.shared.contact(self.partition.id, flow.reliable);
         let policy = &self.shared.application.profile().session;
         let dialog = match Dialog::from_invite(facts, &tag, &contact, policy, Timers::default()) {
             Ok(dialog) => dialog,
-            Err(Refusal::BadRequest) => return self.refuse(source, &wire, 400, "No Contact", &[]),
-            Err(Refusal::IntervalTooSmall { min_se }) => return self.refuse_interval(source, &wire, min_se),
+            Err(refusal) => {
+                match refusal {
+                    Refusal::BadRequest => self.refuse(source, &wire, 400, "No Contact", &[]),
+                    Refusal::IntervalTooSmall { min_se } => self.refuse_interval(source, &wire, min_se),
+                }
+                return None;
+            }
         };
-        let mut session = Box::new(SessionCore::new(number));
-        session.dialogs = Vec::with_capacity(1);
-        session.dialogs.push(DialogSlot {
-            number: 0,
-            dialog,
-            flow,
-            invite: Some(id),
-            ended: false,
-        });
+        let number = session.number();
+        let mut slot = DialogSlot::new(number, dialog, flow);
+        slot.invite = Some(id);
+        session.dialogs.reserve_exact(1);
+        session.dialogs.push(slot);
         session.dirty = true;
-        self.counters.sessions += 1;
-        self.open_server(id, keys, source, &mut session, Some(0), message, facts.cseq);
-        self.open.announcements.push(Announcement {
-            partition: self.partition.id,
-            key: keys.transaction,
-            merged: keys.merged,
-            ended: false,
-        });
-        self.deliver(&mut session, id, Some(0), &wire);
-        self.put(session);
+        Some(number)
     }
 
     /// A request within a dialog.
@@ -265,6 +322,7 @@ impl Actor<'_> {
                     application.on_request(session, &request)
                 });
             }
+            self.bye_due(&mut session, number);
         }
         self.put(session);
     }
@@ -287,6 +345,7 @@ impl Actor<'_> {
             dialog.filter(|number| session.dialog(*number).is_some_and(|slot| slot.invite == Some(id)))
         {
             self.respond(&mut session, id, Reply::new(487));
+            self.cancel_relays(&mut session, id);
             if session.dialog(number).is_some_and(|slot| slot.dialog.is_terminated()) {
                 self.ended(&mut session, number, Ended::Cancelled);
             }
@@ -325,6 +384,7 @@ impl Actor<'_> {
             flow,
             key: keys.transaction,
             merged: keys.merged,
+            relayed: false,
             armed: None,
             stored: false,
         };
@@ -439,7 +499,7 @@ impl Actor<'_> {
             partition: self.partition.id,
             key,
         };
-        if session.dialogs.is_empty() && session.open == 0 {
+        if session.is_over() && session.open == 0 {
             self.queue.arm(due, &mut session.armed, None);
             if session.stored {
                 self.partition.deletes.push(key);
@@ -447,6 +507,11 @@ impl Actor<'_> {
             return;
         }
         debug_assert!(session.dialogs.len() <= MAX_DIALOGS);
+        // Only transactions are left: they have records of their own.
+        if session.is_over() && session.timers.is_empty() && session.attributes.is_empty() && session.stored {
+            session.stored = false;
+            self.partition.deletes.push(key);
+        }
         let at = session.poll_timeout();
         self.queue.arm(due, &mut session.armed, at);
         if std::mem::take(&mut session.dirty) {

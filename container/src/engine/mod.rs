@@ -15,6 +15,7 @@
 
 mod actor;
 mod bounds;
+mod calls;
 mod client;
 mod clock;
 mod dispatch;
@@ -505,6 +506,7 @@ impl Actor<'_> {
             let mut effects = Vec::new();
             slot.dialog.handle_timeout(now, &mut effects);
             self.dialog_effects(&mut session, number, None, effects);
+            self.bye_due(&mut session, number);
         }
         self.put(session);
     }
@@ -513,7 +515,11 @@ impl Actor<'_> {
     fn resume(&mut self, key: Key) {
         match key.kind {
             Kind::Session => {
-                if let Some(session) = self.partition.sessions.remove(&key.id) {
+                if let Some(mut session) = self.partition.sessions.remove(&key.id) {
+                    let numbers: Vec<u32> = session.dialogs.iter().map(|slot| slot.number).collect();
+                    for number in numbers {
+                        self.bye_due(&mut session, number);
+                    }
                     self.put(session);
                 }
             }
@@ -545,20 +551,21 @@ impl Actor<'_> {
         self.put(session);
     }
 
-    /// A request that the old owner had taken on without any response, and without a timer that leads to one, goes to the application
-    /// once more: its turn was written, so this happens only for applications that answer later.
+    /// A request that the old owner had taken on without any response, and without a timer or a request of ours that leads to one, goes
+    /// to the application once more: its turn was written, so this happens only for applications that answer later.
     fn deliver_again(&mut self, id: u64) {
         let Some(server) = self.partition.servers.get(&id) else {
             return;
         };
         let untouched = server.machine.last_response().is_none() && !server.machine.is_answered();
+        let relayed = server.relayed;
         let (Some(message), Some(session), dialog) = (server.request.clone(), server.session, server.dialog) else {
             return;
         };
         let Some(mut session) = self.partition.sessions.remove(&session) else {
             return;
         };
-        if untouched && session.timers.is_empty() {
+        if untouched && !relayed && session.timers.is_empty() {
             let request = crate::application::Request::new(
                 message.as_message(),
                 TransactionId(id),

@@ -50,16 +50,27 @@ pub(super) struct ServerTx {
     pub key: u64,
     /// By what they know a merged request (RFC 3261 s8.2.2.2).
     pub merged: u64,
+    /// After a takeover: a request of ours passes it on, so the application has seen it.
+    pub relayed: bool,
     pub armed: Option<Instant>,
     pub stored: bool,
 }
+
+/// The number of no dialog.
+pub(super) const NO_DIALOG: u32 = u32::MAX;
 
 /// A client transaction.
 #[derive(Debug)]
 pub(super) struct ClientTx {
     pub machine: ClientTransaction,
     pub session: u64,
+    /// [`NO_DIALOG`] for a call's INVITE, whose responses make dialogs, and for a CANCEL.
     pub dialog: u32,
+    /// The call that this is the INVITE of.
+    pub call: Option<u32>,
+    /// The server transaction of the request that this one passes on.
+    pub relays: Option<u64>,
+    pub cancel: Cancel,
     pub method: Box<str>,
     pub cseq: u32,
     pub flow: Flow,
@@ -69,6 +80,16 @@ pub(super) struct ClientTx {
     pub answered: bool,
     pub armed: Option<Instant>,
     pub stored: bool,
+}
+
+/// How far the CANCEL of an INVITE of ours has come (RFC 3261 s9.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Cancel {
+    #[default]
+    No,
+    /// It waits for a provisional response.
+    Wanted,
+    Sent,
 }
 
 /// A partition that this worker owns.
@@ -133,15 +154,13 @@ impl Partition {
         }
     }
 
-    /// Every key that has a record or should have one.
+    /// Every key that has a record or should have one: sessions behind the transactions that they lean on.
     pub fn keys(&self) -> Vec<Key> {
         let of = |kind| move |id: &u64| Key { kind, id: *id };
-        let sessions = self.sessions.keys().map(of(Kind::Session));
         let servers = self.servers.keys().map(of(Kind::Server));
-        sessions
-            .chain(servers)
-            .chain(self.clients.keys().map(of(Kind::Client)))
-            .collect()
+        let clients = self.clients.keys().map(of(Kind::Client));
+        let sessions = self.sessions.keys().map(of(Kind::Session));
+        servers.chain(clients).chain(sessions).collect()
     }
 
     /// Sessions and transactions.

@@ -11,7 +11,8 @@ use super::actor::{Actor, Field};
 use super::entropy;
 use super::turn::{Announcement, Output};
 use crate::application::{
-    Application, Command, DialogNumber, DialogSlot, Ended, Outgoing, Reply, Session, SessionCore, TransactionId,
+    Application, CallNumber, Command, DialogNumber, DialogSlot, Ended, Outgoing, Reply, Session, SessionCore,
+    TransactionId,
 };
 use crate::records::{Key, Kind};
 
@@ -58,6 +59,22 @@ impl Actor<'_> {
             Command::HangUp {
                 dialog: DialogNumber(number),
             } => self.hang_up(session, number, Ended::Local),
+            Command::Call {
+                number: CallNumber(number),
+                call,
+            } => self.call(session, number, &call),
+            Command::Cancel {
+                call: CallNumber(number),
+            } => self.cancel_call(session, number),
+            Command::Acknowledge {
+                dialog: DialogNumber(number),
+                answer,
+            } => {
+                let late = session.dialog(number).and_then(|slot| slot.dialog.late_offer());
+                if let Some(cseq) = late {
+                    self.send_ack(session, number, cseq, answer.as_ref());
+                }
+            }
         }
     }
 
@@ -90,8 +107,14 @@ impl Actor<'_> {
             });
         }
         session.dialogs.retain(|slot| !slot.dialog.is_terminated());
-        if session.dialogs.is_empty() {
+        self.end_if_over(session);
+    }
+
+    /// No dialog is left and none to come: the session goes.
+    pub fn end_if_over(&mut self, session: &mut SessionCore) {
+        if session.is_over() {
             session.timers.clear();
+            session.attributes.clear();
             self.refuse_unanswered(session);
         }
     }
@@ -180,9 +203,10 @@ impl Actor<'_> {
     /// The RSeq of a provisional response that the application wants acknowledged, if the caller knows how.
     fn rseq(&mut self, slot: &mut DialogSlot, message: &OwnedMessage, reply: &Reply) -> Option<u32> {
         let wire = message.as_message();
-        let reliably = reply.reliably && (101..200).contains(&reply.status);
-        let known = wire.supports(b"100rel") || wire.requires(b"100rel");
-        if reliably && known {
+        // RFC 3262 s3: reliably where the caller demands it, and only where it knows how.
+        let demanded = wire.requires(b"100rel");
+        let reliably = (reply.reliably && wire.supports(b"100rel")) || demanded;
+        if reliably && (101..200).contains(&reply.status) && wire.method() == Method::Invite {
             slot.dialog.next_rseq(self.entropy.number())
         } else {
             None

@@ -1,7 +1,10 @@
 //! From memory to records and back.
 
 use bytes::Bytes;
-use sip::dialog::{Agreed, Dialog, DialogParts, DialogState, DialogText, Pending, ReliableParts, SessionParts};
+use sip::dialog::{
+    Agreed, Dialog, DialogParts, DialogState, DialogText, OutgoingInvite, OutgoingInviteParts, Pending, ReliableParts,
+    SentAck, SessionParts,
+};
 use sip::transaction::{
     ClientSnapshot, ClientState, ClientTransaction, ServerSnapshot, ServerState, ServerTransaction, Timers,
 };
@@ -9,8 +12,8 @@ use sip::{Instant, Limits, NameAddr, OwnedMessage, Refresher};
 use ucf::ProxyId;
 
 use super::clock::StoreClock;
-use super::partition::{ClientTx, Partition, ServerTx};
-use crate::application::{DialogSlot, Flow, SessionCore, TimerId};
+use super::partition::{Cancel, ClientTx, Partition, ServerTx};
+use crate::application::{CallSlot, DialogSlot, Flow, SessionCore, TimerId};
 use crate::records::{self, Key, Kind, Record};
 
 /// Writes the record of a key, which counts as stored from then on; `None` if there is nothing to be kept.
@@ -44,7 +47,7 @@ pub(super) fn encode(
         Kind::Session => {
             let session = partition.sessions.get(&id)?;
             // A session without dialog is a request that is answered at once.
-            if session.dialogs.is_empty() && session.timers.is_empty() && session.attributes.is_empty() {
+            if session.is_over() && session.timers.is_empty() && session.attributes.is_empty() {
                 return None;
             }
             Some(write(&from_session(session, clock, now, contact)))
@@ -81,6 +84,47 @@ fn from_session(session: &SessionCore, clock: StoreClock, now: Instant, contact:
                 deadline: clock.store(*at),
             })
             .collect(),
+        calls: session.calls.iter().map(|call| from_call(call, contact)).collect(),
+        numbers: if session.numbers == numbers_by(&session.dialogs) {
+            0
+        } else {
+            session.numbers
+        },
+    }
+}
+
+/// How many numbers are used up as far as the dialogs say.
+fn numbers_by(dialogs: &[DialogSlot]) -> u32 {
+    dialogs
+        .iter()
+        .map(|slot| slot.number.saturating_add(1))
+        .max()
+        .unwrap_or(0)
+}
+
+fn from_call(call: &CallSlot, contact: &[u8]) -> records::Call {
+    let OutgoingInviteParts { text, cseq, sdp } = call.invite.to_parts();
+    let copy = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    records::Call {
+        number: call.number,
+        call_id: copy(text.call_id),
+        local: copy(text.local),
+        remote: copy(text.remote),
+        contact: unusual(text.contact, contact),
+        target: copy(text.target),
+        cseq,
+        sdp,
+        transaction: call.transaction,
+        flow: Some(from_flow(&call.flow)),
+    }
+}
+
+/// A Contact, empty if it is the usual one.
+fn unusual(value: &[u8], usual: &[u8]) -> Bytes {
+    if value == usual {
+        Bytes::new()
+    } else {
+        Bytes::copy_from_slice(value)
     }
 }
 
@@ -88,13 +132,12 @@ fn from_dialog(slot: &DialogSlot, clock: StoreClock, now: Instant, contact: &[u8
     let parts = slot.dialog.to_parts(now);
     let text = parts.text;
     let copy = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
-    let contact_of = |at: &[u8]| if at == contact { Bytes::new() } else { copy(at) };
     records::Dialog {
         number: slot.number,
         call_id: copy(text.call_id),
         local: copy(text.local),
         remote: copy(text.remote),
-        contact: contact_of(text.contact),
+        contact: unusual(text.contact, contact),
         target: copy(text.target),
         routes: copy(text.routes),
         state: parts.state as u32,
@@ -113,7 +156,19 @@ fn from_dialog(slot: &DialogSlot, clock: StoreClock, now: Instant, contact: &[u8
         reliable: parts.reliable.into_iter().map(from_reliable).collect(),
         invite: slot.invite,
         ended: slot.ended,
+        call: slot.call,
+        bye_due: slot.bye_due,
+        ack: parts.ack.filter(has_body).map(|sent| records::SentAck {
+            cseq: sent.cseq,
+            ack: sent.ack,
+            until: clock.store(sent.until),
+        }),
     }
+}
+
+/// An ACK without a body can be written anew from the dialog.
+fn has_body(sent: &SentAck) -> bool {
+    !sent.ack.ends_with(b"\r\n\r\n")
 }
 
 fn from_reliable(part: ReliableParts) -> records::Reliable {
@@ -140,6 +195,7 @@ fn from_pending(pending: &Pending) -> records::Pending {
         in_update,
         out_invite,
         out_offer,
+        late_offer,
         out_update,
         rseq,
         unacknowledged,
@@ -159,6 +215,7 @@ fn from_pending(pending: &Pending) -> records::Pending {
         remote_rseq,
         invite_agreed: invite_agreed.map(from_agreed),
         update_agreed: update_agreed.map(from_agreed),
+        late_offer,
     }
 }
 
@@ -221,6 +278,9 @@ fn from_client(client: &ClientTx, clock: StoreClock, now: Instant) -> records::C
         flow: Some(from_flow(&client.flow)),
         method: client.method.to_string(),
         internal: client.internal,
+        call: client.call,
+        relays: client.relays,
+        cancel: client.cancel as u32,
     }
 }
 
@@ -248,7 +308,22 @@ pub(super) fn load(
         unreadable += usize::from(loaded.is_none());
     }
     count_open(partition);
+    join(partition);
     unreadable
+}
+
+/// Transactions find what they lean on: an INVITE under way its dialog, a request that was passed on its original.
+fn join(partition: &mut Partition) {
+    for (id, client) in partition.clients.iter().filter(|(_, client)| !client.answered) {
+        if let Some(server) = client.relays.and_then(|relays| partition.servers.get_mut(&relays)) {
+            server.relayed = true;
+        }
+        let session = partition.sessions.get_mut(&client.session);
+        let slot = session.and_then(|session| session.dialog_mut(client.dialog));
+        if let Some(slot) = slot.filter(|_| &*client.method == "INVITE") {
+            slot.outgoing = Some(*id);
+        }
+    }
 }
 
 fn load_session(
@@ -275,16 +350,49 @@ fn load_session(
         .into_iter()
         .map(|timer| (TimerId(timer.id), clock.load(timer.deadline)))
         .collect();
+    session.numbers = record.numbers.max(numbers_by(&session.dialogs));
+    for call in &record.calls {
+        session.calls.push(to_call(call, contact)?);
+    }
     partition.sessions.insert(key.id, session);
     Some(())
 }
 
-fn to_dialog(record: records::Dialog, clock: StoreClock, now: Instant, contact: &[u8]) -> Option<DialogSlot> {
-    let tag = |value| {
-        NameAddr::parse(value)
-            .and_then(|address: NameAddr<'_>| address.tag())
-            .unwrap_or_default()
+/// The tag in the value of a From or To.
+fn tag(value: &[u8]) -> &[u8] {
+    NameAddr::parse(value)
+        .and_then(|address| address.tag())
+        .unwrap_or_default()
+}
+
+fn to_call(record: &records::Call, contact: &[u8]) -> Option<CallSlot> {
+    let text = DialogText {
+        call_id: &record.call_id,
+        local: &record.local,
+        local_tag: tag(&record.local),
+        remote: &record.remote,
+        contact: if record.contact.is_empty() {
+            contact
+        } else {
+            &record.contact
+        },
+        target: &record.target,
+        ..DialogText::default()
     };
+    let parts = OutgoingInviteParts {
+        text,
+        cseq: record.cseq,
+        sdp: record.sdp,
+    };
+    Some(CallSlot {
+        number: record.number,
+        invite: OutgoingInvite::from_parts(Timers::default(), &parts)?,
+        transaction: record.transaction,
+        flow: to_flow(record.flow.clone()?)?,
+    })
+}
+
+fn to_dialog(record: records::Dialog, clock: StoreClock, now: Instant, contact: &[u8]) -> Option<DialogSlot> {
     let text = DialogText {
         call_id: &record.call_id,
         local: &record.local,
@@ -314,15 +422,19 @@ fn to_dialog(record: records::Dialog, clock: StoreClock, now: Instant, contact: 
         }),
         pending: record.pending.map(|pending| to_pending(&pending)).unwrap_or_default(),
         reliable: record.reliable.into_iter().map(to_reliable).collect::<Option<_>>()?,
-        ack: None,
+        ack: record.ack.map(|sent| SentAck {
+            cseq: sent.cseq,
+            ack: sent.ack,
+            until: clock.load(sent.until),
+        }),
     };
-    Some(DialogSlot {
-        number: record.number,
-        dialog: Dialog::from_parts(now, Timers::default(), parts)?,
-        flow: to_flow(record.flow?)?,
-        invite: record.invite,
-        ended: record.ended,
-    })
+    let dialog = Dialog::from_parts(now, Timers::default(), parts)?;
+    let mut slot = DialogSlot::new(record.number, dialog, to_flow(record.flow?)?);
+    slot.invite = record.invite;
+    slot.call = record.call;
+    slot.bye_due = record.bye_due;
+    slot.ended = record.ended;
+    Some(slot)
 }
 
 fn to_reliable(record: records::Reliable) -> Option<ReliableParts> {
@@ -349,6 +461,7 @@ fn to_pending(record: &records::Pending) -> Pending {
         in_update: record.in_update,
         out_invite: record.out_invite,
         out_offer: record.out_offer,
+        late_offer: record.late_offer,
         out_update: record.out_update,
         rseq: record.rseq,
         unacknowledged: record.unacknowledged,
@@ -401,6 +514,7 @@ fn load_server(
         flow: to_flow(record.flow?)?,
         key: record.key,
         merged: record.merged,
+        relayed: false,
         armed: None,
         stored: true,
     };
@@ -431,6 +545,13 @@ fn load_client(
         machine: ClientTransaction::restore(now, Timers::default(), snapshot),
         session: record.session,
         dialog: record.dialog,
+        call: record.call,
+        relays: record.relays,
+        cancel: match record.cancel {
+            0 => Cancel::No,
+            1 => Cancel::Wanted,
+            _ => Cancel::Sent,
+        },
         method: record.method.into(),
         cseq: record.cseq,
         flow: to_flow(record.flow?)?,

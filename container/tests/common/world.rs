@@ -243,6 +243,7 @@ impl Caller {
         }
     }
 
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
     pub fn tcp(call: &str) -> Self {
         Self {
             transport: "TCP",

@@ -2,9 +2,7 @@
 
 mod support;
 
-use sip::dialog::{
-    CancelState, Dialog, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, UacEvent, Verdict,
-};
+use sip::dialog::{Dialog, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, UacEvent, Verdict};
 use sip::transaction::Timers;
 use sip::{Method, OwnedMessage};
 use std::time::Duration;
@@ -13,7 +11,13 @@ use support::*;
 const RINGING: &str = "Contact: <sip:alice@192.0.2.1>\r\n";
 const SDP: &str = "Contact: <sip:alice@192.0.2.1>\r\nContent-Type: application/sdp\r\n";
 
-fn call() -> OutgoingInvite {
+/// An INVITE of ours with its early dialogs.
+struct Call {
+    invite: OutgoingInvite,
+    early: Vec<Dialog>,
+}
+
+fn call() -> Call {
     let text = DialogText {
         call_id: b"out1",
         local: b"<sip:bob@biloxi.example>;tag=b0b",
@@ -24,16 +28,37 @@ fn call() -> OutgoingInvite {
         target: b"sip:alice@atlanta.example",
         routes: b"",
     };
-    OutgoingInvite::new(&text, 7, true, Timers::default()).expect("fits")
+    Call {
+        invite: OutgoingInvite::new(&text, 7, true, Timers::default()).expect("fits"),
+        early: Vec::new(),
+    }
 }
 
-fn hear(call: &mut OutgoingInvite, millis: u64, response: &OwnedMessage) -> UacEvent {
-    call.handle_response(at(millis), &Facts::of(&response.as_message()))
+/// What a driver does with a response: finds the early dialog, and keeps a new one.
+fn hear(call: &mut Call, millis: u64, response: &OwnedMessage) -> UacEvent {
+    let wire = response.as_message();
+    let facts = Facts::of(&wire);
+    let known = call
+        .early
+        .iter_mut()
+        .find(|early| early.id().remote_tag == facts.to_tag);
+    let event = call.invite.handle_response(at(millis), &facts, known);
+    if let UacEvent::Early { new: Some(new), .. } = &event {
+        call.early.push((**new).clone());
+    }
+    event
 }
 
-fn answered(event: UacEvent) -> Dialog {
-    match event {
-        UacEvent::Answered(dialog) => *dialog,
+/// The dialog of the first 2xx.
+fn answer(call: &mut Call, millis: u64, response: &OwnedMessage) -> Dialog {
+    let wire = response.as_message();
+    let tag = wire.to().and_then(|to| to.tag()).expect("a tag").to_vec();
+    match hear(call, millis, response) {
+        UacEvent::Answered { new: Some(new) } => *new,
+        UacEvent::Answered { new: None } => {
+            let at = call.early.iter().position(|early| early.id().remote_tag == tag);
+            call.early.remove(at.expect("it was handed in"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -43,7 +68,7 @@ fn hears(dialog: &mut Dialog, millis: u64, response: &OwnedMessage) -> Reaction 
 }
 
 fn confirmed() -> Dialog {
-    let mut dialog = answered(hear(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let mut dialog = answer(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING));
     let _ = dialog.ack(at(0), 7, &NewRequest::new(Method::Ack, b"v"));
     dialog
 }
@@ -55,58 +80,38 @@ fn each_fork_has_an_early_dialog_and_the_2xx_confirms_its_own() {
         hear(&mut call, 0, &response(100, "INVITE", 7, "", "")),
         UacEvent::Trying
     ));
-    let event = hear(&mut call, 0, &response(180, "INVITE", 7, "a1", RINGING));
-    assert!(
-        matches!(
-            event,
-            UacEvent::Early {
-                dialog: 0,
-                new: true,
-                prack: None
-            }
-        ),
-        "{event:?}"
-    );
-    let event = hear(&mut call, 0, &response(180, "INVITE", 7, "a2", RINGING));
-    assert!(
-        matches!(
-            event,
-            UacEvent::Early {
-                dialog: 1,
-                new: true,
-                ..
-            }
-        ),
-        "{event:?}"
-    );
-    let event = hear(&mut call, 0, &response(183, "INVITE", 7, "a1", RINGING));
-    assert!(
-        matches!(
-            event,
-            UacEvent::Early {
-                dialog: 0,
-                new: false,
-                ..
-            }
-        ),
-        "{event:?}"
-    );
-    let dialog = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a2", RINGING)));
+    let early = |event: UacEvent| match event {
+        UacEvent::Early { new, prack: None } => new.is_some(),
+        other => panic!("{other:?}"),
+    };
+    assert!(early(hear(&mut call, 0, &response(180, "INVITE", 7, "a1", RINGING))));
+    assert!(early(hear(&mut call, 0, &response(180, "INVITE", 7, "a2", RINGING))));
+    assert!(!early(hear(&mut call, 0, &response(183, "INVITE", 7, "a1", RINGING))));
+    let dialog = answer(&mut call, 0, &response(200, "INVITE", 7, "a2", RINGING));
     assert_eq!(dialog.id().remote_tag, b"a2");
     assert_eq!(dialog.state(), DialogState::Confirmed);
-    assert_eq!(call.dialogs().len(), 1);
-    // A third fork answers without having rung; a fourth refuses, which changes nothing.
-    let third = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a3", RINGING)));
-    assert_eq!(third.id().remote_tag, b"a3");
-    assert!(matches!(
-        hear(&mut call, 0, &response(486, "INVITE", 7, "a4", "")),
-        UacEvent::Drop
-    ));
-    assert!(!call.is_over(at(31_999)) && call.is_over(at(32_000)));
 }
 
 #[test]
-fn a_refusal_ends_every_early_dialog() {
+fn the_answer_of_another_fork_makes_a_dialog_that_can_be_ended() {
+    let late = response(200, "INVITE", 7, "a3", RINGING);
+    let wire = late.as_message();
+    let contact = b"<sip:bob@192.0.2.4>";
+    let dialog = OutgoingInvite::late_answer(at(0), &Facts::of(&wire), contact, Timers::default());
+    let mut dialog = dialog.expect("a dialog");
+    assert_eq!(dialog.state(), DialogState::Confirmed);
+    let ack = text(&dialog.ack(at(0), 7, &NewRequest::new(Method::Ack, b"v")));
+    assert!(
+        ack.contains("\r\nRoute: <sip:p1.example;lr>, <sip:p2.example;lr>\r\n") && ack.contains(";tag=a3\r\n"),
+        "{ack}"
+    );
+    assert!(ack.contains("\r\nCSeq: 7 ACK\r\n"), "{ack}");
+    let bye = text(&dialog.request(&NewRequest::new(Method::Bye, b"v")));
+    assert!(bye.contains("\r\nCSeq: 8 BYE\r\n"), "{bye}");
+}
+
+#[test]
+fn a_refusal_of_any_fork_refuses_the_invite() {
     let mut call = call();
     hear(&mut call, 0, &response(180, "INVITE", 7, "a1", RINGING));
     hear(&mut call, 0, &response(180, "INVITE", 7, "a2", RINGING));
@@ -114,13 +119,13 @@ fn a_refusal_ends_every_early_dialog() {
         hear(&mut call, 0, &response(603, "INVITE", 7, "a9", "")),
         UacEvent::Refused
     ));
-    assert!(call.dialogs().is_empty());
 }
 
 #[test]
 fn silence_is_a_refusal() {
     let failure = Facts::failure(Method::Invite, 7, 408);
-    assert!(matches!(call().handle_response(at(0), &failure), UacEvent::Refused));
+    let event = call().invite.handle_response(at(0), &failure, None);
+    assert!(matches!(event, UacEvent::Refused));
 }
 
 #[test]
@@ -129,10 +134,10 @@ fn the_route_set_is_the_reversed_record_route_of_the_2xx() {
     let ringing = text(response(180, "INVITE", 7, "a1", RINGING).bytes()).replace("p1.example", "old.example");
     hear(&mut call, 0, &scan(ringing));
     assert_eq!(
-        call.dialogs()[0].text().routes,
+        call.early[0].text().routes,
         b"<sip:old.example;lr>, <sip:p2.example;lr>"
     );
-    let mut dialog = answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let mut dialog = answer(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING));
     let ack = text(&dialog.ack(
         at(0),
         7,
@@ -148,7 +153,7 @@ fn the_route_set_is_the_reversed_record_route_of_the_2xx() {
 
 #[test]
 fn a_repeated_2xx_gets_the_same_ack_for_64_t1() {
-    let mut dialog = answered(hear(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING)));
+    let mut dialog = answer(&mut call(), 0, &response(200, "INVITE", 7, "a1", RINGING));
     let again = response(200, "INVITE", 7, "a1", RINGING);
     assert_eq!(
         hears(&mut dialog, 10, &again),
@@ -165,38 +170,23 @@ fn a_repeated_2xx_gets_the_same_ack_for_64_t1() {
 }
 
 #[test]
-fn a_repeated_2xx_makes_no_second_dialog_even_after_a_takeover() {
-    let mut before = call();
-    answered(hear(&mut before, 0, &response(200, "INVITE", 7, "a1", RINGING)));
-    assert!(matches!(
-        hear(&mut before, 1, &response(200, "INVITE", 7, "a1", RINGING)),
-        UacEvent::Drop
-    ));
-    let mut call = OutgoingInvite::from_parts(at(9), Timers::default(), before.to_parts(at(9))).expect("whole");
-    assert!(matches!(
-        hear(&mut call, 10, &response(200, "INVITE", 7, "a1", RINGING)),
-        UacEvent::Drop
-    ));
-}
-
-#[test]
-fn a_cancel_waits_for_the_first_response() {
-    let mut call = call();
-    assert!(!call.cancel());
-    assert_eq!(call.cancel_state(), CancelState::Wanted);
-    hear(&mut call, 0, &response(100, "INVITE", 7, "", ""));
-    assert!(call.cancel_due());
-    assert!(!call.cancel_due() && !call.cancel(), "once");
-    // A 2xx that crosses it still makes a dialog, to be ended by BYE.
-    answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
-    assert_eq!(call.cancel_state(), CancelState::Sent);
-}
-
-#[test]
-fn an_answered_call_is_not_cancelled() {
-    let mut call = call();
-    answered(hear(&mut call, 0, &response(200, "INVITE", 7, "a1", RINGING)));
-    assert!(!call.cancel());
+fn a_late_offer_waits_for_the_ack_that_answers_it() {
+    let mut dialog = confirmed();
+    assert_eq!(dialog.late_offer(), None, "the INVITE brought the offer");
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    assert_eq!(
+        hears(&mut dialog, 0, &response(200, "INVITE", 8, "a1", SDP)),
+        Reaction::Acknowledge
+    );
+    assert_eq!(dialog.late_offer(), Some(8));
+    assert!(!dialog.may_reinvite(), "one offer at a time");
+    let mut dialog = Dialog::from_parts(at(0), Timers::default(), dialog.to_parts(at(0))).expect("whole");
+    assert_eq!(dialog.late_offer(), Some(8));
+    let _ = dialog.ack(at(0), 8, &NewRequest::new(Method::Ack, b"v"));
+    assert_eq!(dialog.late_offer(), None);
+    let _ = dialog.request(&NewRequest::new(Method::Invite, b"v"));
+    hears(&mut dialog, 0, &response(488, "INVITE", 9, "a1", ""));
+    assert_eq!(dialog.late_offer(), None);
 }
 
 #[test]
@@ -226,7 +216,7 @@ fn reliable_responses_are_taken_in_order_per_fork() {
             (event, _) => panic!("{tag} {rseq}: {event:?}"),
         }
     }
-    let dialog = call.dialog_mut(0).expect("early");
+    let dialog = &mut call.early[0];
     let rack = Dialog::rack_line(901, 7);
     let prack = NewRequest {
         headers: rack.as_bytes(),
@@ -240,19 +230,6 @@ fn reliable_responses_are_taken_in_order_per_fork() {
 }
 
 #[test]
-fn forks_are_few() {
-    let mut call = call();
-    for fork in 0..100 {
-        hear(
-            &mut call,
-            0,
-            &response(180, "INVITE", 7, &format!("fork{fork}"), RINGING),
-        );
-    }
-    assert_eq!(call.dialogs().len(), 16);
-}
-
-#[test]
 fn a_call_under_way_survives_a_takeover() {
     let mut before = call();
     hear(
@@ -260,10 +237,11 @@ fn a_call_under_way_survives_a_takeover() {
         0,
         &response(183, "INVITE", 7, "a1", &format!("{SDP}Require: 100rel\r\nRSeq: 5\r\n")),
     );
-    before.cancel();
-    before.cancel_due();
-    let mut call = OutgoingInvite::from_parts(at(9000), Timers::default(), before.to_parts(at(0))).expect("whole");
-    assert_eq!(call.cancel_state(), CancelState::Sent);
+    let early = Dialog::from_parts(at(9000), Timers::default(), before.early[0].to_parts(at(0))).expect("whole");
+    let mut call = Call {
+        invite: OutgoingInvite::from_parts(Timers::default(), &before.invite.to_parts()).expect("whole"),
+        early: vec![early],
+    };
     assert!(matches!(
         hear(
             &mut call,
@@ -272,7 +250,7 @@ fn a_call_under_way_survives_a_takeover() {
         ),
         UacEvent::Drop
     ));
-    let dialog = answered(hear(&mut call, 9000, &response(200, "INVITE", 7, "a1", RINGING)));
+    let dialog = answer(&mut call, 9000, &response(200, "INVITE", 7, "a1", RINGING));
     assert_eq!(dialog.id().remote_tag, b"a1");
 }
 

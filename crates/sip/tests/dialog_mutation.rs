@@ -102,7 +102,8 @@ fn a_calling_dialog_takes_any_response() {
             let ack = ack_of_refused(message.bytes(), to);
             assert!(ack.ends_with(b"\r\n\r\n"));
             let _ = cancel_of(message.bytes());
-            if let UacEvent::Answered(mut dialog) = call.handle_response(at(round), &Facts::of(&wire)) {
+            let event = call.handle_response(at(round), &Facts::of(&wire), None);
+            if let UacEvent::Answered { new: Some(mut dialog) } = event {
                 answered += 1;
                 dialog.handle_response(at(round), &Facts::of(&wire), round);
                 let parts = dialog.to_parts(at(round));

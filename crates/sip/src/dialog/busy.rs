@@ -20,6 +20,9 @@ pub struct Pending {
     pub out_invite: Option<u32>,
     /// Whether that INVITE brought an offer that no reliable response has answered.
     pub out_offer: bool,
+    /// Our INVITE that left without an offer, by its CSeq: the 2xx brings the offer, and the ACK, which is still to be
+    /// sent, the answer.
+    pub late_offer: Option<u32>,
     /// Our UPDATE without a final response, by its CSeq.
     pub out_update: Option<u32>,
     /// RSeq of our latest reliable provisional response; 0 before the first.
@@ -162,10 +165,11 @@ impl Busy {
             in_invite,
             in_update,
             out_invite,
+            late_offer,
             out_update,
             ..
         } = self.pending;
-        [in_invite, in_update, out_invite, out_update]
+        [in_invite, in_update, out_invite, late_offer, out_update]
             .iter()
             .all(Option::is_none)
             && self.answer.is_none()

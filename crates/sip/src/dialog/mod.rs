@@ -31,7 +31,7 @@ pub use parts::{DialogParts, OutgoingInviteParts, ReliableParts, SessionParts};
 pub use respond::Answer;
 pub use session_timer::{Agreed, SessionPolicy, SessionTimer};
 pub use text::DialogText;
-pub use uac::{CancelState, OutgoingInvite, UacEvent};
+pub use uac::{OutgoingInvite, UacEvent};
 
 use crate::Instant;
 use crate::transaction::Timers;
@@ -230,19 +230,31 @@ impl Dialog {
     }
 
     /// The INVITE of the peer whose 2xx has no ACK yet, by its CSeq: until it comes the called side must not send BYE
-    /// (RFC 3261 s15).
+    /// (RFC 3261 s15). After a takeover that is not known, and nothing waits for it.
     #[must_use]
     pub fn awaits_ack(&self) -> Option<u32> {
-        self.busy.as_ref()?.answer.as_ref().map(|answer| answer.cseq)
+        let answer = self.busy.as_ref()?.answer.as_ref();
+        answer.filter(|answer| !answer.silent).map(|answer| answer.cseq)
+    }
+
+    /// Our INVITE without an offer whose ACK, which answers the offer of the 2xx (RFC 3261 s13.2.1), is not sent yet, by
+    /// its CSeq.
+    #[must_use]
+    pub fn late_offer(&self) -> Option<u32> {
+        self.pending().late_offer
     }
 
     /// Whether a re-INVITE may be sent now: one INVITE at a time, and only after the ACK of the last (RFC 3261 s14.1).
     #[must_use]
     pub fn may_reinvite(&self) -> bool {
         let Pending {
-            in_invite, out_invite, ..
+            in_invite,
+            out_invite,
+            late_offer,
+            ..
         } = self.pending();
-        let quiet = in_invite.is_none() && out_invite.is_none() && self.awaits_ack().is_none();
+        let open = [in_invite, out_invite, late_offer, self.awaits_ack()];
+        let quiet = open.iter().all(Option::is_none);
         quiet && self.state == DialogState::Confirmed
     }
 

@@ -47,7 +47,7 @@ pub enum Reaction {
         /// For RAck.
         rseq: u32,
     },
-    /// 2xx to our INVITE: send [`Dialog::ack`].
+    /// 2xx to our INVITE: send [`Dialog::ack`]; if it brought a [late offer](Dialog::late_offer), with the answer.
     Acknowledge,
     /// A repeat of that 2xx: send these bytes again.
     Repeat(Bytes),
@@ -72,6 +72,7 @@ impl Dialog {
                 let pending = &mut self.busy_mut().pending;
                 pending.out_invite = Some(cseq);
                 pending.out_offer = new.sdp;
+                pending.late_offer = (!new.sdp).then_some(cseq);
                 pending.remote_rseq = None;
             }
             Method::Update => self.busy_mut().pending.out_update = Some(cseq),
@@ -89,6 +90,7 @@ impl Dialog {
         self.session = super::SessionTimer::off();
         if let Some(busy) = &mut self.busy {
             busy.answer = None;
+            busy.pending.late_offer = None;
         }
         self.tidy();
     }
@@ -108,7 +110,9 @@ impl Dialog {
             ack: ack.clone(),
             until,
         };
-        self.busy_mut().ack = Some(sent);
+        let busy = self.busy_mut();
+        busy.pending.late_offer.take_if(|late| *late == cseq);
+        busy.ack = Some(sent);
         ack
     }
 
@@ -187,6 +191,7 @@ impl Dialog {
                 let pending = &mut self.busy_mut().pending;
                 pending.out_invite = None;
                 pending.out_offer = false;
+                pending.late_offer = None;
                 self.tidy();
                 Reaction::Pass
             }

@@ -2,7 +2,7 @@
 
 use super::busy::{Busy, Reliable, Unacknowledged};
 use super::text::Text;
-use super::{CancelState, Dialog, DialogState, DialogText, Pending, SentAck, SessionTimer};
+use super::{Dialog, DialogState, DialogText, Pending, SentAck, SessionTimer};
 use crate::Instant;
 use crate::transaction::Timers;
 use bytes::Bytes;
@@ -61,7 +61,7 @@ pub struct ReliableParts {
     pub response: Bytes,
 }
 
-/// An outgoing INVITE and its forks as plain data.
+/// An outgoing INVITE as plain data.
 #[derive(Clone, Debug)]
 pub struct OutgoingInviteParts<'a> {
     /// The texts; `remote` has no tag yet, `target` is the Request-URI.
@@ -70,16 +70,6 @@ pub struct OutgoingInviteParts<'a> {
     pub cseq: u32,
     /// Whether it carries an offer.
     pub sdp: bool,
-    /// Whether any response came.
-    pub heard: bool,
-    /// How far a CANCEL has come.
-    pub cancel: CancelState,
-    /// Time until further 2xx count no more; `None` before the first.
-    pub answered_left: Option<Duration>,
-    /// The early dialogs.
-    pub dialogs: Vec<DialogParts<'a>>,
-    /// Tags of the forks that have answered.
-    pub answered: Vec<&'a [u8]>,
 }
 
 impl Dialog {

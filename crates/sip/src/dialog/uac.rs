@@ -1,65 +1,43 @@
-//! An INVITE of ours that makes dialogs: one early dialog per fork (RFC 3261 s12.1.2, s13.2.2), CANCEL (s9.1), the 2xx
-//! that counts.
+//! An INVITE of ours that makes dialogs: one early dialog per fork (RFC 3261 s12.1.2, s13.2.2), the 2xx that
+//! counts, and those that come too late. Its CANCEL is a matter of its transaction
+//! ([`InviteClient::may_cancel`](crate::transaction::InviteClient::may_cancel)).
 
 use super::text::Text;
-use super::{Dialog, DialogParts, DialogText, Facts, OutgoingInviteParts, Reaction};
+use super::{Dialog, DialogText, Facts, OutgoingInviteParts, Reaction};
 use crate::Instant;
 use crate::transaction::Timers;
 
-/// How far our CANCEL has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum CancelState {
-    /// Nobody wants it.
-    #[default]
-    None = 0,
-    /// Wanted, but nothing came yet: it must wait for a provisional response (RFC 3261 s9.1).
-    Wanted = 1,
-    /// It was sent: a 2xx that crosses it gets ACK and BYE.
-    Sent = 2,
-}
-
-/// Forks of one INVITE. A trunk forks to a few phones; more would be an attack on our memory.
-const MAX_FORKS: usize = 16;
-
-/// The user agent's side of one INVITE outside of dialogs.
+/// The user agent's side of one INVITE outside of dialogs, until its first final response. The early dialogs that it
+/// makes are the driver's to keep, and to bound: an INVITE forks to a few phones, anything else is an attack on memory.
 #[derive(Clone, Debug)]
 pub struct OutgoingInvite {
     text: Text,
     timers: Timers,
     cseq: u32,
     sdp: bool,
-    heard: bool,
-    cancel: CancelState,
-    /// Until when forks may still answer: 64 x T1 after the first 2xx (s13.2.2.4).
-    until: Option<Instant>,
-    /// Early dialogs, in the order of their first response.
-    dialogs: Vec<Dialog>,
-    /// Tags of the forks that have answered: a repeat of their 2xx must not make a second dialog, even if the first has
-    /// ended.
-    answered: Vec<Box<[u8]>>,
 }
 
 /// What a response to it means.
 #[derive(Clone, Debug)]
 pub enum UacEvent {
-    /// Nothing: a repeat, out of order, or a fork too many.
+    /// Nothing: a repeat, out of order, or of another INVITE.
     Drop,
     /// 100, or a provisional response without a tag.
     Trying,
     /// A provisional response of an early dialog.
     Early {
-        /// Which: for [`OutgoingInvite::dialog_mut`].
-        dialog: usize,
-        /// Whether it has just been made.
-        new: bool,
+        /// The dialog, if none was handed in.
+        new: Option<Box<Dialog>>,
         /// It is reliable: send PRACK with this RSeq.
         prack: Option<u32>,
     },
-    /// A 2xx: the dialog is confirmed and the caller's from now on. Send its [`Dialog::ack`]; if the INVITE was
-    /// [cancelled ](OutgoingInvite::cancel_state) or another fork was chosen, a BYE after it.
-    Answered(Box<Dialog>),
-    /// Refused: the early dialogs are gone.
+    /// The first 2xx: the dialog that was handed in, or this one, is confirmed, and the INVITE is over with all other
+    /// early dialogs. Send its [`Dialog::ack`], and a BYE after it if the INVITE was cancelled (RFC 3261 s9.1). The 2xx of another fork is [`OutgoingInvite::late_answer`]'s.
+    Answered {
+        /// The dialog, if none was handed in.
+        new: Option<Box<Dialog>>,
+    },
+    /// Refused: the INVITE is over with its early dialogs.
     Refused,
 }
 
@@ -73,11 +51,6 @@ impl OutgoingInvite {
             timers,
             cseq,
             sdp,
-            heard: false,
-            cancel: CancelState::None,
-            until: None,
-            dialogs: Vec::new(),
-            answered: Vec::new(),
         })
     }
 
@@ -93,198 +66,126 @@ impl OutgoingInvite {
         self.text.get()
     }
 
-    /// The early dialogs.
-    #[must_use]
-    pub fn dialogs(&self) -> &[Dialog] {
-        &self.dialogs
+    /// Refused in a way that can be mended (401, 422): the same call goes on with another INVITE, one CSeq above.
+    pub fn again(&mut self) {
+        self.cseq += 1;
     }
 
-    /// An early dialog.
-    pub fn dialog_mut(&mut self, index: usize) -> Option<&mut Dialog> {
-        self.dialogs.get_mut(index)
-    }
-
-    /// The early dialog with this tag of the peer.
-    #[must_use]
-    pub fn find(&self, remote_tag: &[u8]) -> Option<usize> {
-        self.dialogs
-            .iter()
-            .position(|dialog| dialog.id().remote_tag == remote_tag)
-    }
-
-    /// A response that its transaction delivered. A repeat of a 2xx is its confirmed dialog's
-    /// ([`Dialog::handle_response`]): look there first.
-    pub fn handle_response(&mut self, now: Instant, response: &Facts<'_>) -> UacEvent {
+    /// A response that its transaction delivered. `early` is the early dialog of this INVITE with the To tag of the
+    /// response, if the driver has one.
+    pub fn handle_response(&mut self, now: Instant, response: &Facts<'_>, early: Option<&mut Dialog>) -> UacEvent {
         if response.cseq != self.cseq {
             return UacEvent::Drop;
         }
-        self.heard = true;
         match response.status {
-            101..200 if !response.to_tag.is_empty() => self.provisional(response),
+            101..200 if !response.to_tag.is_empty() => self.provisional(response, early),
             0..200 => UacEvent::Trying,
-            200..300 => self.answered(now, response),
-            // After a 2xx the refusal of another fork changes nothing.
-            _ if self.until.is_some() => UacEvent::Drop,
-            _ => {
-                self.dialogs.clear();
-                UacEvent::Refused
-            }
+            200..300 => self.answered(now, response, early),
+            _ => UacEvent::Refused,
         }
     }
 
-    fn has_answered(&self, tag: &[u8]) -> bool {
-        self.answered.iter().any(|known| **known == *tag)
-    }
-
-    fn provisional(&mut self, response: &Facts<'_>) -> UacEvent {
-        let known = self.find(response.to_tag);
-        let dialog = match known {
-            Some(index) => index,
-            // One that the 2xx of its fork overtook, or a fork too many.
-            None if self.has_answered(response.to_tag) || self.dialogs.len() >= MAX_FORKS => return UacEvent::Drop,
+    fn provisional(&mut self, response: &Facts<'_>, early: Option<&mut Dialog>) -> UacEvent {
+        let mut new = None;
+        let dialog = match early {
+            Some(early) => early,
             None => match self.fork(response) {
-                Some(dialog) => {
-                    self.dialogs.push(dialog);
-                    self.dialogs.len() - 1
-                }
+                Some(fork) => new.insert(Box::new(fork)),
                 None => return UacEvent::Drop,
             },
         };
-        let new = known.is_none();
-        match self.dialogs[dialog].order_provisional(response) {
+        match dialog.order_provisional(response) {
             Reaction::Drop => UacEvent::Drop,
-            Reaction::Prack { rseq } => UacEvent::Early {
-                dialog,
-                new,
-                prack: Some(rseq),
-            },
-            _ => UacEvent::Early {
-                dialog,
-                new,
-                prack: None,
-            },
+            Reaction::Prack { rseq } => UacEvent::Early { new, prack: Some(rseq) },
+            _ => UacEvent::Early { new, prack: None },
         }
     }
 
-    fn answered(&mut self, now: Instant, response: &Facts<'_>) -> UacEvent {
-        if self.has_answered(response.to_tag) || self.answered.len() >= MAX_FORKS {
-            return UacEvent::Drop;
-        }
-        let dialog = match self.find(response.to_tag) {
-            Some(index) => Some(self.dialogs.remove(index)),
-            None => self.fork(response),
-        };
-        let Some(mut dialog) = dialog else {
-            return UacEvent::Drop;
+    fn answered(&mut self, now: Instant, response: &Facts<'_>, early: Option<&mut Dialog>) -> UacEvent {
+        let mut new = None;
+        let dialog = match early {
+            Some(early) => early,
+            None => match self.fork(response) {
+                Some(fork) => new.insert(Box::new(fork)),
+                None => return UacEvent::Drop,
+            },
         };
         // RFC 3261 s13.2.2.4: the route set is the 2xx's, whatever the provisional responses said.
         if !dialog.text.set_routes(&routes(response)) {
             return UacEvent::Drop;
         }
         dialog.confirmed(now, response);
-        self.answered.push(response.to_tag.into());
-        self.until.get_or_insert(now + self.timers.patience());
-        UacEvent::Answered(Box::new(dialog))
+        UacEvent::Answered { new }
     }
 
     /// The dialog that a response makes (RFC 3261 s12.1.2).
     fn fork(&self, response: &Facts<'_>) -> Option<Dialog> {
+        fork(&self.text.get(), self.timers, (self.cseq, self.sdp), response)
+    }
+
+    /// The dialog of a 2xx that nobody waits for any longer, because another fork was first or the call was given up:
+    /// confirmed, to be acknowledged and ended by BYE (RFC 3261 s13.2.2.4). It is made of the response alone, whose
+    /// From the caller has found to be its own.
+    #[must_use]
+    pub fn late_answer(now: Instant, response: &Facts<'_>, contact: &[u8], timers: Timers) -> Option<Dialog> {
         let text = DialogText {
-            remote: response.to,
-            remote_tag: response.to_tag,
-            // A provisional response should name a Contact; until one does, the Request-URI is the best there is.
-            target: response.contact.unwrap_or(self.text.get().target),
-            routes: &routes(response),
-            ..self.text.get()
+            call_id: response.call_id,
+            local: response.from,
+            local_tag: response.from_tag,
+            contact,
+            target: response.contact?,
+            ..DialogText::default()
         };
-        let mut dialog = Dialog::of_text(Text::new(&text)?, self.timers);
-        dialog.caller = true;
-        dialog.local_cseq = self.cseq;
-        let pending = &mut dialog.busy_mut().pending;
-        pending.out_invite = Some(self.cseq);
-        pending.out_offer = self.sdp;
+        let mut dialog = fork(&text, timers, (response.cseq, true), response)?;
+        dialog.confirmed(now, response);
         Some(dialog)
-    }
-
-    /// The call is to be given up. `true`: send the CANCEL now; else [`cancel_due`](Self::cancel_due) says when.
-    pub fn cancel(&mut self) -> bool {
-        if self.cancel == CancelState::None {
-            self.cancel = CancelState::Wanted;
-        }
-        self.cancel_due()
-    }
-
-    /// To be asked after each response: whether a CANCEL that had to wait leaves now. `true` once.
-    pub fn cancel_due(&mut self) -> bool {
-        let due = self.cancel == CancelState::Wanted && self.heard && self.until.is_none();
-        if due {
-            self.cancel = CancelState::Sent;
-        }
-        due
-    }
-
-    /// How far a CANCEL has come.
-    #[must_use]
-    pub fn cancel_state(&self) -> CancelState {
-        self.cancel
-    }
-
-    /// When the forks that have not answered are given up.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.until
-    }
-
-    /// `true` once it is over: drop it with its early dialogs.
-    #[must_use]
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| until <= now)
     }
 
     /// As plain data.
     #[must_use]
-    pub fn to_parts(&self, now: Instant) -> OutgoingInviteParts<'_> {
+    pub fn to_parts(&self) -> OutgoingInviteParts<'_> {
         OutgoingInviteParts {
             text: self.text.get(),
             cseq: self.cseq,
             sdp: self.sdp,
-            heard: self.heard,
-            cancel: self.cancel,
-            answered_left: self.until.map(|until| until.since(now)),
-            dialogs: self.dialogs.iter().map(|dialog| dialog.to_parts(now)).collect(),
-            answered: self.answered.iter().map(|tag| &**tag).collect(),
         }
     }
 
-    /// What the parts describe, going on at `now`; `None` if the texts do not fit one another.
+    /// What the parts describe; `None` if the texts do not fit one another.
     #[must_use]
-    pub fn from_parts(now: Instant, timers: Timers, parts: OutgoingInviteParts<'_>) -> Option<Self> {
-        let restore = |parts: DialogParts<'_>| Dialog::from_parts(now, timers, parts);
-        let dialogs = parts.dialogs.into_iter().take(MAX_FORKS).map(restore);
+    pub fn from_parts(timers: Timers, parts: &OutgoingInviteParts<'_>) -> Option<Self> {
+        let OutgoingInviteParts { text, cseq, sdp } = parts;
         Some(Self {
-            text: Text::new(&parts.text)?,
+            text: Text::new(text)?,
             timers,
-            cseq: parts.cseq,
-            sdp: parts.sdp,
-            heard: parts.heard,
-            cancel: parts.cancel,
-            until: parts.answered_left.map(|left| now + left),
-            dialogs: dialogs.collect::<Option<_>>()?,
-            answered: parts.answered.into_iter().map(Into::into).collect(),
+            cseq: *cseq,
+            sdp: *sdp,
         })
     }
+}
+
+/// The dialog that a response to an INVITE makes: `text` is the INVITE's, `of` its CSeq and whether it carried an offer.
+fn fork(text: &DialogText<'_>, timers: Timers, of: (u32, bool), response: &Facts<'_>) -> Option<Dialog> {
+    let text = DialogText {
+        remote: response.to,
+        remote_tag: response.to_tag,
+        // A provisional response should name a Contact; until one does, the Request-URI is the best there is.
+        target: response.contact.unwrap_or(text.target),
+        routes: &routes(response),
+        ..*text
+    };
+    let mut dialog = Dialog::of_text(Text::new(&text)?, timers);
+    dialog.caller = true;
+    dialog.local_cseq = of.0;
+    let pending = &mut dialog.busy_mut().pending;
+    pending.out_invite = Some(of.0);
+    pending.out_offer = of.1;
+    pending.late_offer = (!of.1).then_some(of.0);
+    Some(dialog)
 }
 
 /// RFC 3261 s12.1.2: the route set of a UAC is Record-Route in reverse order.
 fn routes(response: &Facts<'_>) -> Vec<u8> {
     let reversed: Vec<&[u8]> = response.record_route.iter().rev().copied().collect();
     reversed.join(&b", "[..])
-}
-
-impl CancelState {
-    /// From the number in a record; `None` for one that this version does not know.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        [Self::None, Self::Wanted, Self::Sent].get(usize::from(number)).copied()
-    }
 }

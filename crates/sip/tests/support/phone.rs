@@ -5,8 +5,8 @@ use super::QUIET;
 use super::random::Random;
 use bytes::Bytes;
 use sip::dialog::{
-    Answer, CancelState, Dialog, DialogEffect, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction,
-    SessionPolicy, UacEvent, Verdict,
+    Answer, Dialog, DialogEffect, DialogState, DialogText, Facts, NewRequest, OutgoingInvite, Reaction, SessionPolicy,
+    UacEvent, Verdict,
 };
 use sip::transaction::{
     ClientTransaction, Effect, Effects, Repeat, Response, ServerState, ServerTransaction, Timers, TransactionKey,
@@ -29,6 +29,15 @@ struct Server {
     request: OwnedMessage,
 }
 
+/// How far a CANCEL has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cancel {
+    No,
+    /// It waits for a provisional response.
+    Wanted,
+    Sent,
+}
+
 struct Client {
     machine: ClientTransaction,
     request: OwnedMessage,
@@ -42,6 +51,9 @@ pub struct Phone {
     servers: BTreeMap<TransactionKey, Server>,
     clients: BTreeMap<TransactionKey, Client>,
     pub call: Option<OutgoingInvite>,
+    /// The early dialog of the call: nobody forks here.
+    early: Option<Dialog>,
+    cancel: Cancel,
     pub dialog: Option<Dialog>,
     plans: Vec<(Instant, Plan)>,
     branches: u64,
@@ -51,10 +63,9 @@ pub struct Phone {
     pub log: Vec<String>,
 }
 
-/// The dialog, or the early one that may become it: nobody forks here.
-fn current<'a>(dialog: &'a mut Option<Dialog>, call: &'a mut Option<OutgoingInvite>) -> Option<&'a mut Dialog> {
-    let early = call.as_mut().and_then(|call| call.dialog_mut(0));
-    dialog.as_mut().or(early)
+/// The dialog, or the early one that may become it.
+fn current<'a>(dialog: &'a mut Option<Dialog>, early: &'a mut Option<Dialog>) -> Option<&'a mut Dialog> {
+    dialog.as_mut().or(early.as_mut())
 }
 
 const SDP: &[u8] = b"v=0\r\n";
@@ -69,6 +80,8 @@ impl Phone {
             servers: BTreeMap::new(),
             clients: BTreeMap::new(),
             call: None,
+            early: None,
+            cancel: Cancel::No,
             dialog: None,
             plans: Vec::new(),
             branches: 0,
@@ -146,7 +159,7 @@ impl Phone {
             ..NewRequest::new(method, via.as_bytes())
         };
         // Before the answer there may be an early dialog only.
-        let Some(dialog) = current(&mut self.dialog, &mut self.call) else {
+        let Some(dialog) = current(&mut self.dialog, &mut self.early) else {
             return;
         };
         let request = dialog.request(&new);
@@ -183,13 +196,21 @@ impl Phone {
         }
     }
 
+    /// Sends the CANCEL that is wanted, once it may be sent.
     fn cancel(&mut self, now: Instant) {
-        let invite = self.clients.iter_mut().find(|(key, _)| key.method() == b"INVITE");
-        let Some((_, invite)) = invite else { return };
+        let may_cancel = |machine: &ClientTransaction| match machine {
+            ClientTransaction::Invite(machine) => machine.may_cancel(),
+            ClientTransaction::NonInvite(_) => false,
+        };
+        let invite = self.clients.values_mut().find(|client| may_cancel(&client.machine));
+        let Some(invite) = invite.filter(|_| self.cancel == Cancel::Wanted) else {
+            return;
+        };
         let cancel = cancel_of(invite.request.bytes());
         if let ClientTransaction::Invite(machine) = &mut invite.machine {
             machine.abandon(now);
         }
+        self.cancel = Cancel::Sent;
         self.log.push("cancels".into());
         self.start(now, cancel);
     }
@@ -287,7 +308,7 @@ impl Phone {
         let facts = Facts::of(&request.as_message());
         let entropy = self.random.next();
         let mut effects = Vec::new();
-        let verdict = match current(&mut self.dialog, &mut self.call) {
+        let verdict = match current(&mut self.dialog, &mut self.early) {
             Some(dialog) if dialog.id().remote_tag == facts.from_tag => {
                 dialog.receive(now, &facts, &self.policy, entropy, &mut effects)
             }
@@ -385,14 +406,14 @@ impl Phone {
     /// Through the dialog, which knows when it may leave.
     fn answer(&mut self, now: Instant, invite: bool, cseq: u32, status: u16) {
         let Some(key) = self.find(invite, cseq) else { return };
-        if current(&mut self.dialog, &mut self.call).is_none() && !self.servers[&key].machine.is_answered() {
+        if current(&mut self.dialog, &mut self.early).is_none() && !self.servers[&key].machine.is_answered() {
             // It ended meanwhile.
             self.direct(now, &key, 481);
             return;
         }
         let entropy = self.random.next();
         let reliable = self.random.chance(60);
-        let Some(dialog) = current(&mut self.dialog, &mut self.call) else {
+        let Some(dialog) = current(&mut self.dialog, &mut self.early) else {
             return;
         };
         let method = self.servers[&key].request.as_message().method();
@@ -417,7 +438,7 @@ impl Phone {
         };
         let response = self.write(&key, status, &extra);
         let mut effects = Vec::new();
-        let dialog = current(&mut self.dialog, &mut self.call).expect("seen");
+        let dialog = current(&mut self.dialog, &mut self.early).expect("seen");
         dialog.respond(now, answer, response, &mut effects);
         self.dialog_effects(now, effects);
     }
@@ -539,13 +560,18 @@ impl Phone {
 
     fn call_responded(&mut self, now: Instant, response: &Facts<'_>) {
         let call = self.call.as_mut().expect("ours");
-        match call.handle_response(now, response) {
-            UacEvent::Early { prack: Some(rseq), .. } => {
-                self.request(now, Method::Prack, &Dialog::rack_line(rseq, 1), false);
+        let event = call.handle_response(now, response, self.early.as_mut());
+        let cancelled = self.cancel == Cancel::Sent;
+        match event {
+            UacEvent::Early { new, prack } => {
+                self.early = self.early.take().or(new.map(|new| *new));
+                if let Some(rseq) = prack {
+                    self.request(now, Method::Prack, &Dialog::rack_line(rseq, 1), false);
+                }
             }
-            UacEvent::Answered(dialog) => {
-                let cancelled = call.cancel_state() == CancelState::Sent;
-                self.dialog = Some(*dialog);
+            UacEvent::Answered { new } => {
+                self.call = None;
+                self.dialog = new.map(|new| *new).or(self.early.take());
                 self.log.push("answered".into());
                 self.acknowledge(now, 1);
                 if cancelled {
@@ -555,10 +581,11 @@ impl Phone {
             UacEvent::Refused => {
                 self.log.push(format!("refused {}", response.status));
                 self.call = None;
+                self.early = None;
             }
-            UacEvent::Early { .. } | UacEvent::Trying | UacEvent::Drop => {}
+            UacEvent::Trying | UacEvent::Drop => {}
         }
-        if self.call.as_mut().is_some_and(OutgoingInvite::cancel_due) {
+        if self.call.is_some() {
             self.cancel(now);
         }
     }
@@ -569,9 +596,8 @@ impl Phone {
         let servers = self.servers.values().filter_map(|server| server.machine.poll_timeout());
         let clients = self.clients.values().filter_map(|client| client.machine.poll_timeout());
         let plans = self.plans.first().map(|(when, _)| *when);
-        let call = self.call.as_ref().and_then(OutgoingInvite::poll_timeout);
         let dialog = self.dialog.as_ref().and_then(Dialog::poll_timeout);
-        servers.chain(clients).chain(plans).chain(call).chain(dialog).min()
+        servers.chain(clients).chain(plans).chain(dialog).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -581,7 +607,8 @@ impl Phone {
                 Plan::Answer { invite, cseq, status } => self.answer(now, invite, cseq, status),
                 Plan::Request(what) => self.ask(now, what),
                 Plan::Cancel => {
-                    if self.call.as_mut().is_some_and(OutgoingInvite::cancel) {
+                    if self.call.is_some() {
+                        self.cancel = Cancel::Wanted;
                         self.cancel(now);
                     }
                 }
@@ -622,7 +649,6 @@ impl Phone {
             dialog.handle_timeout(now, &mut effects);
         }
         self.dialog_effects(now, effects);
-        self.call.take_if(|call| call.is_over(now));
     }
 
     /// The process dies; a successor goes on with the plain data.
@@ -634,9 +660,12 @@ impl Phone {
             self.dialog = Some(new);
         }
         if let Some(old) = self.call.take() {
-            let new = OutgoingInvite::from_parts(now, timers, old.to_parts(now)).expect("whole");
-            assert_eq!(format!("{:?}", new.to_parts(now)), format!("{:?}", old.to_parts(now)));
+            let new = OutgoingInvite::from_parts(timers, &old.to_parts()).expect("whole");
+            assert_eq!(format!("{:?}", new.to_parts()), format!("{:?}", old.to_parts()));
             self.call = Some(new);
+        }
+        if let Some(old) = self.early.take() {
+            self.early = Some(Dialog::from_parts(now, timers, old.to_parts(now)).expect("whole"));
         }
         let keys: Vec<_> = self.servers.keys().cloned().collect();
         for key in keys {
