@@ -113,7 +113,12 @@ fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Prob
         (_, Some(PERIOD_PATTERN)) => text.parse::<crate::Period>().is_ok(),
         (_, Some(crate::sip_cluster::REDIS_URL_PATTERN)) => is_redis_url(text),
         (_, Some(pattern)) => unreachable!("no reader for the pattern {pattern}"),
-        (_, None) => true,
+        (_, None) => {
+            let length = text.chars().count() as u64;
+            let bound = |name: &str| schema[name].as_u64();
+            bound("minLength").is_none_or(|least| least <= length)
+                && bound("maxLength").is_none_or(|most| length <= most)
+        }
     };
     (!fits).then(|| problem(field, value, "it does not read like one", remedy(schema)))
 }
@@ -165,7 +170,10 @@ fn remedy(schema: &Value) -> String {
             }
             _ => "write {}".into(),
         },
-        _ => "write a text".into(),
+        _ => match (schema["minLength"].as_u64(), schema["maxLength"].as_u64()) {
+            (Some(least), Some(most)) => format!("write a text of {least} to {most} characters"),
+            _ => "write a text".into(),
+        },
     }
 }
 

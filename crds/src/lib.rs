@@ -16,8 +16,8 @@ mod values;
 pub use manifest::parse;
 pub use reference::{crd_yaml, reference};
 pub use sip_cluster::{
-    Answer, Application, Containers, Custom, Dispatcher, External, Managed, Mode, Proxies, Redis, Replication,
-    SipCluster, SipClusterSpec, Transport,
+    Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Mode, Proxies, Redis, Replication,
+    Route, RoutedMethod, SipCluster, SipClusterSpec, Transport,
 };
 pub use status::SipClusterStatus;
 pub use values::Period;

@@ -51,6 +51,7 @@ fn rows(path: &str, schema: &Value, page: &mut String) {
             .replace('|', "\\|");
         writeln!(page, "| `{path}` | {} | {default} | {meaning} |", kind(field)).expect("a string takes all");
         rows(&path, field, page);
+        rows(&format!("{path}[]"), &field["items"], page);
     }
 }
 

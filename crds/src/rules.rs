@@ -1,6 +1,8 @@
 //! Rules that a structural schema cannot say. Those that CEL can are also stated at the types, for the API server.
 
-use crate::{Application, Period, Problem, Redis, SipCluster};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::{Application, Period, Problem, Redis, Route, SipCluster};
 
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
@@ -37,23 +39,45 @@ pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
     problems
 }
 
-fn application(application: &Application) -> Option<Problem> {
-    let Application { answer, custom } = application;
-    let wrong = |value: &str, wrong: &str, remedy: &str| Problem {
+fn application(application: &Application) -> Vec<Problem> {
+    let Application { answer, b2bua, custom } = application;
+    let named: Vec<&str> = [
+        ("answer", answer.is_some()),
+        ("b2bua", b2bua.is_some()),
+        ("custom", custom.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, named)| named.then_some(name))
+    .collect();
+    match named[..] {
+        [] => return vec![unnamed("{}", "no application is named")],
+        [_] => {}
+        _ => return vec![unnamed(&named.join(" and "), "they exclude one another")],
+    }
+    let expires = match (answer, b2bua) {
+        (Some(answer), _) => ("spec.application.answer.sessionExpires", answer.session_expires),
+        (_, Some(b2bua)) => ("spec.application.b2bua.sessionExpires", b2bua.session_expires),
+        (None, None) => return Vec::new(),
+    };
+    let mut problems: Vec<Problem> = session_expires(expires.0, expires.1).into_iter().collect();
+    if let Some(b2bua) = b2bua {
+        problems.extend(outside("spec.application.b2bua.ring", b2bua.ring, "1s", "1h"));
+        problems.extend(b2bua.routes.iter().enumerate().flat_map(|(at, entry)| route(at, entry)));
+    }
+    problems
+}
+
+fn unnamed(value: &str, wrong: &str) -> Problem {
+    Problem {
         field: "spec.application".into(),
         value: value.into(),
         wrong: wrong.into(),
-        remedy: remedy.into(),
-    };
-    let answer = match (answer, custom) {
-        (Some(answer), None) => answer,
-        (None, Some(_)) => return None,
-        (Some(_), Some(_)) => {
-            return Some(wrong("answer and custom", "they exclude one another", "leave one out"));
-        }
-        (None, None) => return Some(wrong("{}", "no application is named", "write `answer: {}`")),
-    };
-    let (wrong, remedy) = match answer.session_expires.duration() {
+        remedy: "write one: `answer: {}`, or `b2bua` with its routes".into(),
+    }
+}
+
+fn session_expires(field: &str, period: Period) -> Option<Problem> {
+    let (wrong, remedy) = match period.duration() {
         interval if interval < SHORTEST_SESSION => (
             "RFC 4028 allows no session timer below 90s",
             "write 90s or more; 30m is usual",
@@ -65,11 +89,67 @@ fn application(application: &Application) -> Option<Problem> {
         _ => return None,
     };
     Some(Problem {
-        field: "spec.application.answer.sessionExpires".into(),
-        value: answer.session_expires.to_string(),
+        field: field.into(),
+        value: period.to_string(),
         wrong: wrong.into(),
         remedy: remedy.into(),
     })
+}
+
+/// What the containers read has to read like one.
+fn route(at: usize, route: &Route) -> Vec<Problem> {
+    let problem = |field: &str, value: &str, remedy: &str| Problem {
+        field: format!("spec.application.b2bua.routes[{at}].{field}"),
+        value: format!("{value:?}"),
+        wrong: "it does not read like one".into(),
+        remedy: remedy.into(),
+    };
+    let mut problems = Vec::new();
+    if let Some(source) = route.source.as_deref().filter(|source| !is_network(source)) {
+        problems.push(problem(
+            "source",
+            source,
+            "write an address such as 10.0.0.7, or a network such as 10.0.0.0/8",
+        ));
+    }
+    if !is_target(&route.target) {
+        let remedy =
+            "write a SIP URI with an IP address, such as sip:10.0.0.7:5060;transport=tcp; names are not looked up yet";
+        problems.push(problem("target", &route.target, remedy));
+    }
+    problems
+}
+
+fn is_network(text: &str) -> bool {
+    let (address, prefix) = text
+        .split_once('/')
+        .map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return false;
+    };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    prefix.is_none_or(|prefix| prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest))
+}
+
+/// `sip:`, perhaps a user part, an IP address, perhaps a port and parameters.
+fn is_target(uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix("sip:") else {
+        return false;
+    };
+    let (user, rest) = rest
+        .split_once('@')
+        .map_or((None, rest), |(user, rest)| (Some(user), rest));
+    let (place, params) = rest.split_once(';').unwrap_or((rest, ""));
+    let is_place = place.parse::<SocketAddr>().is_ok_and(|place| place.port() != 0)
+        || place.parse::<Ipv4Addr>().is_ok()
+        || place
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok());
+    let is_plain = |text: &str, also: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || also.contains(c));
+    is_place
+        && user.is_none_or(|user| !user.is_empty() && is_plain(user, "-_.!~*'()%&=+$,/"))
+        && is_plain(params, "-_.=;")
 }
 
 /// A period outside of what the processes accept.

@@ -87,12 +87,19 @@ pub struct SipClusterSpec {
 /// What handles the calls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = ("[has(self.answer), has(self.custom)].filter(named, named).size() == 1", "name one application: answer or custom"))]
+#[x_kube(validation = (
+    "[has(self.answer), has(self.b2bua), has(self.custom)].filter(named, named).size() == 1",
+    "name one application: answer, b2bua or custom"
+))]
 pub struct Application {
     /// Answers every call itself (a user agent server): 180 while it rings, then 200, and holds the call until the caller or the session
     /// timer ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
+
+    /// Calls out again for every call that comes in, and connects the two (a back-to-back user agent).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub b2bua: Option<B2bua>,
 
     /// An application of your own, in an executable of your own (docs/applications.md).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +149,61 @@ impl Default for Answer {
             echo: false,
         }
     }
+}
+
+/// Where calls go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct B2bua {
+    /// The first route that matches a call says where it goes; without a match it is refused with 404.
+    #[schemars(length(min = 1, max = 256))]
+    pub routes: Vec<Route>,
+
+    /// How long a callee may ring. From `1s` to `1h`.
+    #[serde(default = "defaults::callee_rings")]
+    pub ring: Period,
+
+    /// Session timer (RFC 4028) of both sides: a call whose peer does not refresh it for so long is ended. From `90s` to `24h`.
+    #[serde(default = "defaults::session_expires")]
+    pub session_expires: Period,
+}
+
+/// A route. What is left out matches everything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// The method of the request; only INVITE makes calls.
+    #[serde(default)]
+    pub method: RoutedMethod,
+
+    /// The user part of the URI that is called, or the number of a tel URI. `*` stands for any characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub user: Option<String>,
+
+    /// The host of the URI that is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub domain: Option<String>,
+
+    /// The address that the call comes from, such as `10.0.0.7`, or its network, such as `10.0.0.0/8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 43))]
+    pub source: Option<String>,
+
+    /// Where the call goes: a SIP URI with an IP address, such as `sip:10.0.0.7:5060;transport=tcp`. Without a user part it gets the one
+    /// that was called.
+    #[schemars(length(min = 5, max = 255))]
+    pub target: String,
+}
+
+/// A method that makes calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RoutedMethod {
+    /// RFC 3261 s13.
+    #[default]
+    Invite,
 }
 
 /// The processes that own calls and run the application.
@@ -346,6 +408,11 @@ mod defaults {
     /// RFC 4028 s4.2 recommends 30 minutes.
     pub(super) fn session_expires() -> Period {
         Period::from_secs(1800)
+    }
+
+    /// RFC 3261 s16.6 step 11: as long as a proxy would wait.
+    pub(super) fn callee_rings() -> Period {
+        Period::from_secs(180)
     }
 
     pub(super) fn quiesce() -> Period {

@@ -131,11 +131,11 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "{}",
-            "spec.application: it is missing; indent below it what it holds: answer, custom\n",
+            "spec.application: it is missing; indent below it what it holds: answer, b2bua, custom\n",
         ),
         (
             "{application: {answer: {}, custom: {command: ./x}}}",
-            "spec.application: answer and custom: they exclude one another; leave one out\n",
+            "spec.application: answer and custom: they exclude one another; write one: `answer: {}`, or `b2bua` with its routes\n",
         ),
         (
             "{application: {custom: {}}}",
@@ -147,11 +147,45 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "{application: {}}",
-            "spec.application: {}: no application is named; write `answer: {}`\n",
+            "spec.application: {}: no application is named; write one: `answer: {}`, or `b2bua` with its routes\n",
         ),
         (
             "{application: {answer: }}",
-            "spec.application: {}: no application is named; write `answer: {}`\n",
+            "spec.application: {}: no application is named; write one: `answer: {}`, or `b2bua` with its routes\n",
+        ),
+        (
+            "{application: {answer: {}, b2bua: {routes: [{target: sip:127.0.0.1}]}}}",
+            "spec.application: answer and b2bua: they exclude one another; write one: `answer: {}`, or `b2bua` with its routes\n",
+        ),
+        (
+            "{application: {b2bua: {}}}",
+            "spec.application.b2bua.routes: it is missing; write a list\n",
+        ),
+        (
+            "{application: {b2bua: {routes: []}}}",
+            "spec.application.b2bua.routes: []: 0 entries are too few; write 1 to 256 of them\n",
+        ),
+        (
+            "{application: {b2bua: {routes: [{target: sip:127.0.0.1, user: ''}]}}}",
+            "spec.application.b2bua.routes[0].user: \"\": it does not read like one; write a text of 1 to 128 characters\n",
+        ),
+        (
+            "{application: {b2bua: {routes: [{target: sip:127.0.0.1}, {target: sip:example.org}]}}}",
+            "spec.application.b2bua.routes[1].target: \"sip:example.org\": it does not read like one; write a SIP URI with an IP address, \
+             such as sip:10.0.0.7:5060;transport=tcp; names are not looked up yet\n",
+        ),
+        (
+            "{application: {b2bua: {routes: [{target: sip:127.0.0.1, source: 10.0.0.0/33}]}}}",
+            "spec.application.b2bua.routes[0].source: \"10.0.0.0/33\": it does not read like one; write an address such as 10.0.0.7, \
+             or a network such as 10.0.0.0/8\n",
+        ),
+        (
+            "{application: {b2bua: {routes: [{target: sip:127.0.0.1, method: BYE}]}}}",
+            "spec.application.b2bua.routes[0].method: \"BYE\": this is not known; write INVITE\n",
+        ),
+        (
+            "{application: {b2bua: {ring: 0s, routes: [{target: sip:127.0.0.1}]}}}",
+            "spec.application.b2bua.ring: 0s: this is too short; write a period from 1s to 1h\n",
         ),
         (
             "",
@@ -215,4 +249,33 @@ fn what_is_no_sip_cluster_is_refused() {
 fn other_documents_in_the_file_are_passed_over() {
     let manifest = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: x}}\n---\n{SMALLEST}");
     assert!(parse(&manifest).is_ok());
+}
+
+#[test]
+fn targets_of_routes_are_addresses() {
+    let target = |target: &str| {
+        parse(&with_spec(&format!(
+            "{{application: {{b2bua: {{routes: [{{target: '{target}'}}]}}}}}}"
+        )))
+    };
+    for good in [
+        "sip:10.0.0.7",
+        "sip:10.0.0.7:5060",
+        "sip:desk@10.0.0.7;transport=tcp",
+        "sip:[::1]:5070",
+        "sip:[2001:db8::1]",
+    ] {
+        assert!(target(good).is_ok(), "{good}");
+    }
+    for wrong in [
+        "sips:10.0.0.7",
+        "sip:10.0.0.7:0",
+        "sip:@10.0.0.7",
+        "sip:10.0.0.7?x=y",
+        "sip:a b@10.0.0.7",
+        "sip:::1",
+        "10.0.0.7:5060",
+    ] {
+        assert!(target(wrong).is_err(), "{wrong}");
+    }
 }
