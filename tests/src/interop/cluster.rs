@@ -42,6 +42,8 @@ pub struct Manifest {
     pub session: &'static str,
     /// `spec.application.custom`, as JSON, in place of `answer`.
     pub custom: Option<String>,
+    /// Where `b2bua`, in place of `answer`, calls out to: the part of a SIP URI behind its user.
+    pub b2bua: Option<String>,
 }
 
 impl Default for Manifest {
@@ -58,6 +60,7 @@ impl Default for Manifest {
             hold: "0s",
             session: "90s",
             custom: None,
+            b2bua: None,
         }
     }
 }
@@ -82,11 +85,15 @@ impl Manifest {
             hold,
             session,
             custom,
+            b2bua,
             address: _,
         } = self;
-        let application = match custom {
-            Some(custom) => format!("custom: {custom}"),
-            None => format!("answer: {{ring: {ring}, hold: {hold}, sessionExpires: {session}}}"),
+        let application = match (custom, b2bua) {
+            (Some(custom), _) => format!("custom: {custom}"),
+            (_, Some(target)) => {
+                format!("b2bua: {{sessionExpires: {session}, routes: [{{target: \"sip:{target}\"}}]}}")
+            }
+            (None, None) => format!("answer: {{ring: {ring}, hold: {hold}, sessionExpires: {session}}}"),
         };
         let address = self.dispatcher();
         let (ip, port) = (address.ip(), address.port());
