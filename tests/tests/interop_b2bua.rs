@@ -47,7 +47,7 @@ fn caller(cluster: &Cluster, transport: Transport) -> anyhow::Result<Caller> {
 /// error, so it is called over TCP.
 #[test]
 fn calls_of_sipp_to_sipp_go_through() -> anyhow::Result<()> {
-    const CALLS: u32 = 200;
+    const CALLS: u32 = 100;
     let manifest = Manifest {
         name: "b2bua-sipp",
         address: [86, 1],
@@ -57,7 +57,7 @@ fn calls_of_sipp_to_sipp_go_through() -> anyhow::Result<()> {
     let run = Run {
         target: Some(cluster.address()),
         local: (cluster.caller_address(), 6060).into(),
-        rate: 50,
+        rate: 20,
         calls: CALLS,
         extra: &["-d", "1000", "-recv_timeout", "20000"],
         ..Run::default()

@@ -254,7 +254,7 @@ fn acknowledge(session: &mut Session<'_>, request: &Request<'_>, from: DialogNum
         let message = request.message();
         let body = Bytes::copy_from_slice(message.body());
         let kind = content_type(message);
-        session.acknowledge(to, (!body.is_empty()).then(|| (kind.as_str(), body)));
+        session.acknowledge(to, (!body.is_empty()).then_some((kind.as_str(), body)));
     }
 }
 
