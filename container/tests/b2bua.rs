@@ -73,14 +73,14 @@ impl Call {
     /// The callee rings, answers, and both sides have their ACK.
     fn connected() -> Self {
         let mut call = Self::begin("");
-        let out = call.from_callee(180, "");
+        let out = call.hear(180, "");
         assert_eq!(starts(&out), ["180"]);
         call.answer();
         call
     }
 
     fn answer(&mut self) {
-        let out = self.from_callee(200, SDP);
+        let out = self.hear(200, SDP);
         assert_eq!(sorted(&out), ["200", "ACK"]);
         let ok = out.iter().find(|text| text.starts_with("SIP/2.0 200")).expect("a 200");
         assert!(ok.ends_with(SDP), "{ok}");
@@ -93,7 +93,7 @@ impl Call {
         self.world.exchange(&mut self.life, message)
     }
 
-    fn from_callee(&mut self, status: u16, body: &str) -> Vec<String> {
+    fn hear(&mut self, status: u16, body: &str) -> Vec<String> {
         let response = self.callee.respond(&self.world, status, "", body);
         self.give(&response)
     }
@@ -120,10 +120,10 @@ impl Call {
         let bye = bye.clone();
         assert!(bye.starts_with("BYE sip:b1@203.0.113.7:5090 "), "{bye}");
         self.respond(&bye, 200, "");
-        self.is_forgotten();
+        self.leaves_nothing();
     }
 
-    fn is_forgotten(mut self) {
+    fn leaves_nothing(mut self) {
         assert_eq!(self.life.engine.holdings().dialogs, 0);
         self.world.pass(&mut self.life, SECOND * 120);
         let left = &self.world.store.partition(PARTITION).expect("owned").records;
@@ -156,8 +156,8 @@ fn a_call_goes_out_again_and_either_side_ends_it() {
         invite.contains("\r\nFrom: \"Alice\" <sip:alice@198.51.100.9>;tag="),
         "{invite}"
     );
-    assert!(call.from_callee(100, "").is_empty(), "100 is for one hop");
-    let ringing = call.from_callee(180, "");
+    assert!(call.hear(100, "").is_empty(), "100 is for one hop");
+    let ringing = call.hear(180, "");
     assert_eq!(starts(&ringing), ["180"]);
     assert!(ringing[0].starts_with("SIP/2.0 180 Because\r\n"), "{}", ringing[0]);
     call.answer();
@@ -170,7 +170,7 @@ fn a_call_goes_out_again_and_either_side_ends_it() {
     let bye = out.into_iter().find(|text| text.starts_with("BYE ")).expect("a BYE");
     assert!(bye.starts_with("BYE sip:alice@198.51.100.9:5080 "), "{bye}");
     call.respond(&bye, 200, "");
-    call.is_forgotten();
+    call.leaves_nothing();
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_call_without_a_route_or_without_hops_is_refused() {
 fn a_refusal_is_passed_on_in_words_for_the_other_side() {
     for (said, heard) in [(486, 486), (603, 603), (404, 404), (302, 302), (503, 500), (420, 500)] {
         let mut call = Call::begin("");
-        call.from_callee(180, "");
+        call.hear(180, "");
         let refusal = call.callee.respond(&call.world, said, "Retry-After: 5\r\n", "");
         let out = call.give(&refusal);
         assert_eq!(
@@ -212,7 +212,7 @@ fn a_refusal_is_passed_on_in_words_for_the_other_side() {
         assert_eq!(to_caller.contains("\r\nContact: <sip:b1@"), said == 302, "{to_caller}");
         let ack = call.caller.request(&call.world, "ACK", 1, "");
         call.give(&ack);
-        call.is_forgotten();
+        call.leaves_nothing();
     }
 }
 
@@ -229,7 +229,7 @@ fn silence_is_passed_on_as_408_and_endless_ringing_as_480() {
     assert_eq!(repeats, 6, "timer A");
 
     let mut call = Call::begin("");
-    call.from_callee(180, "");
+    call.hear(180, "");
     let left = call.world.pass(&mut call.life, SECOND * 181);
     let at = |start: &str| left.iter().find(|(_, text)| text.starts_with(start)).map(|(at, _)| *at);
     assert_eq!(at("SIP/2.0 480"), Some(SECOND * 180));
@@ -241,20 +241,20 @@ fn a_cancel_waits_for_the_callee_to_be_heard_of() {
     let mut call = Call::begin("");
     let cancel = call.caller.request(&call.world, "CANCEL", 1, "");
     assert_eq!(starts(&call.give(&cancel)), ["200", "487"]);
-    let out = call.from_callee(100, "");
+    let out = call.hear(100, "");
     assert_eq!(starts(&out), ["CANCEL"]);
     assert_eq!(
         value(&out[0], HeaderName::Via),
         value(&call.callee.invite, HeaderName::Via),
         "the same branch"
     );
-    assert!(call.from_callee(180, "").is_empty(), "the caller has its answer");
+    assert!(call.hear(180, "").is_empty(), "the caller has its answer");
     let cancel = out[0].clone();
     assert!(call.respond(&cancel, 200, "").is_empty());
-    assert_eq!(starts(&call.from_callee(487, "")), ["ACK"]);
+    assert_eq!(starts(&call.hear(487, "")), ["ACK"]);
     let ack = call.caller.request(&call.world, "ACK", 1, "");
     call.give(&ack);
-    call.is_forgotten();
+    call.leaves_nothing();
 }
 
 #[test]
@@ -263,18 +263,18 @@ fn an_answer_that_crosses_the_cancel_is_acknowledged_and_ended() {
     for (heard, dies) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut call = Call::begin("");
         if heard {
-            call.from_callee(180, "");
+            call.hear(180, "");
         }
         let cancel = call.caller.request(&call.world, "CANCEL", 1, "");
         call.give(&cancel);
         if dies {
             call.take_over();
         }
-        let out = call.from_callee(200, SDP);
+        let out = call.hear(200, SDP);
         assert_eq!(starts(&out), ["ACK", "BYE"], "{heard} {dies}");
         assert!(out[0].ends_with("Content-Length: 0\r\n\r\n"));
         let bye = out[1].clone();
-        let again = call.from_callee(200, SDP);
+        let again = call.hear(200, SDP);
         assert_eq!(again, [out[0].clone()], "a repeat gets the same ACK");
         call.respond(&bye, 200, "");
         let ack = call.caller.request(&call.world, "ACK", 1, "");
@@ -291,7 +291,7 @@ fn an_answer_that_crosses_the_cancel_is_acknowledged_and_ended() {
 fn the_first_fork_that_answers_is_connected_and_the_others_are_ended() {
     let mut call = Call::begin("");
     let other = Callee::new(&call.callee.invite, "b2");
-    call.from_callee(180, "");
+    call.hear(180, "");
     let ringing = other.respond(&call.world, 183, "", SDP);
     assert_eq!(starts(&call.give(&ringing)), ["183"]);
     // Another container goes on in the middle of it.
@@ -313,7 +313,7 @@ fn the_first_fork_that_answers_is_connected_and_the_others_are_ended() {
     assert_eq!(starts(&out), ["ACK", "BYE"]);
     let bye = out[1].clone();
     call.respond(&bye, 200, "");
-    call.is_forgotten();
+    call.leaves_nothing();
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn reliable_responses_are_acknowledged_on_each_side_by_itself() {
 #[test]
 fn a_caller_that_demands_reliable_responses_gets_them() {
     let mut call = Call::begin("Require: 100rel\r\n");
-    let out = call.from_callee(180, "");
+    let out = call.hear(180, "");
     assert!(out[0].contains("\r\nRSeq: "), "{}", out[0]);
     let left = call.world.pass(&mut call.life, SECOND * 33);
     assert!(left.iter().any(|(_, text)| text.starts_with("SIP/2.0 504")), "no PRACK");
@@ -433,7 +433,7 @@ fn a_late_offer_is_answered_by_the_ack_of_the_other_side() {
     );
     call.callee = Callee::new(&out[0], "b1");
     (call.world, call.life) = (world, life);
-    let out = call.from_callee(200, SDP);
+    let out = call.hear(200, SDP);
     assert_eq!(starts(&out), ["200"], "the ACK waits for the answer");
     call.caller.to_tag = to_tag(&out[0]);
     call.take_over();
@@ -450,7 +450,7 @@ fn a_late_offer_is_answered_by_the_ack_of_the_other_side() {
     );
     // The callee repeats its 200 to a successor: the ACK was lost.
     call.take_over();
-    assert_eq!(call.from_callee(200, SDP), out);
+    assert_eq!(call.hear(200, SDP), out);
     call.end();
 }
 
@@ -554,21 +554,21 @@ fn a_call_survives_its_container_while_it_is_set_up() {
             .collect::<Vec<_>>(),
         [&call.callee.invite]
     );
-    assert_eq!(starts(&call.from_callee(180, "")), ["180"]);
+    assert_eq!(starts(&call.hear(180, "")), ["180"]);
     // It rings: the answer reaches the next one.
     let out = call.take_over();
     assert!(!out.iter().any(|text| text.starts_with("INVITE ")), "{out:?}");
     call.answer();
     // The 200 has come and the ACK is lost with the container: a repeat is acknowledged.
     call.take_over();
-    assert_eq!(starts(&call.from_callee(200, SDP)), ["ACK"]);
+    assert_eq!(starts(&call.hear(200, SDP)), ["ACK"]);
     call.end();
 }
 
 #[test]
 fn the_caller_that_hangs_up_before_its_ack_has_come_is_not_overtaken_by_a_bye() {
     let mut call = Call::begin("");
-    let out = call.from_callee(200, SDP);
+    let out = call.hear(200, SDP);
     call.caller.to_tag = to_tag(out.iter().find(|text| text.starts_with("SIP/2.0")).expect("a 200"));
     let bye = call.callee.request(&call.world, "BYE", 1, "", "");
     assert_eq!(starts(&call.give(&bye)), ["200"], "RFC 3261 s15: not before the ACK");
@@ -577,18 +577,18 @@ fn the_caller_that_hangs_up_before_its_ack_has_come_is_not_overtaken_by_a_bye() 
     assert_eq!(starts(&out), ["BYE"]);
     let bye = out[0].clone();
     call.respond(&bye, 200, "");
-    call.is_forgotten();
+    call.leaves_nothing();
 
     // Nor is it forgotten when no ACK comes, or the container dies.
     let mut call = Call::begin("");
-    call.from_callee(200, SDP);
+    call.hear(200, SDP);
     let bye = call.callee.request(&call.world, "BYE", 1, "", "");
     call.give(&bye);
     let left = call.world.pass(&mut call.life, SECOND * 33);
     let byes: Vec<_> = left.iter().filter(|(_, text)| text.starts_with("BYE ")).collect();
     assert_eq!(byes.first().map(|(at, _)| *at), Some(SECOND * 32));
     let mut call = Call::begin("");
-    call.from_callee(200, SDP);
+    call.hear(200, SDP);
     let bye = call.callee.request(&call.world, "BYE", 1, "", "");
     call.give(&bye);
     assert!(starts(&call.take_over()).contains(&"BYE"));
@@ -644,7 +644,7 @@ fn a_transferred_call_goes_on_with_whoever_takes_the_place() {
         let bye = out.into_iter().find(|text| text.starts_with("BYE ")).expect("a BYE");
         assert!(bye.starts_with(&other.replace("INVITE", "BYE")), "{bye}");
         call.respond(&bye, 200, "");
-        call.is_forgotten();
+        call.leaves_nothing();
     }
 }
 
