@@ -143,6 +143,7 @@ fn with_output_before_its_write_a_violation_is_found() {
 #[test]
 fn with_two_owners_acting_from_memory_a_violation_is_found() {
     finds_a_violation(Broken::MemoryUnasked);
+    finds_a_violation_of_the_real_parts(Broken::MemoryUnasked);
 }
 
 #[test]
