@@ -44,6 +44,8 @@ pub struct Manifest {
     pub custom: Option<String>,
     /// Where `b2bua`, in place of `answer`, calls out to: the part of a SIP URI behind its user.
     pub b2bua: Option<String>,
+    /// A Redis of the test's own.
+    pub redis: Option<SocketAddr>,
 }
 
 impl Default for Manifest {
@@ -61,6 +63,7 @@ impl Default for Manifest {
             session: "90s",
             custom: None,
             b2bua: None,
+            redis: None,
         }
     }
 }
@@ -86,6 +89,7 @@ impl Manifest {
             session,
             custom,
             b2bua,
+            redis,
             address: _,
         } = self;
         let application = match (custom, b2bua) {
@@ -95,13 +99,16 @@ impl Manifest {
             }
             (None, None) => format!("answer: {{ring: {ring}, hold: {hold}, sessionExpires: {session}}}"),
         };
+        let redis = redis.map_or_else(String::new, |at| {
+            format!("  redis:\n    external:\n      url: redis://{at}\n")
+        });
         let address = self.dispatcher();
         let (ip, port) = (address.ip(), address.port());
         format!(
             "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: {name}\nspec:\n  replicas: {containers}\n  \
              partitions: {partitions}\n  application:\n    {application}\n  \
              containers:\n    workers: {container_workers}\n  proxies:\n    replicas: {proxies}\n    workers: {proxy_workers}\n  \
-             dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n"
+             dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n{redis}"
         )
     }
 }
@@ -268,6 +275,25 @@ impl Cluster {
         Ok(pid)
     }
 
+    /// What every part counts and logs, for a test that failed.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut all = String::new();
+        let status = self.status().ok();
+        for part in status.iter().flat_map(Status::parts) {
+            let metrics = part.admin.and_then(|admin| http::get(admin, "/metrics").ok());
+            let metrics = metrics.unwrap_or_default();
+            all.push_str(&format!("{part:?}\n"));
+            for line in metrics
+                .lines()
+                .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+            {
+                all.push_str(&format!("  {line}\n"));
+            }
+        }
+        all + &self.logs()
+    }
+
     /// The ends of all logs.
     #[must_use]
     pub fn logs(&self) -> String {
@@ -311,9 +337,14 @@ impl Drop for Cluster {
     }
 }
 
-/// What a container says of itself on its admin port, without the command in between: partitions and dialogs.
+/// What a container or proxy says of itself on its admin port, without the command in between.
+pub fn state(admin: SocketAddr) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::from_str(&http::get(admin, "/state")?)?)
+}
+
+/// A container's partitions and dialogs.
 pub fn counts(admin: SocketAddr) -> anyhow::Result<(u64, u64)> {
-    let state: serde_json::Value = serde_json::from_str(&http::get(admin, "/state")?)?;
+    let state = state(admin)?;
     let count = |name: &str| state[name].as_u64().with_context(|| format!("{name} in {state}"));
     Ok((count("partitions")?, count("dialogs")?))
 }

@@ -3,6 +3,7 @@
 //! - [`cluster::Cluster`] starts proxies, containers and Redis through `sipcluster up`, finds and kills them by pid, and leaves nothing behind;
 //! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
+//! - [`redis`] is a redis-server that a test kills, stops and fills;
 //! - [`figures`] turns what was measured into one line.
 
 pub mod caller;
@@ -10,4 +11,5 @@ pub mod cluster;
 pub mod figures;
 pub mod http;
 pub mod process;
+pub mod redis;
 pub mod sipp;

@@ -1,0 +1,174 @@
+//! A redis-server of the test's own, to be harmed in every way, and a relay in front of one.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::process::{Process, signal, wait_for};
+
+/// How long a server may take to start or to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A redis-server; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    files: PathBuf,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// Starts one at `address` with its files under `files`.
+    pub fn start(address: SocketAddr, files: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(files)?;
+        let mut server = Self {
+            address,
+            files: files.to_owned(),
+            process: None,
+        };
+        server.start_again()?;
+        Ok(server)
+    }
+
+    /// Starts it again after a kill, with the data that was saved last.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", &self.address.ip().to_string()]);
+        command.args(["--port", &self.address.port().to_string()]);
+        command.args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
+        command.arg("--dir").arg(&self.files);
+        self.process = Some(Process::start(&mut command, &self.files.join("redis.log"))?);
+        wait_for("redis-server answers", PATIENCE, || self.ask(&["PING"]).ok())?;
+        Ok(())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a command; an error if the answer is one.
+    pub fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut text = format!("*{}\r\n", command.len());
+        for word in command {
+            text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        stream.write_all(text.as_bytes())?;
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        while !answer.ends_with(b"\r\n") {
+            let count = stream.read(&mut chunk)?;
+            ensure!(count > 0, "redis-server closed while {command:?} was answered");
+            answer.extend_from_slice(&chunk[..count]);
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        ensure!(!answer.starts_with('-'), "{command:?}: {answer}");
+        Ok(answer)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Sends it a signal, such as SIGSTOP.
+    pub fn signal(&self, number: i32) -> anyhow::Result<()> {
+        signal(self.process.as_ref().context("a server that runs")?.pid(), number)
+    }
+}
+
+/// Passes bytes on to a server, late if asked to, and to another one once told so.
+pub struct Relay {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: Mutex<SocketAddr>,
+    /// Milliseconds by which everything on its way to the server is late.
+    delay: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Relay {
+    /// One at `address` that leads to `target`.
+    pub fn start(address: SocketAddr, target: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let shared = Arc::new(Shared {
+            target: Mutex::new(target),
+            delay: AtomicU64::new(0),
+            open: Mutex::default(),
+        });
+        let accepted = shared.clone();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let _ = accepted.serve(client);
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on what goes to the server is as late as this.
+    pub fn delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.shared.delay.store(millis, Ordering::Relaxed);
+    }
+
+    /// Leads to another server, and closes what leads to the present one.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.shared.target.lock().expect("nobody panics with it") = target;
+        for stream in self.shared.open.lock().expect("nobody panics with it").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn serve(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
+        let target = *self.target.lock().expect("nobody panics with it");
+        let server = TcpStream::connect(target)?;
+        for stream in [&client, &server] {
+            stream.set_nodelay(true)?;
+            self.open
+                .lock()
+                .expect("nobody panics with it")
+                .push(stream.try_clone()?);
+        }
+        let (shared, input, output) = (self.clone(), client.try_clone()?, server.try_clone()?);
+        std::thread::spawn(move || {
+            pass(input, output, || {
+                std::thread::sleep(Duration::from_millis(shared.delay.load(Ordering::Relaxed)))
+            })
+        });
+        std::thread::spawn(move || pass(server, client, || ()));
+        Ok(())
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, wait: impl Fn()) {
+    let mut chunk = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut chunk) {
+        wait();
+        if to.write_all(&chunk[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+    let _ = from.shutdown(std::net::Shutdown::Both);
+}
