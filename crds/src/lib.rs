@@ -5,6 +5,7 @@
 //! span fields ([`rules`]), so that one machine and Kubernetes refuse the same manifests. [`crd_yaml`] and [`reference`] are generated from
 //! the types; `crdgen` keeps the files up to date.
 
+pub mod change;
 mod check;
 mod manifest;
 mod reference;
@@ -15,6 +16,7 @@ mod values;
 
 pub use manifest::parse;
 pub use reference::{crd_yaml, reference};
+pub use rules::broken;
 pub use sip_cluster::{
     Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Mode, Proxies, Redis, Replication,
     Route, RoutedMethod, SipCluster, SipClusterSpec, Transport,

@@ -10,8 +10,9 @@ const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90)
 /// The header field's number has 32 bits (RFC 4028 s4); anything near that is a mistake.
 const LONGEST_SESSION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-/// What the resource breaks.
-pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
+/// The rules that span fields and that a resource breaks, one made by other means than [`crate::parse`] perhaps.
+#[must_use]
+pub fn broken(cluster: &SipCluster) -> Vec<Problem> {
     let spec = &cluster.spec;
     let mut problems = Vec::new();
     problems.extend(application(&spec.application));
@@ -19,6 +20,7 @@ pub(crate) fn broken(cluster: &SipCluster) -> Vec<Problem> {
     problems.extend(transports(cluster));
     problems.extend(advertised(cluster));
     problems.extend(outside("spec.containers.quiesce", spec.containers.quiesce, "0s", "24h"));
+    problems.extend(outside("spec.proxies.drain", spec.proxies.drain, "0s", "10m"));
     problems.extend(outside(
         "spec.replication.lease",
         spec.replication.lease,

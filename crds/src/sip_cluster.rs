@@ -242,6 +242,10 @@ pub struct Proxies {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub workers: Option<u32>,
+
+    /// How long a proxy that is told to leave may wait for client connections to come to rest before it closes them. From `0s` to `10m`.
+    #[serde(default = "defaults::drain")]
+    pub drain: Period,
 }
 
 impl Default for Proxies {
@@ -249,6 +253,7 @@ impl Default for Proxies {
         Self {
             replicas: defaults::proxies(),
             workers: None,
+            drain: defaults::drain(),
         }
     }
 }
@@ -417,6 +422,10 @@ mod defaults {
 
     pub(super) fn quiesce() -> Period {
         Period::from_secs(20)
+    }
+
+    pub(super) fn drain() -> Period {
+        Period::from_secs(10)
     }
 
     pub(super) fn lease() -> Period {
