@@ -115,15 +115,19 @@ fn user(transport: &str, address: SocketAddr) -> Option<String> {
             .flatten()
             .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == socket))
         {
-            let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-            return Some(format!(
-                "{} (pid {})",
-                name.trim(),
-                process.file_name().to_string_lossy()
-            ));
+            let name = program(&process.path())?;
+            return Some(format!("{name} (pid {})", process.file_name().to_string_lossy()));
         }
     }
     None
+}
+
+/// The name of a process's program: of its executable, for what the process is called is cut off after 15 characters.
+fn program(process: &Path) -> Option<String> {
+    let executable = std::fs::read_link(process.join("exe")).ok();
+    let name = executable.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let name = name.or_else(|| std::fs::read_to_string(process.join("comm")).ok())?;
+    Some(name.trim_end().trim_end_matches(" (deleted)").to_owned())
 }
 
 /// An address as `/proc/net/tcp` has it: words of four bytes in this machine's order.

@@ -277,6 +277,10 @@ fn port_in_use_says_by_whom_and_what_to_do() {
             "{code} {err}"
         );
         assert!(err.contains(&user), "{err}");
+        let program = std::env::current_exe().expect("this test");
+        let program = program.file_name().expect("a name").to_string_lossy();
+        assert!(program.len() > 15, "long enough to be cut off: {program}");
+        assert!(err.contains(&format!(" is in use by {program} (pid")), "{err}");
         assert!(place.state_is_gone());
     }
     place.manifest("demo", "  redis: {external: {url: \"redis://127.0.0.1:1\"}}\n");
