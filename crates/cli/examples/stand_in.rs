@@ -24,7 +24,15 @@ fn main() {
             eprintln!("an internal promise was broken");
             std::process::exit(1);
         }
+        // SAFETY: no handler is installed, the signal is ignored.
+        "stubborn" => unsafe {
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        },
         _ => {}
+    }
+    if option("--workers") == "13" {
+        eprintln!("thirteen workers bring no luck");
+        std::process::exit(1);
     }
     let listener = TcpListener::bind(option("--admin")).expect("a free admin port");
     for stream in listener.incoming().flatten() {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// SIP calls that survive the death of their server: a cluster on this machine, from the manifest that Kubernetes gets.
 #[derive(Debug, Parser)]
@@ -45,7 +45,47 @@ pub enum Command {
         /// How many containers there shall be.
         #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
         replicas: u16,
+        #[command(flatten)]
+        patience: Patience,
     },
+    /// Restarts all parts of a kind, one at a time; calls go on.
+    Restart {
+        /// Which.
+        #[arg(value_enum)]
+        kind: Kind,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Makes the running cluster what a changed manifest describes; calls go on.
+    Apply {
+        /// The manifest: a SipCluster (docs/manifest.md).
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Only say what would happen.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// How long a command waits for what it asked for.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Patience {
+    /// Give up waiting after this long, such as 90s or 10m; the cluster goes on.
+    #[arg(long, value_name = "PERIOD", default_value = "10m")]
+    pub timeout: crds::Period,
+}
+
+/// A kind of parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The containers; their calls are handed over first.
+    Containers,
+    /// The proxies; each drains first.
+    Proxies,
+    /// The Redis that the cluster runs; the containers write it anew.
+    Redis,
 }
 
 /// How a state is shown.

@@ -12,8 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Stops the cluster. Where none runs there is nothing to do, but for what a killed supervisor left.
 pub fn run(directory: &StateDir) -> Result<(), Failure> {
     if !directory.is_running() {
-        directory.clear();
-        println!("no cluster is running here");
+        println!(
+            "no cluster is running here{}",
+            if directory.remove_leftovers() {
+                "; what the last one left is removed"
+            } else {
+                ""
+            }
+        );
         return Ok(());
     }
     let record =

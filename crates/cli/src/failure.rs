@@ -23,6 +23,12 @@ impl Failure {
         }
     }
 
+    /// The same for all that is wrong with a manifest, each after `place`.
+    pub fn problems(place: &str, problems: &[crds::Problem]) -> Self {
+        let lines: Vec<_> = problems.iter().map(|problem| format!("{place}{problem}")).collect();
+        Self::usage(lines.join("\nsipcluster: "))
+    }
+
     /// Something that this machine must change.
     pub fn here(message: impl Into<String>) -> Self {
         Self {

@@ -2,18 +2,21 @@
 //!
 //! `up` becomes the supervisor ([`supervisor`]): it holds the state directory's lock, starts Redis, proxies and containers as its children,
 //! watches them over their admin ports and does what `ucf::plan` says. It writes what it knows to the state directory ([`state_dir`]), where
-//! the other commands read it.
+//! the other commands read it. `scale`, `restart` and `apply` write what they want there, and wait until it is so ([`follow`]).
 
+mod apply;
 mod args;
 mod child;
 mod custom;
 mod detach;
 mod down;
 mod failure;
+mod follow;
 mod http;
 mod preflight;
 mod probe;
 mod redis;
+mod restart;
 mod scale;
 mod state_dir;
 mod status;
@@ -40,7 +43,13 @@ fn main() -> ExitCode {
         Command::Up { file, detach } => up::run(&directory, &file, detach),
         Command::Down => down::run(&directory),
         Command::Status { output, watch } => status::run(&directory, output, watch),
-        Command::Scale { replicas } => scale::run(&directory, replicas),
+        Command::Scale { replicas, patience } => scale::run(&directory, replicas, patience),
+        Command::Restart { kind, patience } => restart::run(&directory, kind, patience),
+        Command::Apply {
+            file,
+            dry_run,
+            patience,
+        } => apply::run(&directory, &file, dry_run, patience),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,15 @@
 //! The directory of a running cluster.
 //!
-//! `lock` is held by the supervisor as long as it lives, however it ends. `cluster.json` is what it last knew ([`Record`]); `wanted` is a number
-//! of containers asked for by `scale`; `endpoints.json` is for the proxies; `log/` and `redis/` belong to the children. Files are replaced, never
-//! rewritten, so that a reader sees the old or the new.
+//! `lock` is held by the supervisor as long as it lives, however it ends. `cluster.json` is what it last knew ([`Record`]); `desired.json` is what
+//! it is to bring about ([`Desired`]): the manifest of `up`, as `scale`, `restart` and `apply` have changed it since. `endpoints.json` is for the
+//! proxies; `log/` and `redis/` belong to the children. Files are replaced, never rewritten, so that a reader sees the old or the new.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crds::SipCluster;
 use crds::status::State;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,48 @@ pub struct Lock {
     _file: File,
 }
 
+/// What the supervisor is to bring about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Grows with every command, so that a command can tell when its own has been taken up.
+    pub generation: u64,
+    /// What the cluster is to be.
+    pub manifest: SipCluster,
+    /// How often each kind of part was to be restarted.
+    pub restarts: Restarts,
+}
+
+/// Restarts that were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarts {
+    /// Of all containers.
+    pub containers: u64,
+    /// Of all proxies.
+    pub proxies: u64,
+    /// Of the cluster's own Redis.
+    pub redis: u64,
+}
+
+impl Desired {
+    /// What `up` wants.
+    pub fn new(manifest: SipCluster) -> Self {
+        Self {
+            generation: 1,
+            manifest,
+            restarts: Restarts::default(),
+        }
+    }
+}
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Running number, from 1.
+    pub number: u64,
+    /// What.
+    pub text: String,
+}
+
 /// What the supervisor knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -35,14 +78,20 @@ pub struct Record {
     pub address: String,
     /// The supervisor.
     pub pid: u32,
+    /// The generation of [`Desired`] that all this is about.
+    pub generation: u64,
     /// Containers wanted.
     pub replicas: u16,
     /// Partitions of the cluster.
     pub partitions: u32,
     /// What the planner waits for.
     pub gate: Option<String>,
+    /// Everything is as desired, and works.
+    pub done: bool,
     /// Everything has worked at least once.
     pub ready: bool,
+    /// The last that happened, oldest first.
+    pub journal: Vec<Entry>,
     /// Containers in order.
     pub containers: Vec<PartRecord>,
     /// Proxies in order.
@@ -191,19 +240,46 @@ impl StateDir {
         fs::rename(next, self.file(name))
     }
 
-    /// The number of containers that `scale` asked for.
-    pub fn scaled_to(&self) -> Option<u16> {
-        fs::read_to_string(self.file("wanted")).ok()?.trim().parse().ok()
+    /// What is desired, if it can be read.
+    pub fn desired(&self) -> Option<Desired> {
+        serde_json::from_slice(&fs::read(self.file("desired.json")).ok()?).ok()
+    }
+
+    /// Replaces what is desired.
+    pub fn desire(&self, desired: &Desired) -> io::Result<()> {
+        self.write("desired.json", &serde_json::to_vec_pretty(desired)?)
+    }
+
+    /// Lets `change` change what is desired of the running cluster, one command after the other. It says whether anything is to be changed.
+    pub fn change_desired(
+        &self,
+        change: impl FnOnce(&mut Desired) -> Result<bool, Failure>,
+    ) -> Result<Desired, Failure> {
+        let system = |error: io::Error| Failure::system(format!("the state directory {}", self.path.display()), error);
+        if !self.is_running() {
+            return Err(self.nothing_runs());
+        }
+        let commands = OpenOptions::new().create(true).append(true).open(self.file("commands"));
+        let commands = commands.map_err(system)?;
+        commands.lock().map_err(system)?;
+        // A supervisor that has just begun has written nothing yet.
+        let mut desired = self.desired().ok_or_else(|| self.nothing_runs())?;
+        if change(&mut desired)? {
+            desired.generation += 1;
+            self.desire(&desired).map_err(system)?;
+        }
+        Ok(desired)
     }
 
     /// Removes what a cluster left here, but for the lock. What is gone already is as it should be.
     pub fn clear(&self) {
         for name in [
             "cluster.json",
-            "wanted",
+            "desired.json",
             "endpoints.json",
+            "commands",
             ".cluster.json.next",
-            ".wanted.next",
+            ".desired.json.next",
             ".endpoints.json.next",
         ] {
             let _ = fs::remove_file(self.file(name));
@@ -211,6 +287,19 @@ impl StateDir {
         for name in ["log", "redis"] {
             let _ = fs::remove_dir_all(self.file(name));
         }
+    }
+
+    /// Removes what a supervisor that was killed has left; says whether there was anything.
+    pub fn remove_leftovers(&self) -> bool {
+        let Ok(file) = File::open(self.file("lock")) else {
+            return false;
+        };
+        // Held: another one has just begun.
+        let free = file.try_lock().is_ok();
+        if free {
+            self.remove(Lock { _file: file });
+        }
+        free
     }
 
     /// Removes it all; the directory too, unless somebody else keeps files in it.

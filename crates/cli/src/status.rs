@@ -173,12 +173,13 @@ impl Status {
             "\n{:<width$}  {:<9}  {:>7}  {:>8}  {:>10}  {:>8}  {:>6}",
             "NAME", "STATE", "PID", "RESTARTS", "PARTITIONS", "DIALOGS", "LOAD"
         );
-        for row in self.rows() {
-            let counts = match (row.answer, row.part.name.contains("-proxy-")) {
-                (Some(answer), false) => {
+        let rows = self.containers.iter().map(|row| (row, row.answer));
+        for (row, counted) in rows.chain(self.proxies.iter().map(|row| (row, None))) {
+            let counts = match counted {
+                Some(answer) => {
                     format!("{:>10}  {:>8}  {:>6}", answer.partitions, answer.dialogs, answer.load)
                 }
-                _ => format!("{:>10}  {:>8}  {:>6}", "-", "-", "-"),
+                None => format!("{:>10}  {:>8}  {:>6}", "-", "-", "-"),
             };
             let _ = writeln!(text, "{}  {counts}", leading(&row.part, row.state(), width, colour));
         }

@@ -14,7 +14,7 @@ use crate::supervisor::Supervisor;
 
 /// Starts the cluster; returns when it has been stopped, or works if it is to run in the background.
 pub fn run(directory: &StateDir, file: &Path, detach: bool) -> Result<(), Failure> {
-    let cluster = read(file)?;
+    let cluster = manifest(file)?;
     let binaries = Binaries::find()?;
     let lock = directory.claim()?;
     if let Err(failure) = preflight(&cluster) {
@@ -34,7 +34,7 @@ pub fn run(directory: &StateDir, file: &Path, detach: bool) -> Result<(), Failur
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::system("the runtime", error))?;
-    let outcome = runtime.block_on(Supervisor::run(directory, &cluster, binaries, &mut audience));
+    let outcome = runtime.block_on(Supervisor::run(directory, cluster, binaries, &mut audience));
     match &outcome {
         Ok(()) => directory.remove(lock),
         // The logs stay: they say why. Whoever hears of the failure finds the directory free.
@@ -46,21 +46,16 @@ pub fn run(directory: &StateDir, file: &Path, detach: bool) -> Result<(), Failur
     outcome
 }
 
-/// The checked manifest.
-fn read(file: &Path) -> Result<SipCluster, Failure> {
+/// The checked manifest of a file.
+pub fn manifest(file: &Path) -> Result<SipCluster, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::usage(format!(
             "{}: {error}; name a manifest with -f, such as examples/sipcluster.yaml",
             file.display()
         ))
     })?;
-    let mut cluster = crds::parse(&text).map_err(|problems| {
-        let lines: Vec<_> = problems
-            .iter()
-            .map(|problem| format!("{}: {problem}", file.display()))
-            .collect();
-        Failure::usage(lines.join("\nsipcluster: "))
-    })?;
+    let mut cluster =
+        crds::parse(&text).map_err(|problems| Failure::problems(&format!("{}: ", file.display()), &problems))?;
     if let Some(custom) = &mut cluster.spec.application.custom {
         custom::prepare(custom, file)?;
     }

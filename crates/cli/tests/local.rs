@@ -45,9 +45,13 @@ impl Place {
     }
 
     fn manifest(&self, cluster: &str, more: &str) {
+        self.manifest_with(cluster, "[udp, tcp]", more);
+    }
+
+    fn manifest_with(&self, cluster: &str, transports: &str, more: &str) {
         let text = format!(
             "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata: {{name: {cluster}}}\nspec:\n  replicas: 3\n  partitions: 14\n  \
-             application: {{answer: {{}}}}\n  dispatcher: {{address: {}}}\n{more}",
+             application: {{answer: {{}}}}\n  dispatcher: {{address: {}, transports: {transports}}}\n{more}",
             self.address.ip()
         );
         std::fs::write(self.directory.join("sipcluster.yaml"), text).expect("a file");
@@ -86,6 +90,13 @@ impl Place {
         })
         .unwrap_or_else(|()| panic!("{what}: {last:#}"));
         last
+    }
+
+    /// The supervisor's pid.
+    fn supervisor(&self) -> u32 {
+        let record = std::fs::read(self.directory.join("state/cluster.json")).expect("a record");
+        let record: Value = serde_json::from_slice(&record).expect("JSON");
+        record["pid"].as_u64().expect("a pid") as u32
     }
 
     fn state_is_gone(&self) -> bool {
@@ -176,10 +187,15 @@ fn cluster_comes_up_is_shown_heals_scales_and_goes_without_a_trace() {
         out.contains(&format!("sipp -sn uac {}", place.address)) && out.contains("kill -9 "),
         "{out}"
     );
+    assert!(
+        out.contains(&format!("sip:anyone@{} (UDP, TCP)", place.address)),
+        "{out}"
+    );
 
     let status = place.status();
     assert_eq!(status["address"], place.address.to_string());
     assert_eq!((containers(&status), all_active(&status)), (3, true), "{status:#}");
+    assert_eq!(status["gate"], Value::Null, "nothing is waited for once it works");
     let first = &status["containers"][0];
     assert_eq!(
         (&first["name"], &first["partitions"], &first["dialogs"], &first["load"]),
@@ -363,13 +379,188 @@ fn nothing_outlives_a_killed_supervisor_and_the_next_one_starts_afresh() {
     let place = Place::new("demo", 8);
     assert_eq!(place.up().0, 0);
     let running = pids(&place.status());
-    let record = std::fs::read(place.directory.join("state/cluster.json")).expect("a record");
-    let record: Value = serde_json::from_slice(&record).expect("JSON");
-    signal(record["pid"].as_u64().expect("a pid") as u32, libc::SIGKILL);
+    signal(place.supervisor(), libc::SIGKILL);
     wait(|| !running.iter().any(|pid| lives(*pid))).expect("children die with the supervisor");
     assert_eq!(place.run(&["status"]).0, 1);
     assert_eq!(place.up().0, 0);
     assert!(all_active(&place.status()));
+}
+
+#[test]
+fn down_removes_what_a_killed_supervisor_left() {
+    let place = Place::new("demo", 10);
+    assert_eq!(place.up().0, 0);
+    signal(place.supervisor(), libc::SIGKILL);
+    wait(|| place.run(&["status"]).0 == 1).expect("it is gone");
+    assert!(!place.state_is_gone());
+    let (code, out, err) = place.run(&["down"]);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out, "no cluster is running here; what the last one left is removed\n");
+    assert!(place.state_is_gone());
+    assert_eq!(place.run(&["down"]).1, "no cluster is running here\n");
+}
+
+#[test]
+fn parts_are_named_rightly_whatever_the_cluster_is_called() {
+    let place = Place::new("a-proxy-b", 11);
+    assert_eq!(place.up().0, 0);
+    let (code, out, err) = place.run(&["scale", "4"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("a-proxy-b-3 is being started\n") && out.ends_with("a-proxy-b has 4 containers\n"),
+        "{out}"
+    );
+    let (_, table, _) = place.run(&["status"]);
+    let row = table
+        .lines()
+        .find(|line| line.starts_with("a-proxy-b-3 "))
+        .expect("a row");
+    assert!(
+        row.trim_end().ends_with("7         5       3"),
+        "a container has counts: {table}"
+    );
+    let row = table
+        .lines()
+        .find(|line| line.starts_with("a-proxy-b-proxy-1 "))
+        .expect("a row");
+    assert!(row.trim_end().ends_with('-'), "a proxy has none: {table}");
+}
+
+#[test]
+fn welcome_offers_only_what_the_manifest_does() {
+    let place = Place::new("demo", 12);
+    place.manifest_with("demo", "[tcp]", "");
+    let (code, out, err) = place.up();
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains(" (TCP)\n") && out.contains(" -t t1 -m 10"), "{out}");
+}
+
+#[test]
+fn restart_replaces_one_kind_one_at_a_time_and_says_so() {
+    let place = Place::new("demo", 13);
+    assert_eq!(place.up().0, 0);
+    let mut before = place.status();
+    for (kind, list, steps) in [
+        ("containers", "containers", ["demo-2", "demo-1", "demo-0"].as_slice()),
+        ("proxies", "proxies", &["demo-proxy-1", "demo-proxy-0"]),
+        ("redis", "redis", &["demo-redis"]),
+    ] {
+        let (code, out, err) = place.run(&["restart", kind]);
+        assert_eq!(code, 0, "{err}");
+        let told: Vec<_> = out.lines().filter_map(|line| line.split_once(" is told to ")).collect();
+        assert_eq!(told.iter().map(|(name, _)| *name).collect::<Vec<_>>(), steps, "{out}");
+        // Each is back before the next is told.
+        for name in steps {
+            let place_of = |what: &str| {
+                out.find(&format!("{name} {what}"))
+                    .unwrap_or_else(|| panic!("{name} {what}: {out}"))
+            };
+            assert!(
+                place_of("is told to") < place_of("has left") && place_of("has left") < place_of("is being started")
+            );
+            assert!(place_of("is being started") < place_of("is active"), "{out}");
+        }
+        assert!(out.ends_with(&format!("demo: {kind} restarted\n")), "{out}");
+        let after = place.status();
+        assert!(all_active(&after), "{after:#}");
+        for other in ["containers", "proxies", "redis"] {
+            let pids = |status: &Value| match &status[other] {
+                Value::Array(parts) => parts.iter().map(|part| part["pid"].clone()).collect(),
+                part => vec![part["pid"].clone()],
+            };
+            let (old, new) = (pids(&before), pids(&after));
+            let kept = old.iter().zip(&new).filter(|(old, new)| old == new).count();
+            assert_eq!(
+                kept,
+                if other == list { 0 } else { old.len() },
+                "{kind}, {other}: {old:?} {new:?}"
+            );
+        }
+        before = after;
+    }
+    assert_eq!(place.run(&["restart", "supervisor"]).0, 64);
+}
+
+#[test]
+fn apply_changes_what_it_must_and_touches_nothing_if_it_cannot() {
+    let place = Place::new("demo", 14);
+    assert_eq!(place.up().0, 0);
+    let before = place.status();
+    let apply = |more: &[&str]| place.run(&[&["apply", "-f", "sipcluster.yaml"], more].concat());
+    assert_eq!(apply(&[]), (0, "nothing changes\n".into(), String::new()));
+
+    place.manifest(
+        "demo",
+        "  containers: {workers: 2}\n  redis: {external: {url: \"redis://127.0.0.1:1\"}}\n",
+    );
+    let (code, out, err) = apply(&[]);
+    assert_eq!((code, out.as_str()), (64, ""), "{err}");
+    assert!(
+        err.starts_with("sipcluster: sipcluster.yaml: spec.redis.external: ") && err.contains("while the cluster runs"),
+        "{err}"
+    );
+    assert_eq!(pids(&place.status()), pids(&before), "nothing is touched");
+
+    place.manifest("demo", "  containers: {workers: 2}\n  proxies: {replicas: 3}\n");
+    let changes = "spec.containers.workers: nothing -> 2: containers are replaced one at a time\n\
+                   spec.proxies.replicas: 2 -> 3: no restart\n";
+    assert_eq!(apply(&["--dry-run"]), (0, changes.into(), String::new()));
+    assert_eq!(pids(&place.status()), pids(&before), "nothing is touched");
+    let (code, out, err) = apply(&[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with(changes) && out.ends_with("demo is as sipcluster.yaml describes it\n"),
+        "{out}"
+    );
+    let after = place.status();
+    assert_eq!(after["proxies"].as_array().expect("a list").len(), 3);
+    assert_eq!(
+        after["proxies"][0]["pid"], before["proxies"][0]["pid"],
+        "no proxy is restarted"
+    );
+    for container in after["containers"].as_array().expect("a list") {
+        let line = std::fs::read(format!("/proc/{}/cmdline", container["pid"])).expect("it runs");
+        assert!(
+            String::from_utf8_lossy(&line).contains("--workers\u{0}2\u{0}"),
+            "{container}"
+        );
+    }
+}
+
+#[test]
+fn a_move_that_is_stuck_ends_the_command_with_its_reason_and_can_be_taken_back() {
+    let place = Place::new("demo", 15);
+    assert_eq!(place.up().0, 0);
+    let before = place.status();
+    place.manifest("demo", "  containers: {workers: 13}\n");
+    let (code, out, err) = place.run(&["apply", "-f", "sipcluster.yaml", "--timeout", "4s"]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("not done within 4s: demo-2 "), "{err}");
+    assert!(
+        out.contains("demo-2 ended with status 1") && out.contains("its log: "),
+        "{out}"
+    );
+    let stuck = place.status();
+    for at in 0..2 {
+        let pid = |status: &Value| status["containers"][at]["pid"].clone();
+        assert_eq!(pid(&before), pid(&stuck), "the others go on as they were");
+    }
+    place.manifest("demo", "");
+    assert_eq!(place.run(&["apply", "-f", "sipcluster.yaml"]).0, 0);
+    assert!(all_active(&place.status()));
+}
+
+#[test]
+fn a_part_that_does_not_leave_when_told_is_killed() {
+    let place = Place::new("stubborn", 16);
+    place.manifest("stubborn", "  containers: {quiesce: 0s}\n");
+    assert_eq!(place.up().0, 0);
+    let (code, out, err) = place.run(&["scale", "2"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("stubborn-2 has not left in time and is killed") && out.contains("stubborn-2 has left"),
+        "{out}"
+    );
 }
 
 #[test]

@@ -6,11 +6,12 @@
 //! - What failed is started again as soon as it may: that is repair, not a planned move, and waits for no gate.
 //! - The first containers of a cluster start together, for nobody has a call yet. Later ones come one at a time: each must be ready, admitted,
 //!   handed its share, caught up in replication and settled before the next.
-//! - Containers and proxies are taken away one at a time, and only while all others are settled and every partition has its owner: never is a
-//!   second container away while one is not fully active. Scaling down takes the highest ordinal; a rollout takes an inactive one first.
+//! - Containers, proxies and the cluster's own Redis are taken away one at a time, and only while all others are settled and every partition has
+//!   its owner: never is a second container away while one is not fully active. Scaling down takes the highest ordinal; a rollout takes an
+//!   inactive one first.
+//! - A restart is a rollout to a new revision of one kind ([`Revisions`]), whatever the reason.
 //! - What is waited for is named ([`Gate`]), so that a stuck move can be shown.
 
-use std::fmt;
 use std::time::Duration;
 
 pub use sip::Instant;
@@ -27,15 +28,26 @@ pub struct Wanted {
     pub proxies: u16,
     /// Whether the cluster runs a Redis of its own.
     pub redis: bool,
-    /// Changes with every change that needs a restart; what runs at another revision is replaced.
-    pub revision: u64,
+    /// What runs at another revision of its kind is replaced.
+    pub revisions: Revisions,
+}
+
+/// A revision for each kind of part: it changes with every change that this kind must be restarted for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revisions {
+    /// Of containers.
+    pub containers: u64,
+    /// Of proxies.
+    pub proxies: u64,
+    /// Of the cluster's own Redis.
+    pub redis: u64,
 }
 
 /// What is there; whoever is not listed does not exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The cluster's own Redis.
-    pub redis: Option<Life>,
+    /// The cluster's own Redis, of ordinal 0.
+    pub redis: Option<Part>,
     /// Containers, in any order.
     pub containers: Vec<Part>,
     /// Proxies, in any order.
@@ -44,7 +56,7 @@ pub struct Observed {
     pub unowned: u32,
 }
 
-/// A container or a proxy as it is observed.
+/// A part as it is observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Its number; names are `<cluster>-<ordinal>`.
@@ -91,6 +103,8 @@ pub enum Step {
     QuiesceContainer(u16),
     /// Tell this proxy to drain and to leave.
     DrainProxy(u16),
+    /// Tell the cluster's own Redis to end; the containers hold the other copy.
+    StopRedis,
 }
 
 /// What the next step waits for.
@@ -104,14 +118,14 @@ pub enum Gate {
     Share(Who),
     /// All that this container holds must have its second copy.
     Replication(Who),
-    /// This container must have been active for [`SETTLE`].
+    /// This container must have been active for [`SETTLE`] before another move.
     Settled(Who),
     /// Every partition must have an owner.
     Owners {
         /// How many have none.
         unowned: u32,
     },
-    /// This part must have handed over what it has, and ended.
+    /// This part was told to leave and must have ended.
     Gone(Who),
     /// This part ended by itself and will be started again.
     Backoff(Who),
@@ -162,7 +176,7 @@ impl Plan {
         if !wanted.redis {
             return true;
         }
-        match observed.redis {
+        match observed.redis.map(|part| part.life) {
             Some(Life::Active { .. }) => return true,
             Some(Life::Failed { again }) if again > now => {
                 self.wait(Gate::Backoff(Who::Redis));
@@ -172,7 +186,8 @@ impl Plan {
                 self.steps.push(Step::StartRedis);
                 self.wait(Gate::Redis);
             }
-            Some(Life::Unready | Life::Joining | Life::Leaving) => self.wait(Gate::Redis),
+            Some(Life::Unready | Life::Joining) => self.wait(Gate::Redis),
+            Some(Life::Leaving) => self.wait(Gate::Gone(Who::Redis)),
         }
         false
     }
@@ -217,7 +232,8 @@ impl Plan {
         if !somebody_is_active {
             self.steps.extend(missing.map(Step::StartContainer));
         } else if let Some(ordinal) = missing.next() {
-            match self.unsettled_container(now, wanted, observed, None) {
+            let gate = unsettled_container(wanted, observed, None);
+            match gate.or_else(|| self.settling(now, wanted, observed, None)) {
                 Some(gate) => self.wait(gate),
                 None => self.steps.push(Step::StartContainer(ordinal)),
             }
@@ -227,31 +243,41 @@ impl Plan {
     /// At most one part at a time. One that does not answer may go at once, since it is away already: otherwise a manifest that repairs what
     /// keeps parts from working could not be rolled out. Any other waits until nothing is missing and all the rest is settled.
     fn take_away(&mut self, now: Instant, wanted: &Wanted, observed: &Observed) {
-        let parts = || observed.containers.iter().chain(&observed.proxies);
-        let someone_leaves = parts().any(|part| part.life == Life::Leaving);
-        let container = superfluous(&observed.containers, wanted.containers, wanted.revision);
-        let proxy = superfluous(&observed.proxies, wanted.proxies, wanted.revision);
-        let step = match (container, proxy) {
-            (Some(part), _) if part.life == Life::Unready => Some(Step::QuiesceContainer(part.ordinal)),
-            (_, Some(part)) if part.life == Life::Unready => Some(Step::DrainProxy(part.ordinal)),
-            _ => None,
-        };
-        if let (Some(step), false) = (step, someone_leaves) {
+        let revisions = wanted.revisions;
+        let container = superfluous(&observed.containers, wanted.containers, revisions.containers);
+        let proxy = superfluous(&observed.proxies, wanted.proxies, revisions.proxies);
+        let redis = superfluous(own_redis(wanted, observed), 1, revisions.redis);
+        let candidates = [
+            container.map(|part| (part, Step::QuiesceContainer(part.ordinal))),
+            proxy.map(|part| (part, Step::DrainProxy(part.ordinal))),
+            redis.map(|part| (part, Step::StopRedis)),
+        ];
+        let mut candidates = candidates.into_iter().flatten();
+        let mut parts = observed
+            .containers
+            .iter()
+            .chain(&observed.proxies)
+            .chain(&observed.redis);
+        let away = candidates.clone().find(|(part, _)| part.life == Life::Unready);
+        if let Some((_, step)) = away
+            && parts.all(|part| part.life != Life::Leaving)
+        {
             self.steps.push(step);
             return;
         }
         if self.gate.is_some() || !self.steps.is_empty() {
             return;
         }
-        let leaving = container.or(proxy);
-        let unsettled = self
-            .unsettled_container(now, wanted, observed, container)
-            .or_else(|| unsettled_proxy(wanted, observed, if container.is_none() { proxy } else { None }));
-        match (unsettled, leaving) {
+        let next = candidates.next();
+        let except = next.map(|(part, _)| part);
+        let gate = unsettled_container(wanted, observed, except).or_else(|| unsettled_proxy(wanted, observed, except));
+        match (gate, next) {
             (Some(gate), _) => self.wait(gate),
             (None, None) => {}
-            (None, Some(part)) if container.is_some() => self.steps.push(Step::QuiesceContainer(part.ordinal)),
-            (None, Some(part)) => self.steps.push(Step::DrainProxy(part.ordinal)),
+            (None, Some((_, step))) => match self.settling(now, wanted, observed, except) {
+                Some(gate) => self.wait(gate),
+                None => self.steps.push(step),
+            },
         }
     }
 
@@ -268,36 +294,21 @@ impl Plan {
         }
     }
 
-    /// The gate of the first container, other than `except`, that is not fully active; or that of partitions without an owner.
-    fn unsettled_container(
-        &mut self,
-        now: Instant,
-        wanted: &Wanted,
-        observed: &Observed,
-        except: Option<&Part>,
-    ) -> Option<Gate> {
-        let others = observed
-            .containers
-            .iter()
-            .filter(|part| Some(*part) != except && !part.is_over(wanted.containers));
-        for part in others {
-            let who = Who::Container(part.ordinal);
-            let gate = match part.life {
-                Life::Failed { .. } => Gate::Backoff(who),
-                Life::Unready => Gate::Ready(who),
-                Life::Joining => Gate::Share(who),
-                Life::Leaving => Gate::Gone(who),
-                Life::Active { replicated: false, .. } => Gate::Replication(who),
-                Life::Active { since, .. } if since + SETTLE > now => {
-                    self.ask_again(since + SETTLE);
-                    Gate::Settled(who)
-                }
-                Life::Active { .. } => continue,
-            };
-            return Some(gate);
-        }
-        let unowned = observed.unowned;
-        (unowned > 0).then_some(Gate::Owners { unowned })
+    /// The gate of the first part, other than `except`, that works but has not settled: before a move only, for nothing else waits for it.
+    fn settling(&mut self, now: Instant, wanted: &Wanted, observed: &Observed, except: Option<&Part>) -> Option<Gate> {
+        let containers = observed.containers.iter();
+        let containers = containers.map(|part| (part, Who::Container(part.ordinal)));
+        // Containers notice within that time that they have to write a Redis anew.
+        let redis = own_redis(wanted, observed).map(|part| (part, Who::Redis));
+        let gate = containers.chain(redis).find_map(|(part, who)| match part.life {
+            Life::Active { since, .. } if since + SETTLE > now && !is_same(part, except) => {
+                Some((since + SETTLE, Gate::Settled(who)))
+            }
+            _ => None,
+        });
+        let (settled, gate) = gate?;
+        self.ask_again(settled);
+        Some(gate)
     }
 
     /// The first thing that is waited for is the one that is named.
@@ -319,9 +330,9 @@ impl Part {
 
 /// The part to be taken away next: of those that are not wanted or of another revision, one that does not answer; else the highest that is
 /// not wanted; else the highest of another revision, an inactive one first.
-fn superfluous(parts: &[Part], wanted: u16, revision: u64) -> Option<&Part> {
+fn superfluous<'a>(parts: impl IntoIterator<Item = &'a Part>, wanted: u16, revision: u64) -> Option<&'a Part> {
     let living = parts
-        .iter()
+        .into_iter()
         .filter(|part| !matches!(part.life, Life::Failed { .. } | Life::Leaving));
     let candidates = living.filter(|part| part.ordinal >= wanted || part.revision != revision);
     candidates.max_by_key(|part| {
@@ -335,12 +346,33 @@ fn superfluous(parts: &[Part], wanted: u16, revision: u64) -> Option<&Part> {
     })
 }
 
+/// The gate of the first container, other than `except`, that is not fully active; or that of partitions without an owner.
+fn unsettled_container(wanted: &Wanted, observed: &Observed, except: Option<&Part>) -> Option<Gate> {
+    let mut others = observed
+        .containers
+        .iter()
+        .filter(|part| !is_same(part, except) && !part.is_over(wanted.containers));
+    let gate = others.find_map(|part| {
+        let who = Who::Container(part.ordinal);
+        match part.life {
+            Life::Failed { .. } => Some(Gate::Backoff(who)),
+            Life::Unready => Some(Gate::Ready(who)),
+            Life::Joining => Some(Gate::Share(who)),
+            Life::Leaving => Some(Gate::Gone(who)),
+            Life::Active { replicated: false, .. } => Some(Gate::Replication(who)),
+            Life::Active { .. } => None,
+        }
+    });
+    let unowned = observed.unowned;
+    gate.or_else(|| (unowned > 0).then_some(Gate::Owners { unowned }))
+}
+
 /// The gate of the first proxy, other than `except`, that does not work.
 fn unsettled_proxy(wanted: &Wanted, observed: &Observed, except: Option<&Part>) -> Option<Gate> {
     let mut others = observed
         .proxies
         .iter()
-        .filter(|part| Some(*part) != except && !part.is_over(wanted.proxies));
+        .filter(|part| !is_same(part, except) && !part.is_over(wanted.proxies));
     others.find_map(|part| {
         let who = Who::Proxy(part.ordinal);
         match part.life {
@@ -352,41 +384,48 @@ fn unsettled_proxy(wanted: &Wanted, observed: &Observed, except: Option<&Part>) 
     })
 }
 
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redis => f.write_str("redis"),
-            Self::Proxy(ordinal) => write!(f, "proxy-{ordinal}"),
-            Self::Container(ordinal) => write!(f, "container-{ordinal}"),
-        }
-    }
+/// The Redis that the cluster runs, if it does.
+fn own_redis<'a>(wanted: &Wanted, observed: &'a Observed) -> impl Iterator<Item = &'a Part> {
+    observed.redis.iter().filter(|_| wanted.redis)
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::StartRedis => write!(f, "{} is being started", Who::Redis),
-            Self::StartProxy(ordinal) => write!(f, "{} is being started", Who::Proxy(ordinal)),
-            Self::StartContainer(ordinal) => write!(f, "{} is being started", Who::Container(ordinal)),
+/// Whether it is that very part: parts of two kinds may look alike.
+fn is_same(part: &Part, other: Option<&Part>) -> bool {
+    other.is_some_and(|other| std::ptr::eq(part, other))
+}
+
+impl Step {
+    /// What is being done, for people; `name` names the parts as they do.
+    #[must_use]
+    pub fn describe(self, name: impl Fn(Who) -> String) -> String {
+        match self {
+            Self::StartRedis => format!("{} is being started", name(Who::Redis)),
+            Self::StartProxy(ordinal) => format!("{} is being started", name(Who::Proxy(ordinal))),
+            Self::StartContainer(ordinal) => format!("{} is being started", name(Who::Container(ordinal))),
             Self::QuiesceContainer(ordinal) => {
-                write!(f, "{} is told to hand over and to leave", Who::Container(ordinal))
+                format!("{} is told to hand over and to leave", name(Who::Container(ordinal)))
             }
-            Self::DrainProxy(ordinal) => write!(f, "{} is told to drain and to leave", Who::Proxy(ordinal)),
+            Self::DrainProxy(ordinal) => format!("{} is told to drain and to leave", name(Who::Proxy(ordinal))),
+            Self::StopRedis => format!("{} is told to end", name(Who::Redis)),
         }
     }
 }
 
-impl fmt::Display for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Gate {
+    /// What is waited for, for people; `name` names the parts as they do.
+    #[must_use]
+    pub fn describe(self, name: impl Fn(Who) -> String) -> String {
         match self {
-            Self::Redis => write!(f, "redis does not answer yet"),
-            Self::Ready(who) => write!(f, "{who} does not answer"),
-            Self::Share(who) => write!(f, "{who} is being handed its share of the partitions"),
-            Self::Replication(who) => write!(f, "{who} is catching up in replication"),
-            Self::Settled(who) => write!(f, "{who} is settling"),
-            Self::Owners { unowned } => write!(f, "{unowned} partitions have no owner yet"),
-            Self::Gone(who) => write!(f, "{who} is handing over what it has"),
-            Self::Backoff(who) => write!(f, "{who} ended by itself and will be started again"),
+            Self::Redis => format!("{} does not answer yet", name(Who::Redis)),
+            Self::Ready(who) => format!("{} does not answer", name(who)),
+            Self::Share(who) => format!("{} is being handed its share of the partitions", name(who)),
+            Self::Replication(who) => format!("{} is catching up in replication", name(who)),
+            Self::Settled(who) => format!("{} is settling", name(who)),
+            Self::Owners { unowned } => format!("{unowned} partitions have no owner yet"),
+            Self::Gone(who @ Who::Container(_)) => format!("{} is handing over what it has", name(who)),
+            Self::Gone(who @ Who::Proxy(_)) => format!("{} is draining", name(who)),
+            Self::Gone(who @ Who::Redis) => format!("{} is ending", name(who)),
+            Self::Backoff(who) => format!("{} ended by itself and will be started again", name(who)),
         }
     }
 }

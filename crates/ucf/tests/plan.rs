@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use sip::Instant;
-use ucf::plan::{Gate, Life, Observed, Part, Plan, SETTLE, Step, Wanted, Who, plan};
+use ucf::plan::{Gate, Life, Observed, Part, Plan, Revisions, SETTLE, Step, Wanted, Who, plan};
 
 const WANTED: Wanted = Wanted {
     containers: 3,
     proxies: 2,
     redis: true,
-    revision: 1,
+    revisions: Revisions {
+        containers: 1,
+        proxies: 1,
+        redis: 1,
+    },
 };
 
 const fn at(millis: u64) -> Instant {
@@ -33,7 +37,7 @@ fn part(ordinal: u16, life: Life) -> Part {
 /// Everything as `WANTED` has it.
 fn settled() -> Observed {
     Observed {
-        redis: Some(ACTIVE),
+        redis: Some(part(0, ACTIVE)),
         containers: (0..3).map(|ordinal| part(ordinal, ACTIVE)).collect(),
         proxies: (0..2).map(|ordinal| part(ordinal, ACTIVE)).collect(),
         unowned: 0,
@@ -102,7 +106,7 @@ fn failed_containers_start_again_together_after_their_pause() {
 #[test]
 fn containers_are_left_alone_while_redis_is_away() {
     let observed = Observed {
-        redis: Some(Life::Failed { again: at(9_000) }),
+        redis: Some(part(0, Life::Failed { again: at(9_000) })),
         ..settled()
     };
     let plan = plan_at_10s(
@@ -191,13 +195,126 @@ fn nothing_is_moved_while_a_partition_has_no_owner() {
     }
 }
 
+/// `WANTED` with containers of another revision.
+fn new_containers() -> Wanted {
+    let revisions = Revisions {
+        containers: 2,
+        ..WANTED.revisions
+    };
+    Wanted { revisions, ..WANTED }
+}
+
 #[test]
 fn a_rollout_begins_with_an_inactive_container_and_goes_on_with_the_highest() {
-    let wanted = Wanted { revision: 2, ..WANTED };
     let mut observed = settled();
     observed.containers[1].life = Life::Unready;
-    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::QuiesceContainer(1)]);
-    assert_eq!(plan_at_10s(&wanted, &settled()).steps, [Step::QuiesceContainer(2)]);
+    assert_eq!(
+        plan_at_10s(&new_containers(), &observed).steps,
+        [Step::QuiesceContainer(1)]
+    );
+    assert_eq!(
+        plan_at_10s(&new_containers(), &settled()).steps,
+        [Step::QuiesceContainer(2)]
+    );
+}
+
+#[test]
+fn a_rollout_touches_only_the_kind_whose_revision_changed() {
+    let proxies = Revisions {
+        proxies: 2,
+        ..WANTED.revisions
+    };
+    let redis = Revisions {
+        redis: 2,
+        ..WANTED.revisions
+    };
+    for (revisions, step) in [(proxies, Step::DrainProxy(1)), (redis, Step::StopRedis)] {
+        let wanted = Wanted { revisions, ..WANTED };
+        assert_eq!(plan_at_10s(&wanted, &settled()).steps, [step]);
+    }
+}
+
+#[test]
+fn redis_is_restarted_only_while_every_container_has_a_second_copy_and_the_next_move_waits_for_its_return() {
+    let revisions = Revisions {
+        redis: 2,
+        containers: 2,
+        ..WANTED.revisions
+    };
+    let wanted = Wanted { revisions, ..WANTED };
+    let mut observed = settled();
+    for part in &mut observed.containers {
+        part.revision = 2;
+    }
+    observed.containers[0].life = Life::Active {
+        since: at(0),
+        replicated: false,
+    };
+    let plan = plan_at_10s(&wanted, &observed);
+    assert_eq!(
+        (plan.steps.as_slice(), plan.gate),
+        (&[][..], Some(Gate::Replication(Who::Container(0))))
+    );
+    observed.containers[0].life = ACTIVE;
+    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::StopRedis]);
+    observed.redis = Some(part(0, Life::Leaving));
+    assert_eq!(plan_at_10s(&wanted, &observed).gate, Some(Gate::Gone(Who::Redis)));
+    observed.redis = None;
+    assert_eq!(plan_at_10s(&wanted, &observed).steps, [Step::StartRedis]);
+    let fresh = Life::Active {
+        since: at(9_900),
+        replicated: true,
+    };
+    observed.redis = Some(Part {
+        revision: 2,
+        ..part(0, fresh)
+    });
+    assert!(plan_at_10s(&wanted, &observed).is_done());
+    let fewer = Wanted {
+        containers: 2,
+        ..wanted
+    };
+    let plan = plan_at_10s(&fewer, &observed);
+    assert_eq!(
+        (plan.steps.as_slice(), plan.gate, plan.again),
+        (&[][..], Some(Gate::Settled(Who::Redis)), Some(at(10_900)))
+    );
+}
+
+#[test]
+fn a_cluster_that_is_as_wanted_waits_for_nobody_to_settle_but_hides_nobody_who_does_not_work() {
+    let mut observed = settled();
+    observed.containers[0].life = Life::Active {
+        since: at(9_900),
+        replicated: true,
+    };
+    assert!(plan_at_10s(&WANTED, &observed).is_done());
+    observed.containers[2].life = Life::Joining;
+    assert_eq!(
+        plan_at_10s(&WANTED, &observed).gate,
+        Some(Gate::Share(Who::Container(2)))
+    );
+    observed.containers[2].life = ACTIVE;
+    observed.proxies[1].life = Life::Joining;
+    assert_eq!(plan_at_10s(&WANTED, &observed).gate, Some(Gate::Ready(Who::Proxy(1))));
+}
+
+#[test]
+fn parts_of_two_kinds_that_look_alike_are_told_apart() {
+    // The proxy to be drained has ordinal, revision and life of a container that has not settled.
+    let fresh = Life::Active {
+        since: at(9_900),
+        replicated: true,
+    };
+    let wanted = Wanted { proxies: 1, ..WANTED };
+    let mut observed = settled();
+    observed.containers[1].life = fresh;
+    observed.proxies[1].life = fresh;
+    let plan = plan_at_10s(&wanted, &observed);
+    assert_eq!(
+        (plan.steps.as_slice(), plan.gate),
+        (&[][..], Some(Gate::Settled(Who::Container(1))))
+    );
 }
 
 #[test]
@@ -206,8 +323,26 @@ fn a_repair_reaches_a_cluster_of_which_nothing_works() {
     for part in &mut observed.containers {
         part.life = Life::Unready;
     }
-    let plan = plan_at_10s(&Wanted { revision: 2, ..WANTED }, &observed);
+    let plan = plan_at_10s(&new_containers(), &observed);
     assert_eq!(plan.steps, [Step::QuiesceContainer(2)]);
+}
+
+#[test]
+fn steps_and_gates_are_told_in_the_names_of_the_cluster() {
+    let name = |who| match who {
+        Who::Redis => "a-proxy-b-redis".to_owned(),
+        Who::Proxy(ordinal) => format!("a-proxy-b-proxy-{ordinal}"),
+        Who::Container(ordinal) => format!("a-proxy-b-{ordinal}"),
+    };
+    assert_eq!(
+        Step::DrainProxy(1).describe(name),
+        "a-proxy-b-proxy-1 is told to drain and to leave"
+    );
+    assert_eq!(
+        Gate::Gone(Who::Container(3)).describe(name),
+        "a-proxy-b-3 is handing over what it has"
+    );
+    assert_eq!(Gate::Gone(Who::Redis).describe(name), "a-proxy-b-redis is ending");
 }
 
 /// How parts of the generated world behave.
@@ -227,9 +362,10 @@ impl World {
     }
 
     fn perform(&mut self, step: Step) {
-        let fresh = |ordinal| Part {
+        let revisions = self.wanted.revisions;
+        let fresh = |ordinal, revision| Part {
             ordinal,
-            revision: self.wanted.revision,
+            revision,
             life: Life::Unready,
         };
         let failed = |life: Life| matches!(life, Life::Failed { .. });
@@ -241,23 +377,22 @@ impl World {
             );
             parts.push(part);
         };
-        let leave = |parts: &mut Vec<Part>, ordinal| {
-            let part = parts
-                .iter_mut()
-                .find(|part: &&mut Part| part.ordinal == ordinal)
-                .expect("it exists");
+        let leave = |parts: &mut dyn AsMut<[Part]>, ordinal| {
+            let mut parts = parts.as_mut().iter_mut();
+            let part = parts.find(|part| part.ordinal == ordinal).expect("it exists");
             assert!(!failed(part.life) && part.life != Life::Leaving, "{part:?} can leave");
             part.life = Life::Leaving;
         };
         match step {
             Step::StartRedis => {
-                assert!(self.observed.redis.is_none_or(failed));
-                self.observed.redis = Some(Life::Unready);
+                assert!(self.observed.redis.is_none_or(|part| failed(part.life)));
+                self.observed.redis = Some(fresh(0, revisions.redis));
             }
-            Step::StartProxy(ordinal) => start(&mut self.observed.proxies, fresh(ordinal)),
-            Step::StartContainer(ordinal) => start(&mut self.observed.containers, fresh(ordinal)),
+            Step::StartProxy(ordinal) => start(&mut self.observed.proxies, fresh(ordinal, revisions.proxies)),
+            Step::StartContainer(ordinal) => start(&mut self.observed.containers, fresh(ordinal, revisions.containers)),
             Step::QuiesceContainer(ordinal) => leave(&mut self.observed.containers, ordinal),
             Step::DrainProxy(ordinal) => leave(&mut self.observed.proxies, ordinal),
+            Step::StopRedis => leave(&mut self.observed.redis.as_mut_slice(), 0),
         }
     }
 
@@ -272,7 +407,13 @@ impl World {
             // It ended as it was told.
             parts.retain(|part| part.life != Life::Failed { again: Instant::MAX });
         }
-        observed.redis = observed.redis.map(|life| self.progress(life, faults));
+        observed.redis = observed.redis.map(|part| Part {
+            life: self.progress(part.life, faults),
+            ..part
+        });
+        observed.redis = observed
+            .redis
+            .filter(|part| part.life != Life::Failed { again: Instant::MAX });
         // Claims come sooner or later.
         observed.unowned = u32::from(self.draw() < 64);
         self.observed = observed;
@@ -304,33 +445,46 @@ impl World {
 
     /// No planned move takes a working container away while another is not fully active, nor two parts at once.
     fn check(&self, plan: &Plan) -> Result<(), TestCaseError> {
-        let is_move = |step: &&Step| matches!(step, Step::QuiesceContainer(_) | Step::DrainProxy(_));
+        let is_move = |step: &&Step| matches!(step, Step::QuiesceContainer(_) | Step::DrainProxy(_) | Step::StopRedis);
         let moves: Vec<_> = plan.steps.iter().filter(is_move).collect();
         prop_assert!(moves.len() <= 1, "{moves:?} at once");
-        let mut parts = self.observed.containers.iter().chain(&self.observed.proxies);
+        let Observed {
+            redis,
+            containers,
+            proxies,
+            ..
+        } = &self.observed;
+        let mut parts = containers.iter().chain(proxies).chain(redis);
         prop_assert!(
             moves.is_empty() || parts.all(|part| part.life != Life::Leaving),
             "{moves:?} while another leaves"
         );
-        if let Some(Step::QuiesceContainer(ordinal)) = moves.first() {
-            let settled = |part: &Part| match part.life {
-                Life::Active { since, replicated } => replicated && since + SETTLE <= self.now,
-                Life::Failed { .. } => part.ordinal >= self.wanted.containers,
-                _ => false,
-            };
-            let mut containers = self.observed.containers.iter();
-            let allowed = containers.all(|part| match part.ordinal == *ordinal {
-                true => true,
-                false => settled(part),
-            });
-            let away_already = self
-                .observed
-                .containers
-                .iter()
-                .any(|part| part.ordinal == *ordinal && part.life == Life::Unready);
-            let allowed = allowed && self.observed.unowned == 0;
-            prop_assert!(allowed || away_already, "{ordinal} taken away from {:?}", self.observed);
-        }
+        let settled = |part: &Part| match part.life {
+            Life::Active { since, replicated } => replicated && since + SETTLE <= self.now,
+            Life::Failed { .. } => part.ordinal >= self.wanted.containers,
+            _ => false,
+        };
+        let all_settled = |except: Option<u16>| {
+            let mut containers = containers.iter();
+            self.observed.unowned == 0 && containers.all(|part| Some(part.ordinal) == except || settled(part))
+        };
+        let away_already = |mut parts: std::slice::Iter<'_, Part>, ordinal| {
+            parts.any(|part| part.ordinal == ordinal && part.life == Life::Unready)
+        };
+        // While Redis is away the containers hold the only copy; what Redis is told itself is looked at below.
+        let serves = |life| matches!(life, Life::Active { since, .. } if since + SETTLE <= self.now);
+        let redis_serves = !self.wanted.redis || redis.is_some_and(|part| serves(part.life));
+        let allowed = match moves.first() {
+            Some(Step::QuiesceContainer(ordinal)) => {
+                all_settled(Some(*ordinal)) && redis_serves || away_already(containers.iter(), *ordinal)
+            }
+            Some(Step::DrainProxy(ordinal)) => {
+                all_settled(None) && redis_serves || away_already(proxies.iter(), *ordinal)
+            }
+            Some(Step::StopRedis) => all_settled(None) || away_already(redis.as_slice().iter(), 0),
+            _ => true,
+        };
+        prop_assert!(allowed, "{moves:?} with {:?}", self.observed);
         Ok(())
     }
 
@@ -339,22 +493,25 @@ impl World {
         let Wanted {
             containers,
             proxies,
-            revision,
-            ..
+            redis,
+            revisions,
         } = self.wanted;
-        [
-            (&self.observed.containers, containers),
-            (&self.observed.proxies, proxies),
+        let redis_is_new = self.observed.redis.is_some_and(|part| part.revision == revisions.redis);
+        let parts_are_new = [
+            (&self.observed.containers, containers, revisions.containers),
+            (&self.observed.proxies, proxies, revisions.proxies),
         ]
         .iter()
-        .all(|(parts, number)| {
+        .all(|(parts, number, revision)| {
             let mut living: Vec<_> = parts
                 .iter()
                 .filter(|part| !matches!(part.life, Life::Failed { .. }))
                 .collect();
             living.sort_by_key(|part| part.ordinal);
-            living.iter().map(|part| part.ordinal).eq(0..*number) && living.iter().all(|part| part.revision == revision)
-        })
+            living.iter().map(|part| part.ordinal).eq(0..*number)
+                && living.iter().all(|part| part.revision == *revision)
+        });
+        parts_are_new && (redis_is_new || !redis)
     }
 }
 
@@ -387,27 +544,42 @@ fn parts() -> impl Strategy<Value = Vec<Part>> {
     })
 }
 
+fn revisions() -> impl Strategy<Value = Revisions> {
+    (1u64..3, 1u64..3, 1u64..3).prop_map(|(containers, proxies, redis)| Revisions {
+        containers,
+        proxies,
+        redis,
+    })
+}
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    (1u16..6, 1u16..4, revisions()).prop_map(|(containers, proxies, revisions)| Wanted {
+        containers,
+        proxies,
+        redis: true,
+        revisions,
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// From whatever is observed, through faults, the cluster becomes what is wanted once they end; and on the way nothing is taken away that
-    /// must not be.
+    /// From whatever is observed, through faults and through commands that change their mind on the way (scale, restart, apply), the cluster
+    /// becomes what is wanted last; and on the way nothing is taken away that must not be.
     #[test]
     fn any_cluster_becomes_what_is_wanted_and_never_loses_a_second_container_on_purpose(
-        containers in 1u16..6,
-        proxies in 1u16..4,
         redis in any::<bool>(),
-        revision in 1u64..3,
-        present in (proptest::option::of(lives()), parts(), parts()),
+        commands in proptest::collection::vec(wanted(), 1..4),
+        present in (proptest::option::of((1u64..3, lives())), parts(), parts()),
         luck in proptest::collection::vec(any::<u8>(), 64..256),
     ) {
-        let wanted = Wanted { containers, proxies, redis, revision };
-        let present_redis = present.0.filter(|life| redis && *life != Life::Leaving);
-        let observed = Observed { redis: present_redis, containers: present.1, proxies: present.2,
-            unowned: 0, };
-        let mut world = World { now: at(4_000), wanted, observed, luck, drawn: 0 };
+        let commands: Vec<_> = commands.into_iter().map(|wanted| Wanted { redis, ..wanted }).collect();
+        let present_redis = present.0.filter(|_| redis).map(|(revision, life)| Part { ordinal: 0, revision, life });
+        let observed = Observed { redis: present_redis, containers: present.1, proxies: present.2, unowned: 0 };
+        let mut world = World { now: at(4_000), wanted: commands[0], observed, luck, drawn: 0 };
         for turn in 0..1_500 {
-            let plan = plan(world.now, &wanted, &world.observed);
+            world.wanted = commands[(turn / 20).min(commands.len() - 1)];
+            let plan = plan(world.now, &world.wanted, &world.observed);
             world.check(&plan)?;
             if turn > 60 && plan.is_done() {
                 prop_assert!(world.is_as_wanted(), "done with {:?}", world.observed);
@@ -418,6 +590,6 @@ proptest! {
             }
             world.pass(turn < 60);
         }
-        prop_assert!(false, "still {:?} with {:?}", plan(world.now, &wanted, &world.observed), world.observed);
+        prop_assert!(false, "still {:?} with {:?}", plan(world.now, &world.wanted, &world.observed), world.observed);
     }
 }

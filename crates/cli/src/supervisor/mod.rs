@@ -1,20 +1,25 @@
 //! The supervisor: observes its children, asks the planner, performs its steps, until it is told to stop.
 //!
-//! One task on the main thread does all of it; a probe per child asks the child's admin port and reports over a channel.
+//! One task on the main thread does all of it; a probe per child asks the child's admin port and reports over a channel. What the other
+//! commands want stands in the state directory ([`Desired`]) and is taken up within a tick.
 
+mod journal;
 mod part;
 mod start;
 mod stop;
+mod welcome;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use crds::SipCluster;
+use crds::change::{Effect, settings};
 use crds::status::State;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use ucf::plan::{self, Observed, Plan, Step, Wanted, Who};
+use ucf::plan::{self, Gate, Observed, Plan, Revisions, Step, Wanted, Who};
 
 use crate::child;
 use crate::detach::Audience;
@@ -22,8 +27,9 @@ use crate::failure::Failure;
 use crate::preflight::{self, Binaries, Ports};
 use crate::probe::Answer;
 use crate::redis::Redis;
-use crate::state_dir::{Record, StateDir};
+use crate::state_dir::{Desired, Record, StateDir};
 
+use journal::Journal;
 use part::Part;
 
 /// How often the children are looked at without being asked to by a signal or an answer.
@@ -47,14 +53,16 @@ type Heard = (Who, u32, Option<Answer>);
 /// A running cluster.
 pub struct Supervisor<'a> {
     directory: &'a StateDir,
-    cluster: &'a SipCluster,
+    desired: Desired,
+    /// Of `desired`.
+    revisions: Revisions,
+    journal: Journal<'a>,
     binaries: Binaries,
     /// The affinity key; it lives as long as the cluster.
     key: String,
     redis: Redis,
     ports: Ports,
     parts: BTreeMap<Who, Part>,
-    replicas: u16,
     clock: std::time::Instant,
     heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
     written: Option<Record>,
@@ -73,24 +81,25 @@ impl<'a> Supervisor<'a> {
     /// Runs the cluster until SIGINT or SIGTERM; then nothing of it is left but files.
     pub async fn run(
         directory: &'a StateDir,
-        cluster: &'a SipCluster,
+        manifest: SipCluster,
         binaries: Binaries,
-        audience: &mut Audience,
+        audience: &'a mut Audience,
     ) -> Result<(), Failure> {
         let system = |error: std::io::Error| Failure::system("the supervisor", error);
         let mut ports = Ports::starting_at(u64::from_ne_bytes(preflight::entropy().map_err(system)?));
-        let redis = Redis::new(cluster.spec.external_redis(), ports.take().map_err(system)?);
+        let redis = Redis::new(manifest.spec.external_redis(), ports.take().map_err(system)?);
         let key: [u8; 16] = preflight::entropy().map_err(system)?;
+        let desired = Desired::new(manifest);
         let mut supervisor = Self {
             directory,
-            cluster,
+            revisions: revisions(&desired),
+            desired,
+            journal: Journal::new(audience),
             binaries,
             key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
             redis,
             ports,
             parts: BTreeMap::new(),
-            // The manifest allows 64.
-            replicas: cluster.spec.replicas as u16,
             clock: std::time::Instant::now(),
             heard: mpsc::channel(ANSWERS),
             written: None,
@@ -102,45 +111,32 @@ impl<'a> Supervisor<'a> {
             .map(signal)
             .collect::<Result<Vec<_>, _>>()
             .map_err(system)?;
-        let outcome = supervisor.supervise(&mut stop, audience).await;
-        supervisor.stop(&mut stop, audience).await;
+        let outcome = supervisor.supervise(&mut stop).await;
+        supervisor.stop(&mut stop).await;
         outcome
     }
 
-    async fn supervise(&mut self, stop: &mut [Signal], audience: &mut Audience) -> Result<(), Failure> {
+    async fn supervise(&mut self, stop: &mut [Signal]) -> Result<(), Failure> {
         self.prepare().await?;
         let mut ended = signal(SignalKind::child()).map_err(|error| Failure::system("SIGCHLD", error))?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut said = None;
         loop {
-            self.reap(audience)?;
+            self.reap()?;
             let plan = plan::plan(self.now(), &self.wanted(), &self.observe());
             for step in &plan.steps {
-                self.perform(*step, audience)?;
+                self.perform(*step)?;
             }
+            self.say_gate(plan.gate, &mut said);
             self.publish(&plan)?;
             if self.is_whole() && !self.ready {
                 self.ready = true;
                 self.publish(&plan)?;
-                audience.works(&self.welcome(audience));
+                let welcome = self.welcome();
+                self.journal.audience().works(&welcome);
             }
-            let gate = plan.gate.map(|gate| self.in_names(gate));
-            let slow = self.clock.elapsed() > USUAL_START;
-            if (self.ready || slow) && gate != said {
-                // Settling takes a second and says nothing to anybody who only watches.
-                if let (Some(gate), false) = (&gate, matches!(plan.gate, Some(plan::Gate::Settled(_)))) {
-                    audience.say(&format!("waits: {gate}"));
-                }
-                said.clone_from(&gate);
-            }
-            if !self.ready && self.clock.elapsed() > LONGEST_START && audience.waits_for_the_start() {
-                return Err(Failure::here(format!(
-                    "the cluster does not work after {LONGEST_START:?}: {}; its logs: {}",
-                    gate.unwrap_or_else(|| "a part does not answer".to_owned()),
-                    self.directory.file("log").display()
-                )));
-            }
+            self.give_up_a_start_that_takes_too_long(plan.gate)?;
             let wake = tokio::select! {
                 () = any(stop) => Wake::Stop,
                 Some(heard) = self.heard.1.recv() => Wake::Heard(heard),
@@ -149,11 +145,42 @@ impl<'a> Supervisor<'a> {
             };
             match wake {
                 Wake::Stop => return Ok(()),
-                Wake::Tick => {}
-                Wake::Heard((who, pid, answer)) => self.hear(who, pid, answer, audience),
+                Wake::Tick => self.take_up_what_commands_want(),
+                Wake::Heard((who, pid, answer)) => self.hear(who, pid, answer),
             }
-            self.replicas = self.directory.scaled_to().unwrap_or(self.replicas);
         }
+    }
+
+    /// A new generation of what is desired holds from now on.
+    fn take_up_what_commands_want(&mut self) {
+        if let Some(desired) = self.directory.desired()
+            && desired.generation != self.desired.generation
+        {
+            self.revisions = revisions(&desired);
+            self.desired = desired;
+        }
+    }
+
+    /// Says what is waited for, once; during a usual start nobody wants to know.
+    fn say_gate(&mut self, gate: Option<Gate>, said: &mut Option<Gate>) {
+        if *said == gate || !(self.ready || self.clock.elapsed() > USUAL_START) {
+            return;
+        }
+        if let Some(gate) = gate {
+            self.journal.say(&format!("waits: {}", self.in_words(gate)));
+        }
+        *said = gate;
+    }
+
+    fn give_up_a_start_that_takes_too_long(&mut self, gate: Option<Gate>) -> Result<(), Failure> {
+        if self.ready || self.clock.elapsed() <= LONGEST_START || !self.journal.audience().waits_for_the_start() {
+            return Ok(());
+        }
+        Err(Failure::here(format!(
+            "the cluster does not work after {LONGEST_START:?}: {}; its logs: {}",
+            gate.map_or_else(|| "a part does not answer".to_owned(), |gate| self.in_words(gate)),
+            self.directory.file("log").display()
+        )))
     }
 
     fn now(&self) -> plan::Instant {
@@ -161,12 +188,13 @@ impl<'a> Supervisor<'a> {
     }
 
     fn wanted(&self) -> Wanted {
+        let spec = &self.desired.manifest.spec;
         Wanted {
-            containers: self.replicas,
-            // The manifest allows 64.
-            proxies: self.cluster.spec.proxies.replicas as u16,
+            // The manifest allows 64 of each.
+            containers: spec.replicas as u16,
+            proxies: spec.proxies.replicas as u16,
             redis: matches!(self.redis, Redis::Managed(_)),
-            revision: 1,
+            revisions: self.revisions,
         }
     }
 
@@ -176,19 +204,15 @@ impl<'a> Supervisor<'a> {
             ..Observed::default()
         };
         for (who, part) in &self.parts {
-            let life = part.life(self.now());
+            let seen = |ordinal| plan::Part {
+                ordinal,
+                revision: part.revision,
+                life: part.life(self.now()),
+            };
             match who {
-                Who::Redis => observed.redis = Some(life),
-                Who::Proxy(ordinal) => observed.proxies.push(plan::Part {
-                    ordinal: *ordinal,
-                    revision: 1,
-                    life,
-                }),
-                Who::Container(ordinal) => observed.containers.push(plan::Part {
-                    ordinal: *ordinal,
-                    revision: 1,
-                    life,
-                }),
+                Who::Redis => observed.redis = Some(seen(0)),
+                Who::Proxy(ordinal) => observed.proxies.push(seen(*ordinal)),
+                Who::Container(ordinal) => observed.containers.push(seen(*ordinal)),
             }
         }
         observed
@@ -197,40 +221,40 @@ impl<'a> Supervisor<'a> {
     /// Partitions that no container says it owns.
     fn unowned(&self) -> u32 {
         let owned: u64 = self.parts.values().map(Part::partitions).sum();
-        self.cluster
+        self.desired
+            .manifest
             .spec
             .partitions
             .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX))
     }
 
-    fn perform(&mut self, step: Step, audience: &mut Audience) -> Result<(), Failure> {
-        match step {
-            Step::StartRedis => self.start(Who::Redis),
-            Step::StartProxy(ordinal) => self.start(Who::Proxy(ordinal)),
-            Step::StartContainer(ordinal) => self.start(Who::Container(ordinal)),
-            Step::QuiesceContainer(ordinal) => {
-                self.tell_to_leave(Who::Container(ordinal), audience);
-                Ok(())
-            }
-            Step::DrainProxy(ordinal) => {
-                self.tell_to_leave(Who::Proxy(ordinal), audience);
-                Ok(())
-            }
+    fn perform(&mut self, step: Step) -> Result<(), Failure> {
+        if self.ready {
+            self.journal.say(&step.describe(|who| self.name_of(who)));
         }
+        match step {
+            Step::StartRedis => self.start(Who::Redis)?,
+            Step::StartProxy(ordinal) => self.start(Who::Proxy(ordinal))?,
+            Step::StartContainer(ordinal) => self.start(Who::Container(ordinal))?,
+            Step::QuiesceContainer(ordinal) => self.tell_to_leave(Who::Container(ordinal)),
+            Step::DrainProxy(ordinal) => self.tell_to_leave(Who::Proxy(ordinal)),
+            Step::StopRedis => self.tell_to_leave(Who::Redis),
+        }
+        Ok(())
     }
 
-    /// SIGTERM means: hand over what you have, then end.
-    fn tell_to_leave(&mut self, who: Who, audience: &mut Audience) {
+    /// SIGTERM means: hand over what you have, then end. Who has not ended when its own time is over will not.
+    fn tell_to_leave(&mut self, who: Who) {
+        let now = self.now();
         if let Some(part) = self.parts.get_mut(&who) {
-            audience.say(&format!("{} is told to hand over and to leave", part.name));
-            part.told_to_leave = true;
+            part.leave_by = Some(now + part.leave_within);
             if let Some(pid) = part.pid() {
                 child::signal(pid, libc::SIGTERM);
             }
         }
     }
 
-    fn hear(&mut self, who: Who, pid: u32, answer: Option<Answer>, audience: &mut Audience) {
+    fn hear(&mut self, who: Who, pid: u32, answer: Option<Answer>) {
         let now = self.now();
         if let Some(part) = self.parts.get_mut(&who)
             && part.pid() == Some(pid)
@@ -239,23 +263,29 @@ impl<'a> Supervisor<'a> {
             let before = part.state(now);
             part.hear(now, answer);
             if self.ready && before != State::Active && part.state(now) == State::Active {
-                audience.say(&format!("{} is active (pid {pid})", part.name));
+                self.journal.say(&format!("{} is active (pid {pid})", part.name));
             }
         }
     }
 
-    /// Notes which children have ended.
-    fn reap(&mut self, audience: &mut Audience) -> Result<(), Failure> {
+    /// Notes which children have ended, and ends those that were to have left.
+    fn reap(&mut self) -> Result<(), Failure> {
         let now = self.now();
         let mut gone = Vec::new();
         for (who, part) in &mut self.parts {
             let Some((pid, status)) = part.reap(now) else {
+                if let Some(pid) = part.overstays(now) {
+                    self.journal
+                        .say(&format!("{} has not left in time and is killed (pid {pid})", part.name));
+                    child::signal(pid, libc::SIGKILL);
+                }
                 continue;
             };
             let ending = child::ending(status);
             let log = self.directory.log(&part.name);
-            if part.told_to_leave {
-                audience.say(&format!("{} has left (pid {pid} {ending})", part.name));
+            if part.leave_by.is_some() {
+                self.journal
+                    .say(&format!("{} has left (pid {pid} {ending})", part.name));
                 gone.push(*who);
             } else if !self.ready && (part.restarts >= TRIES || status.code() == Some(64)) {
                 let tail = child::log_tail(&log);
@@ -265,20 +295,24 @@ impl<'a> Supervisor<'a> {
                     log.display()
                 )));
             } else {
-                audience.say(&format!(
+                self.journal.say(&format!(
                     "{} {ending} (pid {pid}) and will be started again; its log: {}",
                     part.name,
                     log.display()
                 ));
             }
         }
-        let over = |who: &Who, replicas| matches!(who, Who::Container(ordinal) if *ordinal >= replicas);
-        gone.extend(
-            self.parts
-                .iter()
-                .filter(|(who, part)| part.pid().is_none() && over(who, self.replicas))
-                .map(|(who, _)| *who),
-        );
+        let wanted = self.wanted();
+        let over = |who: &Who| match who {
+            Who::Container(ordinal) => *ordinal >= wanted.containers,
+            Who::Proxy(ordinal) => *ordinal >= wanted.proxies,
+            Who::Redis => false,
+        };
+        let ended = self
+            .parts
+            .iter()
+            .filter(|(who, part)| part.pid().is_none() && over(who));
+        gone.extend(ended.map(|(who, _)| *who));
         for who in gone {
             if let Some(part) = self.parts.remove(&who) {
                 part.ports().for_each(|address| self.ports.give_back(address));
@@ -313,80 +347,62 @@ impl<'a> Supervisor<'a> {
 
     fn record(&self, plan: &Plan) -> Record {
         let now = self.now();
+        let spec = &self.desired.manifest.spec;
         let of = |wanted: fn(&Who) -> bool| {
             let parts = self.parts.iter().filter(move |(who, _)| wanted(who));
             parts.map(|(_, part)| part.record(now)).collect::<Vec<_>>()
         };
         Record {
             name: self.name().to_owned(),
-            address: self.cluster.spec.advertised().to_string(),
+            address: spec.advertised().to_string(),
             pid: std::process::id(),
-            replicas: self.replicas,
-            partitions: self.cluster.spec.partitions,
+            generation: self.desired.generation,
+            replicas: self.wanted().containers,
+            partitions: spec.partitions,
             // A step that has just been done is waited for from now on.
-            gate: plan
-                .gate
-                .map(|gate| self.in_names(gate))
-                .or_else(|| plan.steps.first().map(|step| self.in_names(step))),
+            gate: plan.gate.map(|gate| self.in_words(gate)).or_else(|| {
+                let step = plan.steps.first();
+                step.map(|step| step.describe(|who| self.name_of(who)))
+            }),
+            done: plan.is_done() && self.is_whole(),
             ready: self.ready,
+            journal: self.journal.entries().to_vec(),
             containers: of(|who| matches!(who, Who::Container(_))),
             proxies: of(|who| matches!(who, Who::Proxy(_))),
             redis: self.redis_record(now),
         }
     }
 
-    /// A gate or a step in the names of this cluster.
-    fn in_names(&self, planned: impl std::fmt::Display) -> String {
+    fn in_words(&self, gate: Gate) -> String {
+        gate.describe(|who| self.name_of(who))
+    }
+
+    fn name_of(&self, who: Who) -> String {
         let name = self.name();
-        let text = planned.to_string();
-        text.replace("container-", &format!("{name}-"))
-            .replace("proxy-", &format!("{name}-proxy-"))
+        match who {
+            Who::Redis => format!("{name}-redis"),
+            Who::Proxy(ordinal) => format!("{name}-proxy-{ordinal}"),
+            Who::Container(ordinal) => format!("{name}-{ordinal}"),
+        }
     }
 
     fn name(&self) -> &str {
-        self.cluster.metadata.name.as_deref().unwrap_or("sipcluster")
+        self.desired.manifest.metadata.name.as_deref().unwrap_or("sipcluster")
     }
+}
 
-    /// What to do with a cluster that works.
-    fn welcome(&self, audience: &Audience) -> String {
-        let address = self.cluster.spec.advertised();
-        let victim = self
-            .parts
-            .get(&Who::Container(0))
-            .and_then(Part::pid)
-            .unwrap_or_default();
-        let (status, down, scale) = (
-            self.directory.command("status --watch"),
-            self.directory.command("down"),
-            self.directory.command(&format!("scale {}", self.replicas + 1)),
-        );
-        let more = match std::env::current_exe() {
-            Ok(path) => path
-                .parent()
-                .map(|directory| directory.display().to_string())
-                .unwrap_or_default(),
-            Err(_) => String::new(),
-        };
-        format!(
-            "\n{name} works: {containers} containers behind {proxies} proxies at {address}\n\n  \
-             call         sip:anyone@{address} (UDP, TCP)\n  \
-             state        {more}/{status}\n  \
-             logs         {logs}\n\n\
-             try next\n  \
-             a call       sipp -sn uac {address} -m 10 -r 2 -d 20000\n  \
-             a loss       kill -9 {victim}    (a container; its calls go on)\n  \
-             growth       {more}/{scale}\n  \
-             the end      {end}",
-            name = self.name(),
-            containers = self.replicas,
-            proxies = self.cluster.spec.proxies.replicas,
-            logs = self.directory.file("log").display(),
-            end = if matches!(audience, Audience::Command(_)) {
-                format!("{more}/{down}")
-            } else {
-                "Ctrl-C".into()
-            },
-        )
+/// A kind's revision stands for all that its processes are started with, and for how often a restart was asked for.
+fn revisions(desired: &Desired) -> Revisions {
+    let revision = |effect, restarts: u64| {
+        let mut hasher = DefaultHasher::new();
+        (settings(&desired.manifest, effect), restarts).hash(&mut hasher);
+        hasher.finish()
+    };
+    Revisions {
+        containers: revision(Effect::RollsContainers, desired.restarts.containers),
+        proxies: revision(Effect::RollsProxies, desired.restarts.proxies),
+        // Nothing of the manifest is a setting of the Redis that the cluster runs.
+        redis: desired.restarts.redis,
     }
 }
 

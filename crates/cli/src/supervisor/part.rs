@@ -26,7 +26,12 @@ const RECOVERED: Duration = Duration::from_secs(30);
 /// A container, a proxy or the Redis.
 pub struct Part {
     pub name: String,
-    pub told_to_leave: bool,
+    /// What it was started at.
+    pub revision: u64,
+    /// How long it may take to leave, once it is told to.
+    pub leave_within: Duration,
+    /// It was told to leave, and is to have ended by then.
+    pub leave_by: Option<Instant>,
     pub restarts: u32,
     /// Of a container: where proxies and containers reach it. They stay when it is started again, as a pod's address does.
     pub sip: Option<SocketAddr>,
@@ -52,7 +57,9 @@ impl Part {
     pub fn new(name: String) -> Self {
         Self {
             name,
-            told_to_leave: false,
+            revision: 0,
+            leave_within: Duration::ZERO,
+            leave_by: None,
             restarts: 0,
             sip: None,
             ucf: None,
@@ -83,9 +90,10 @@ impl Part {
     /// It answered.
     pub fn hear(&mut self, now: Instant, answer: Answer) {
         if let Some(running) = &mut self.running {
+            let was_silent = running.answer.is_some_and(|(at, _)| now.since(at) > SILENCE);
             running.answer = Some((now, answer));
             running.active_since = match answer.state {
-                State::Active => running.active_since.or(Some(now)),
+                State::Active => running.active_since.filter(|_| !was_silent).or(Some(now)),
                 _ => None,
             };
         }
@@ -105,6 +113,15 @@ impl Part {
         self.restarts += 1;
         self.running = None;
         Some((pid, status))
+    }
+
+    /// The process, if it was told to leave and has not in time.
+    pub fn overstays(&mut self, now: Instant) -> Option<u32> {
+        let late = self.leave_by.is_some_and(|by| now >= by);
+        let pid = self.pid().filter(|_| late)?;
+        // Told once; the end of a killed process comes soon.
+        self.leave_by = Some(Instant::MAX);
+        Some(pid)
     }
 
     /// For the planner.
@@ -131,8 +148,8 @@ impl Part {
             return State::Failed;
         };
         match running.answer {
-            Some((_, answer)) if self.told_to_leave && answer.state == State::Quiescing => State::Quiescing,
-            _ if self.told_to_leave => State::Stopping,
+            Some((_, answer)) if self.leave_by.is_some() && answer.state == State::Quiescing => State::Quiescing,
+            _ if self.leave_by.is_some() => State::Stopping,
             None => State::Starting,
             Some((at, _)) if now.since(at) > SILENCE => State::Silent,
             Some((_, answer)) => answer.state,

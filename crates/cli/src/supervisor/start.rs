@@ -23,6 +23,9 @@ use crate::state_dir::PartRecord;
 /// How often a part is asked.
 pub const PROBE: Duration = Duration::from_millis(100);
 
+/// What a part has to end in, after the time that it may take to hand over or to drain.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// The variable in which processes find the affinity key: a command line can be read by everyone.
 const KEY: &str = "SIPCLUSTER_KEY";
 
@@ -34,6 +37,9 @@ impl Supervisor<'_> {
             .write("endpoints.json", &endpoints)
             .map_err(|error| Failure::system("endpoints.json", error))?;
         self.endpoints = endpoints;
+        self.directory
+            .desire(&self.desired)
+            .map_err(|error| Failure::system("desired.json", error))?;
         if let Redis::External { url, address } = &self.redis
             && !probe::redis_serves(address).await
         {
@@ -66,18 +72,14 @@ impl Supervisor<'_> {
             ),
         })?;
         let probe = self.probe(who, child.id(), &part);
+        (part.revision, part.leave_within) = self.terms(who);
         part.started(self.now(), child, probe);
         self.parts.insert(who, part);
         Ok(())
     }
 
     fn new_part(&mut self, who: Who) -> io::Result<Part> {
-        let name = self.name();
-        let mut part = Part::new(match who {
-            Who::Redis => format!("{name}-redis"),
-            Who::Proxy(ordinal) => format!("{name}-proxy-{ordinal}"),
-            Who::Container(ordinal) => format!("{name}-{ordinal}"),
-        });
+        let mut part = Part::new(self.name_of(who));
         match who {
             Who::Redis => part.url = Some(self.redis.url()),
             Who::Proxy(_) => part.admin = Some(self.ports.take()?),
@@ -90,8 +92,19 @@ impl Supervisor<'_> {
         Ok(part)
     }
 
+    /// The revision at which a part is started now, and how long it may take to leave later.
+    fn terms(&self, who: Who) -> (u64, Duration) {
+        let spec = &self.desired.manifest.spec;
+        let (revision, within) = match who {
+            Who::Redis => (self.revisions.redis, Duration::ZERO),
+            Who::Proxy(_) => (self.revisions.proxies, spec.proxies.drain.duration()),
+            Who::Container(_) => (self.revisions.containers, spec.containers.quiesce.duration()),
+        };
+        (revision, within + LEAVING)
+    }
+
     fn proxy(&self, part: &Part) -> Command {
-        let dispatcher = &self.cluster.spec.dispatcher;
+        let dispatcher = &self.desired.manifest.spec.dispatcher;
         let listen = SocketAddr::new(dispatcher.address, dispatcher.port);
         let mut command = self.common(&self.binaries.proxy, part);
         for transport in &dispatcher.transports {
@@ -101,25 +114,27 @@ impl Supervisor<'_> {
             });
         }
         command.arg("--endpoints").arg(self.directory.file("endpoints.json"));
-        if let Some(workers) = self.cluster.spec.proxies.workers {
+        command.args(["--drain-ms", &millis(self.desired.manifest.spec.proxies.drain)]);
+        if let Some(workers) = self.desired.manifest.spec.proxies.workers {
             command.args(["--workers", &workers.to_string()]);
         }
         command
     }
 
     fn container(&self, part: &Part) -> Command {
-        let custom = self.cluster.spec.application.custom.as_ref();
+        let custom = self.desired.manifest.spec.application.custom.as_ref();
         let program = custom.map_or(&self.binaries.container, |custom| &custom.command);
         let mut command = self.common(program, part);
         command.args(["--redis", &self.redis.url()]);
-        command.args(["--quiesce-ms", &millis(self.cluster.spec.containers.quiesce)]);
+        command.args(["--quiesce-ms", &millis(self.desired.manifest.spec.containers.quiesce)]);
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
             command.args([option, &address.expect("a container has ports").to_string()]);
         }
         // The container speaks the manifest's words.
-        let application = serde_json::to_string(&self.cluster.spec.application).expect("an application is JSON");
+        let application =
+            serde_json::to_string(&self.desired.manifest.spec.application).expect("an application is JSON");
         command.args(["--application", &application]);
-        if let Some(workers) = self.cluster.spec.containers.workers {
+        if let Some(workers) = self.desired.manifest.spec.containers.workers {
             command.args(["--workers", &workers.to_string()]);
         }
         command
@@ -130,9 +145,9 @@ impl Supervisor<'_> {
         let mut command = Command::new(program);
         command.args(["--cluster", self.name(), "--name", &part.name]);
         command.args(["--admin", &part.admin.expect("it has an admin port").to_string()]);
-        command.args(["--partitions", &self.cluster.spec.partitions.to_string()]);
-        command.args(["--advertised", &self.cluster.spec.advertised().to_string()]);
-        command.args(["--lease-ms", &millis(self.cluster.spec.replication.lease)]);
+        command.args(["--partitions", &self.desired.manifest.spec.partitions.to_string()]);
+        command.args(["--advertised", &self.desired.manifest.spec.advertised().to_string()]);
+        command.args(["--lease-ms", &millis(self.desired.manifest.spec.replication.lease)]);
         command.env(KEY, &self.key);
         command
     }

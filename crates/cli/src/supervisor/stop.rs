@@ -7,7 +7,6 @@ use ucf::plan::Who;
 
 use super::{Supervisor, any};
 use crate::child;
-use crate::detach::Audience;
 
 /// What proxies and Redis have from SIGTERM to SIGKILL: proxies serve on for half a second.
 const GRACE: Duration = Duration::from_secs(2);
@@ -23,8 +22,8 @@ type Kind = fn(&Who) -> bool;
 
 impl Supervisor<'_> {
     /// Proxies first, so that nothing new comes in; Redis last, so that nothing is missed. Another Ctrl-C cuts the waiting short.
-    pub(super) async fn stop(&mut self, again: &mut [Signal], audience: &mut Audience) {
-        audience.say("\nstopping");
+    pub(super) async fn stop(&mut self, again: &mut [Signal]) {
+        self.journal.say("\nstopping");
         let mut hurry = false;
         let kinds: [(Kind, Duration); 3] = [
             (|who| matches!(who, Who::Proxy(_)), GRACE),
