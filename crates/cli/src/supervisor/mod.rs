@@ -203,11 +203,13 @@ impl<'a> Supervisor<'a> {
             unowned: self.unowned(),
             ..Observed::default()
         };
+        let redis = self.parts.get(&Who::Redis);
+        let served_since = redis.and_then(Part::active_since).unwrap_or_default();
         for (who, part) in &self.parts {
             let seen = |ordinal| plan::Part {
                 ordinal,
                 revision: part.revision,
-                life: part.life(self.now()),
+                life: part.life(self.now(), served_since),
             };
             match who {
                 Who::Redis => observed.redis = Some(seen(0)),

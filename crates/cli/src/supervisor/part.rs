@@ -124,20 +124,23 @@ impl Part {
         Some(pid)
     }
 
-    /// For the planner.
-    pub fn life(&self, now: Instant) -> Life {
+    /// Since when it works without a break.
+    pub fn active_since(&self) -> Option<Instant> {
+        self.running.as_ref()?.active_since
+    }
+
+    /// For the planner. What a container said of its second copy before Redis served, `served_since`, was about another Redis.
+    pub fn life(&self, now: Instant, served_since: Instant) -> Life {
         match self.state(now) {
             State::Failed => Life::Failed { again: self.again },
             State::Starting | State::Silent => Life::Unready,
             State::Joining => Life::Joining,
             State::Quiescing | State::Stopping => Life::Leaving,
             State::Active => Life::Active {
-                since: self
-                    .running
-                    .as_ref()
-                    .and_then(|running| running.active_since)
-                    .unwrap_or(now),
-                replicated: self.answer().is_none_or(|answer| answer.replicated),
+                since: self.active_since().unwrap_or(now),
+                replicated: self
+                    .answer()
+                    .is_none_or(|(at, answer)| answer.replicated && at >= served_since),
             },
         }
     }
@@ -175,11 +178,11 @@ impl Part {
 
     /// Partitions that it last said it owned.
     pub fn partitions(&self) -> u64 {
-        self.answer().map_or(0, |answer| answer.partitions)
+        self.answer().map_or(0, |(_, answer)| answer.partitions)
     }
 
-    fn answer(&self) -> Option<Answer> {
-        self.running.as_ref()?.answer.map(|(_, answer)| answer)
+    fn answer(&self) -> Option<(Instant, Answer)> {
+        self.running.as_ref()?.answer
     }
 }
 
