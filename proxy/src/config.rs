@@ -38,7 +38,8 @@ struct Arguments {
     /// Another host name under which clients reach the cluster; repeat for more.
     #[arg(long, env = "SIPCLUSTER_ALIASES", value_delimiter = ',')]
     alias: Vec<String>,
-    /// JSON file with the containers: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again whenever it changes.
+    /// JSON file with the containers and, without "sip", the proxies: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again
+    /// whenever it changes.
     #[arg(long, env = "SIPCLUSTER_ENDPOINTS")]
     endpoints: PathBuf,
     /// Worker threads. Default: one per core.
@@ -59,6 +60,9 @@ struct Arguments {
     /// How long, in milliseconds, client connections may take to come to rest after SIGTERM.
     #[arg(long, env = "SIPCLUSTER_DRAIN_MS", default_value = "10000")]
     drain_ms: String,
+    /// Address for the cluster's other proxies, through which they reach containers that they do not reach themselves. Default: none.
+    #[arg(long, env = "SIPCLUSTER_UCF")]
+    ucf: Option<String>,
     /// Address of health, metrics and state, over HTTP.
     #[arg(long, env = "SIPCLUSTER_ADMIN")]
     admin: Option<String>,
@@ -115,6 +119,8 @@ pub struct Config {
     pub lease: Duration,
     /// How long client connections may take to come to rest after SIGTERM.
     pub drain: Duration,
+    /// Where other proxies link.
+    pub ucf: Option<SocketAddr>,
     /// Where to show health, metrics and state.
     pub admin: Option<SocketAddr>,
     /// How log lines look.
@@ -174,6 +180,10 @@ impl Arguments {
             .admin
             .map(|text| address("--admin", &text, "give ADDRESS:PORT, such as 127.0.0.1:9090"))
             .transpose()?;
+        let ucf = self
+            .ucf
+            .map(|text| address("--ucf", &text, "give ADDRESS:PORT, such as 127.0.0.1:6062"))
+            .transpose()?;
         let endpoints = match endpoints::read(&self.endpoints) {
             Ok(list) => list,
             Err(endpoints::Unreadable::Missing) => Vec::new(),
@@ -205,6 +215,7 @@ impl Arguments {
                 .collect::<Result<_, _>>()?,
             lease: Duration::from_millis(number("--lease-ms", &self.lease_ms, 100, 600_000)?),
             drain: Duration::from_millis(number("--drain-ms", &self.drain_ms, 0, 600_000)?),
+            ucf,
             admin,
             log_format: self.log_format.parse().map_err(|_| Invalid {
                 field: "--log-format",

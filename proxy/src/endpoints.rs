@@ -1,4 +1,4 @@
-//! The list of containers: a file that is read again whenever it changes. It gives addresses, never liveness.
+//! The list of containers and proxies: a file that is read again whenever it changes. It gives addresses, never liveness.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +12,17 @@ use tracing::{info, warn};
 /// How often the file is looked at: a new container is found well within the time that it needs to join.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The longest file that is read: some ten thousand containers.
+/// The longest file that is read: some ten thousand entries.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A container and where it listens.
+/// A container or a proxy, and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub struct Endpoint {
     /// Its name, for logs; what counts is what it says of itself.
     pub name: String,
-    /// Plain SIP.
-    pub sip: SocketAddr,
+    /// Plain SIP; of a container only.
+    #[serde(default)]
+    pub sip: Option<SocketAddr>,
     /// UCF.
     pub ucf: SocketAddr,
 }
@@ -70,7 +71,7 @@ pub async fn follow(path: PathBuf, publish: watch::Sender<Vec<Endpoint>>) {
                 publish.send_if_modified(|present| {
                     let changed = *present != list;
                     if changed {
-                        info!(containers = list.len(), "the list of containers has changed");
+                        info!(entries = list.len(), "the list of containers and proxies has changed");
                         *present = list;
                     }
                     changed

@@ -1,6 +1,7 @@
-//! A worker's links: its own SIP and UCF connection to each container, made again when they end.
+//! A worker's links: its own SIP and UCF connection to each container, and UCF with each other proxy, made again when they end.
 
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,16 +14,17 @@ use tracing::{debug, info, warn};
 use transport::buffer::READ_CHUNK;
 use transport::legs::INNER;
 use transport::tcp::{Connection, Read};
-use transport::ucf_link::{self, LINK_BOUND, VERSION};
+use transport::ucf_link::{self, LINK_BOUND};
 use transport::{Error, InBuffer, OutBuffer};
-use ucf::wire::{Body, Hello};
+use ucf::wire::Body;
 
 use crate::endpoints::Endpoint;
+use crate::peers;
 use crate::snapshot::DriverCounters;
 use crate::worker::Worker;
 
-/// How long a container may take to accept a connection.
-const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
+/// How long a container or proxy may take to accept a connection.
+pub const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
 
 /// First and longest pause between attempts. Short: a container that is back waits for its proxies.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -36,16 +38,18 @@ const LAST_READS: usize = 64;
 /// All links that stand.
 #[derive(Default)]
 pub struct Links {
-    /// A handful: one per container. Searched by number.
+    /// A handful: one per container and proxy. Searched by number.
     up: Vec<Link>,
     /// Those to be taken down, with the reason.
     failed: Vec<(LinkId, String)>,
 }
 
-struct Link {
+/// One link.
+pub struct Link {
     id: LinkId,
     name: String,
-    sip: Rc<Connection>,
+    /// None with another proxy.
+    sip: Option<Rc<Connection>>,
     ucf: Rc<Connection>,
     ucf_out: OutBuffer,
     sip_blocked: bool,
@@ -63,11 +67,12 @@ impl Drop for Kept {
     }
 }
 
-/// Keeps a link to every container of the list. When it is aborted, links that stand go on, but none is made again.
+/// Keeps a link to every container and every other proxy of the list. When it is aborted, links that stand go on, but none is made again.
 pub async fn keep_all(worker: Rc<Worker>, mut list: watch::Receiver<Vec<Endpoint>>) {
     let mut kept: HashMap<Endpoint, Kept> = HashMap::new();
     loop {
-        let wanted: Vec<Endpoint> = list.borrow_and_update().clone();
+        let mut wanted: Vec<Endpoint> = list.borrow_and_update().clone();
+        wanted.retain(|endpoint| endpoint.sip.is_some() || endpoint.name != worker.name);
         // Off the list means no new attempt; a link that stands is the container's and ours to end.
         kept.retain(|endpoint, _| wanted.contains(endpoint));
         for endpoint in wanted {
@@ -83,15 +88,19 @@ pub async fn keep_all(worker: Rc<Worker>, mut list: watch::Receiver<Vec<Endpoint
     }
 }
 
-/// Links to one container again and again until told to forget it.
+/// Links to one container or proxy again and again until told to forget it.
 async fn keep(worker: Rc<Worker>, endpoint: Endpoint, forget: Rc<Notify>) {
     let mut pause = BACKOFF.0;
     loop {
-        match link(&worker, &endpoint).await {
+        let linked = match endpoint.sip {
+            Some(sip) => link(&worker, sip, endpoint.ucf).await,
+            None => peers::link(&worker, endpoint.ucf).await,
+        };
+        match linked {
             Ok(()) => pause = BACKOFF.0,
-            Err(error) if error.is_retryable() => debug!(container = %endpoint.name, %error, "linking"),
+            Err(error) if error.is_retryable() => debug!(name = %endpoint.name, %error, "linking"),
             Err(error) => {
-                warn!(container = %endpoint.name, %error, "linking");
+                warn!(name = %endpoint.name, %error, "linking");
                 pause = BACKOFF.1;
             }
         }
@@ -104,34 +113,19 @@ async fn keep(worker: Rc<Worker>, endpoint: Endpoint, forget: Rc<Notify>) {
 }
 
 /// Makes both connections, and serves them until one of them ends.
-async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()> {
-    let sip = Rc::new(Connection::connect(endpoint.sip, CONNECT_PATIENCE).await?);
-    let ucf = Rc::new(Connection::connect(endpoint.ucf, CONNECT_PATIENCE).await?);
-    let me = worker.me();
-    let ours = Hello {
-        version: VERSION,
-        cluster: worker.core.borrow().forwarder.config().cluster.clone(),
-        name: worker.name.clone(),
-        incarnation: me.incarnation,
-        worker: Some(me.worker.into()),
-        sip: sip.local_addr().to_string(),
-    };
+async fn link(worker: &Rc<Worker>, sip: SocketAddr, ucf: SocketAddr) -> transport::Result<()> {
+    let sip = Rc::new(Connection::connect(sip, CONNECT_PATIENCE).await?);
+    let ucf = Rc::new(Connection::connect(ucf, CONNECT_PATIENCE).await?);
+    let ours = worker.hello(sip.local_addr().to_string());
     let mut frames = InBuffer::new();
     let hello = ucf_link::hello(&ucf, &mut frames, ours).await?;
     let down = Rc::new(Notify::new());
     let name = hello.name.clone();
     let linked = worker.feed(|core, now| {
         let id = core.forwarder.link_up(now, &hello, &mut core.effects)?;
-        core.links.up.push(Link {
-            id,
-            name: hello.name.clone(),
-            sip: sip.clone(),
-            ucf: ucf.clone(),
-            ucf_out: OutBuffer::new(LINK_BOUND),
-            sip_blocked: false,
-            ucf_blocked: false,
-            down: down.clone(),
-        });
+        let sip = Some(sip.clone());
+        let link = Link::new(id, hello.name.clone(), sip, ucf.clone(), down.clone());
+        core.links.add(link);
         Some(id)
     });
     let Some(id) = linked else {
@@ -140,7 +134,7 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
             hello.name
         )));
     };
-    info!(container = %hello.name, incarnation = %ucf::Incarnation(hello.incarnation), worker = me.worker, "container linked");
+    info!(container = %hello.name, incarnation = %ucf::Incarnation(hello.incarnation), worker = worker.me().worker, "container linked");
     let framer = Framer::new(Side::Opened, INNER);
     let reader = Reader {
         worker: worker.clone(),
@@ -159,9 +153,9 @@ async fn link(worker: &Rc<Worker>, endpoint: &Endpoint) -> transport::Result<()>
 }
 
 /// Fails the link when its reader ends.
-async fn guard(worker: Rc<Worker>, id: LinkId, reading: impl Future<Output = transport::Result<()>>) {
+pub async fn guard(worker: Rc<Worker>, id: LinkId, reading: impl Future<Output = transport::Result<()>>) {
     let reason = match reading.await {
-        Ok(()) => "closed by the container".to_owned(),
+        Ok(()) => "closed by the other side".to_owned(),
         Err(error) => error.to_string(),
     };
     worker.feed(|core, _| core.links.fail(id, &reason));
@@ -282,6 +276,11 @@ impl Reader {
 }
 
 impl Links {
+    /// A link stands.
+    pub fn add(&mut self, link: Link) {
+        self.up.push(link);
+    }
+
     /// Appends a frame to a link's UCF output.
     pub fn push_frame(&mut self, id: LinkId, body: Body) {
         let Some(link) = self.up.iter_mut().find(|link| link.id == id) else {
@@ -323,7 +322,7 @@ impl Links {
         for (id, reason) in self.failed.drain(..) {
             if let Some(place) = self.up.iter().position(|link| link.id == id) {
                 let link = self.up.swap_remove(place);
-                warn!(container = %link.name, %reason, "container link down");
+                warn!(name = %link.name, %reason, "link down");
                 link.down.notify_one();
                 forwarder.link_down(now, id, effects);
             }
@@ -351,12 +350,27 @@ impl Links {
 }
 
 impl Link {
+    /// With a container, or without SIP with another proxy; `down` is told when it ends.
+    pub fn new(id: LinkId, name: String, sip: Option<Rc<Connection>>, ucf: Rc<Connection>, down: Rc<Notify>) -> Self {
+        Self {
+            id,
+            name,
+            sip,
+            ucf,
+            ucf_out: OutBuffer::new(LINK_BOUND),
+            sip_blocked: false,
+            ucf_blocked: false,
+            down,
+        }
+    }
+
     fn write_sip(
         &mut self,
         worker: &Rc<Worker>,
         forwarder: &mut Forwarder,
         counters: &mut DriverCounters,
     ) -> transport::Result<()> {
+        let Some(sip) = &self.sip else { return Ok(()) };
         while !self.sip_blocked {
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let count = forwarder.outgoing(self.id, &mut pieces);
@@ -364,11 +378,11 @@ impl Link {
                 return Ok(());
             }
             counters.link_writes += 1;
-            let written = self.sip.try_write_vectored(&pieces[..count])?;
+            let written = sip.try_write_vectored(&pieces[..count])?;
             forwarder.wrote(self.id, written);
             if written == 0 {
                 self.sip_blocked = true;
-                tokio::task::spawn_local(resume(worker.clone(), self.id, self.sip.clone()));
+                tokio::task::spawn_local(resume(worker.clone(), self.id, sip.clone()));
             }
         }
         Ok(())

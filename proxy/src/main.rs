@@ -6,6 +6,7 @@ mod endpoints;
 mod links;
 mod mailbox;
 mod metrics;
+mod peers;
 mod snapshot;
 mod worker;
 
@@ -162,6 +163,7 @@ fn start_workers(
             forwarder: config.forwarder(me, keyring.clone(), entropy),
             name: config.name.clone(),
             bindings: config.bindings.clone(),
+            ucf: config.ucf,
             inbox,
             outboxes,
             endpoints: lists.clone(),
@@ -201,13 +203,14 @@ fn run_worker(parts: Parts, phases: watch::Receiver<Phase>, bound: &std::sync::m
         }
     };
     runtime.block_on(async {
-        match Sockets::bind(&parts.bindings) {
+        match Sockets::bind(&parts.bindings, parts.ucf) {
             Ok(sockets) => {
                 let _ = bound.send(Ok(()));
                 worker::run(parts, sockets, phases).await;
             }
             Err(error) => {
-                let remedy = "--listen must give an address of this machine and a port that no other program has";
+                let remedy =
+                    "--listen and --ucf must give an address of this machine and a port that no other program has";
                 let _ = bound.send(Err(anyhow::anyhow!("{error}; {remedy}")));
             }
         }

@@ -153,6 +153,12 @@ impl Collector for Snapshots {
         )?;
         counter(
             &mut encoder,
+            "relayed",
+            "Messages sent to a container through another proxy",
+            total(&|w| w.forward.relayed),
+        )?;
+        counter(
+            &mut encoder,
             "pings",
             "Pings sent to keep flows of dialogs open",
             total(&|w| w.forward.pings),

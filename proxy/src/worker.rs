@@ -5,6 +5,7 @@
 //! in, one write per destination out.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,9 +15,11 @@ use sip::Instant;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 use transport::tcp::Listener;
+use transport::ucf_link::VERSION;
 use transport::udp::{ReceiveBatch, SendBatch, UdpSocket};
 use ucf::ProxyId;
 use ucf::flow::{Flow, Transport};
+use ucf::wire::Hello;
 
 use crate::clients::Clients;
 use crate::config::Binding;
@@ -46,6 +49,8 @@ pub struct Parts {
     pub forwarder: ForwarderConfig,
     pub name: String,
     pub bindings: Vec<Binding>,
+    /// Where other proxies link.
+    pub ucf: Option<SocketAddr>,
     pub inbox: Inbox,
     pub outboxes: Outboxes,
     pub endpoints: watch::Receiver<Vec<Endpoint>>,
@@ -59,6 +64,7 @@ pub struct Sockets {
     /// One place per listener.
     udp: Vec<Option<UdpSocket>>,
     tcp: Vec<Option<Listener>>,
+    ucf: Option<Listener>,
 }
 
 /// What the tasks of a worker share. One thread: cells, no locks.
@@ -96,10 +102,11 @@ struct Datagrams {
 
 impl Sockets {
     /// Binds everything of one worker, on its runtime.
-    pub fn bind(bindings: &[Binding]) -> transport::Result<Self> {
+    pub fn bind(bindings: &[Binding], ucf: Option<SocketAddr>) -> transport::Result<Self> {
         let mut sockets = Self {
             udp: Vec::new(),
             tcp: Vec::new(),
+            ucf: ucf.map(|address| Listener::bind(address, true)).transpose()?,
         };
         for binding in bindings {
             let udp = binding
@@ -146,6 +153,9 @@ pub async fn run(parts: Parts, sockets: Sockets, mut stop: watch::Receiver<Phase
                 tcp,
             )));
         }
+    }
+    if let Some(ucf) = sockets.ucf {
+        accepting.push(tokio::task::spawn_local(crate::peers::accept(worker.clone(), ucf)));
     }
     tokio::task::spawn_local(deliver(worker.clone(), parts.inbox));
     tokio::task::spawn_local(flush(worker.clone()));
@@ -276,6 +286,18 @@ impl Worker {
     /// Which worker this is.
     pub fn me(&self) -> ProxyId {
         self.me
+    }
+
+    /// What it says of itself; `sip` is the local address of the SIP connection beside the link.
+    pub fn hello(&self, sip: String) -> Hello {
+        Hello {
+            version: VERSION,
+            cluster: self.core.borrow().forwarder.config().cluster.clone(),
+            name: self.name.clone(),
+            incarnation: self.me.incarnation,
+            worker: Some(self.me.worker.into()),
+            sip,
+        }
     }
 
     /// The present time of the process.

@@ -19,7 +19,7 @@ pub struct Held {
 }
 
 /// The messages that wait, by [`Label::order`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Hold {
     held: BTreeMap<u64, Held>,
     bytes: usize,
@@ -128,6 +128,7 @@ mod tests {
             partition: PartitionId(partition),
             order,
             returns: 0,
+            relayed: false,
         }
     }
 

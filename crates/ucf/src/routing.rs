@@ -150,6 +150,24 @@ impl RoutingTable {
         }
     }
 
+    /// What a member owns as far as is known, as an announcement that is not complete.
+    #[must_use]
+    pub fn ownership(&self, slot: Slot) -> Ownership {
+        let mut ownership = Ownership {
+            owner: self.incarnation(slot).map_or(0, |incarnation| incarnation.0),
+            ..Ownership::default()
+        };
+        for (partition, route) in (0..).zip(&self.routes).filter(|(_, route)| route.owner == Some(slot)) {
+            if route.leaving {
+                ownership.leaving.push(partition);
+            } else {
+                ownership.partitions.push(partition);
+                ownership.epochs.push(route.epoch.0);
+            }
+        }
+        ownership
+    }
+
     /// Takes an announcement; appends what became reachable at an owner to `changes`.
     pub fn announced(&mut self, announced: &Ownership, changes: &mut Vec<Change>) {
         let Some(slot) = self.enter(Incarnation(announced.owner)) else {

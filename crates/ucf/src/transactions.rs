@@ -268,6 +268,25 @@ impl TransactionTable {
         }
     }
 
+    /// Announcements, of so many transactions each, of all that are in partitions that `wanted` names.
+    #[must_use]
+    pub fn live(&self, per_frame: usize, wanted: impl Fn(PartitionId) -> bool) -> Vec<Transactions> {
+        let mut frames: Vec<Transactions> = Vec::new();
+        for (key, entry) in self.entries.iter().filter(|(_, entry)| wanted(entry.partition)) {
+            if frames.last().is_none_or(|frame| frame.keys.len() >= per_frame) {
+                frames.push(Transactions::default());
+            }
+            let frame = frames.last_mut().expect("one was just added if there was none");
+            frame.keys.push(*key);
+            frame.merged.push(entry.merged);
+            frame.partitions.push(u32::from(entry.partition.0));
+            if entry.ended {
+                frame.ended.push(*key);
+            }
+        }
+        frames
+    }
+
     /// Forgets what is over.
     pub fn expire(&mut self, now: Instant) {
         for queue in [&mut self.ended, &mut self.begun] {

@@ -27,6 +27,8 @@ pub struct Label {
     pub order: u64,
     /// How often a container has returned it.
     pub returns: u8,
+    /// Another proxy has passed it on: it is not passed on again.
+    pub relayed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -241,6 +243,7 @@ mod tests {
             partition: PartitionId(partition),
             order: window.first + window.entries.len() as u64,
             returns: 0,
+            relayed: false,
         };
         window.append(Instant::default(), label, |out| out.extend_from_slice(text.as_bytes()))
     }

@@ -9,7 +9,7 @@ pub const MAX_FRAME: usize = 2 << 20;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says; a frame whose body is unknown is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub body: Option<Body>,
 }
 
@@ -19,7 +19,7 @@ pub enum Body {
     /// First on every link, in both directions.
     #[prost(message, tag = "1")]
     Hello(Hello),
-    /// Proxy to container, every 100 ms.
+    /// Proxy to container, and to proxy, every 100 ms.
     #[prost(message, tag = "2")]
     Heartbeat(Heartbeat),
     /// Container to proxy, every 100 ms: load, and the answer to the heartbeat.
@@ -43,6 +43,15 @@ pub enum Body {
     /// Container to proxy: flows of its dialogs that a NAT's binding carries.
     #[prost(message, tag = "9")]
     KeepOpen(KeepOpen),
+    /// Proxy to proxy: a message for a container that the speaker does not reach.
+    #[prost(message, tag = "10")]
+    Relay(Relay),
+    /// Proxy to proxy: a message for a client whose connection the receiver holds.
+    #[prost(message, tag = "11")]
+    ToClient(ToClient),
+    /// Proxy to proxy: what a container that the receiver does not reach has told the speaker.
+    #[prost(message, tag = "12")]
+    Heard(Heard),
 }
 
 /// Who speaks.
@@ -174,6 +183,45 @@ pub struct Transactions {
     /// Keys whose final response has been sent: to be forgotten 32 s from now.
     #[prost(fixed64, repeated, tag = "4")]
     pub ended: Vec<u64>,
+}
+
+/// A message as it is to be written to the owner of its partition. The receiver answers for it from then on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Relay {
+    /// Its partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// One whole SIP message.
+    #[prost(bytes = "vec", tag = "2")]
+    pub message: Vec<u8>,
+}
+
+/// A message as it is to be sent to a client.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ToClient {
+    /// Flow token, which names a connection of the receiver's process.
+    #[prost(bytes = "vec", tag = "1")]
+    pub flow: Vec<u8>,
+    /// One whole SIP message.
+    #[prost(bytes = "vec", tag = "2")]
+    pub message: Vec<u8>,
+}
+
+/// What a container has told a proxy, passed on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Heard {
+    /// The container's incarnation.
+    #[prost(fixed64, tag = "1")]
+    pub incarnation: u64,
+    /// Its life and load.
+    #[prost(message, optional, tag = "2")]
+    pub report: Option<Report>,
+    /// What it owns; never taken as complete.
+    #[prost(message, optional, tag = "3")]
+    pub ownership: Option<Ownership>,
+    /// Transactions that it has taken on or finished.
+    #[prost(message, optional, tag = "4")]
+    pub transactions: Option<Transactions>,
 }
 
 /// Something is to be sent on each of these flows, or a NAT forgets them.

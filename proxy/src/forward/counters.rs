@@ -99,6 +99,8 @@ pub struct Counters {
     pub drops: [u64; DropReason::NAMES.len()],
     /// Messages sent again to another container, because theirs fell or returned them.
     pub rerouted: u64,
+    /// Messages sent to a container through another proxy.
+    pub relayed: u64,
     /// Pings that keep flows open.
     pub pings: u64,
     /// The proxy's own answers, by status code.

@@ -35,13 +35,14 @@ const SPLICES: usize = 1024;
 const _: () = assert!(EDGE.message + SPLICES <= INNER.message && EDGE.headers + 4 <= INNER.headers);
 
 impl Core {
-    /// Sends an edited message to the partition's owner, or lets it wait for one.
+    /// Sends an edited message to the partition's owner, be it through another proxy, or lets it wait for one.
     pub(super) fn deliver(
         &mut self,
         now: Instant,
         partition: PartitionId,
         message: &Message<'_>,
         edit: &Edit,
+        effects: &mut Effects,
     ) -> Result<Outcome, Refusal> {
         if message.as_bytes().len() + SPLICES > INNER.message {
             return Err(Refusal::TOO_LARGE);
@@ -50,8 +51,10 @@ impl Core {
             partition,
             order: self.next_order(),
             returns: 0,
+            relayed: false,
         };
-        if let Some(slot) = self.routing.route(partition).settled()
+        let owner = self.routing.route(partition).settled();
+        if let Some(slot) = owner
             && let Some(link) = self.containers.link_mut(slot)
         {
             if !link.window.has_room(message.as_bytes().len() + SPLICES) {
@@ -60,16 +63,22 @@ impl Core {
             link.window.append(now, label, |out| edit.apply_into(message, out));
             return Ok(Outcome::Forwarded);
         }
-        self.buffer.clear();
-        edit.apply_into(message, &mut self.buffer);
-        if self.hold.keep(now, label, &self.buffer) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        edit.apply_into(message, &mut buffer);
+        let relayed = owner.is_some_and(|slot| self.relay(now, slot, label, &buffer, effects));
+        let outcome = if relayed {
+            Ok(Outcome::Forwarded)
+        } else if self.hold.keep(now, label, &buffer) {
             Ok(Outcome::Held)
         } else {
             Err(Refusal::FULL)
-        }
+        };
+        self.buffer = buffer;
+        outcome
     }
 
-    fn next_order(&mut self) -> u64 {
+    pub(super) fn next_order(&mut self) -> u64 {
         self.order += 1;
         self.order
     }
@@ -178,7 +187,7 @@ impl Core {
         self.release(now, effects);
     }
 
-    fn keep_all(&mut self, now: Instant, messages: Vec<(Label, Vec<u8>)>, effects: &mut Effects) {
+    pub(super) fn keep_all(&mut self, now: Instant, messages: Vec<(Label, Vec<u8>)>, effects: &mut Effects) {
         for (label, bytes) in messages {
             self.counters.rerouted += 1;
             if label.returns > MAX_RETURNS || !self.hold.keep(now, label, &bytes) {
@@ -192,18 +201,26 @@ impl Core {
         if self.hold.is_empty() {
             return;
         }
-        let (routing, containers) = (&self.routing, &self.containers);
-        let released = self.hold.release(|label| {
-            let owner = routing.route(label.partition).settled();
-            owner.is_some_and(|slot| containers.link(slot).is_some())
+        let mut hold = std::mem::take(&mut self.hold);
+        let released = hold.release(|label| {
+            let owner = self.routing.route(label.partition).settled();
+            let through_peer = |slot| !label.relayed && self.relayed(now, slot).is_some();
+            owner.is_some_and(|slot| self.containers.link(slot).is_some() || through_peer(slot))
         });
+        self.hold = hold;
         for Held { label, bytes, .. } in released {
             let owner = self.routing.route(label.partition).settled();
-            match owner.and_then(|slot| self.containers.link_mut(slot)) {
-                Some(link) if link.window.has_room(bytes.len()) => {
+            let link = owner.and_then(|slot| self.containers.link_mut(slot));
+            let sent = match (link, owner) {
+                (Some(link), _) if link.window.has_room(bytes.len()) => {
                     link.window.append(now, label, |out| out.extend_from_slice(&bytes));
+                    true
                 }
-                _ => self.give_up(now, Refusal::FULL, &bytes, effects),
+                (None, Some(slot)) => self.relay(now, slot, label, &bytes, effects),
+                _ => false,
+            };
+            if !sent {
+                self.give_up(now, Refusal::FULL, &bytes, effects);
             }
         }
     }
@@ -252,7 +269,7 @@ impl Core {
     }
 
     /// Gives a message up that was on its way to a container: a request is answered by way of its own Vias.
-    fn give_up(&mut self, now: Instant, refusal: Refusal, bytes: &[u8], effects: &mut Effects) {
+    pub(super) fn give_up(&mut self, now: Instant, refusal: Refusal, bytes: &[u8], effects: &mut Effects) {
         let Some(answer) = self.answer_to(refusal, bytes) else {
             return self.counters.drop(refusal.drop);
         };
@@ -279,6 +296,7 @@ impl Core {
         refusal: Refusal,
         message: &Message<'_>,
         partition: Option<PartitionId>,
+        effects: &mut Effects,
     ) {
         let (Some(partition), Some(answer)) = (partition, self.answer_to(refusal, message.as_bytes())) else {
             return;
@@ -286,7 +304,7 @@ impl Core {
         let mut index = Index::new();
         if index.scan(&answer, &INNER).is_ok() {
             let answer = Message::new(&answer, &index);
-            if self.deliver(now, partition, &answer, &Edit::new()).is_ok() {
+            if self.deliver(now, partition, &answer, &Edit::new(), effects).is_ok() {
                 self.counters.answer(refusal.status);
             }
         }

@@ -117,12 +117,12 @@ impl Core {
         }
     }
 
-    /// Whether a container is linked that takes new dialogs, if it has not too much to do.
+    /// Whether a container is in reach that takes new dialogs, if it has not too much to do.
     pub(super) fn has_active(&self) -> bool {
         self.containers.iter().any(|(slot, container)| {
             container.link.is_some()
                 && self.balancer.state(slot) == Some(MemberState::Active)
                 && !self.routing.owned(slot).is_empty()
-        })
+        }) || self.has_active_relayed()
     }
 }

@@ -63,14 +63,14 @@ pub enum Effect {
         /// One message.
         message: Span,
     },
-    /// Send a frame on a container's UCF connection.
+    /// Send a frame on the UCF connection of a container or of another proxy.
     Frame {
-        /// Which container.
+        /// Whose.
         link: LinkId,
         /// The frame.
         body: Body,
     },
-    /// Close both connections of a container and call `Forwarder::link_down`: it does not keep to the protocol, or it has been
+    /// Close all connections of a link and call `Forwarder::link_down`: it does not keep to the protocol, or it has been
     /// silent for too long.
     Close {
         /// Which container.

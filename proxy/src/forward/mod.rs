@@ -20,7 +20,9 @@ mod effects;
 mod keep_open;
 mod own;
 mod path;
+mod peers;
 mod refusal;
+mod relay;
 mod request;
 
 pub use config::{Config, Limits, Listener};
@@ -46,6 +48,7 @@ use containers::Containers;
 use early::Early;
 use own::Own;
 use path::Arrival;
+use peers::Peers;
 use refusal::Refusal;
 
 /// How often containers hear of us.
@@ -72,6 +75,7 @@ struct Core {
     /// Partitions whose owner has returned a message, and when it is asked again; each at most once.
     returned: Vec<(Instant, PartitionId)>,
     containers: Containers,
+    peers: Peers,
     counters: Counters,
     /// Number of the last message towards a container.
     order: u64,
@@ -96,6 +100,7 @@ impl Forwarder {
                 ahead: Ahead::default(),
                 returned: Vec::new(),
                 containers: Containers::default(),
+                peers: Peers::default(),
                 counters: Counters::default(),
                 order: 0,
                 random: config.entropy | 1,
@@ -187,17 +192,26 @@ impl Forwarder {
         self.core.link_up(now, hello, effects)
     }
 
+    /// The connection with another proxy of the cluster stands; `hello` is what it said of itself. None if it is none, or ourselves.
+    pub fn peer_up(&mut self, now: Instant, hello: &Hello) -> Option<LinkId> {
+        self.core.peer_up(now, hello)
+    }
+
     /// Either connection has closed; the driver closes the other one. What was unconfirmed goes to the new owners.
     pub fn link_down(&mut self, now: Instant, link: LinkId, effects: &mut Effects) {
         if let Some(slot) = self.core.containers.slot(link) {
             self.core.fallen(now, slot, effects);
+        } else {
+            self.core.peer_down(now, link, effects);
         }
     }
 
-    /// A frame from a container's UCF connection.
+    /// A frame from a container's UCF connection, or another proxy's.
     pub fn handle_frame(&mut self, now: Instant, link: LinkId, body: &Body, effects: &mut Effects) {
         if let Some(slot) = self.core.heard(now, link) {
             self.core.frame(now, slot, body, effects);
+        } else {
+            self.core.peer_frame(now, link, body, effects);
         }
     }
 
@@ -228,6 +242,7 @@ impl Forwarder {
         if now >= self.core.next_heartbeat {
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
+            self.core.fall_silent(now, effects);
             self.core.settle_output(now, effects);
             self.core.ask_again(now, effects);
             self.core.beat(now, effects);
@@ -301,6 +316,7 @@ impl Core {
     }
 
     fn frame(&mut self, now: Instant, slot: Slot, body: &Body, effects: &mut Effects) {
+        self.tell_peers(slot, body, effects);
         match body {
             Body::Report(report) => self.balancer.report(now, slot, report),
             Body::Confirm(confirm) => self.confirm(now, slot, confirm, effects),
@@ -331,7 +347,17 @@ impl Core {
                 body: Body::Heartbeat(heartbeat),
             });
         }
-        for (link, reason) in self.containers.silent(now) {
+        for peer in self.peers.iter_mut() {
+            let heartbeat = Heartbeat {
+                number: peer.beat(),
+                views: views.clone(),
+            };
+            effects.push(Effect::Frame {
+                link: peer.id,
+                body: Body::Heartbeat(heartbeat),
+            });
+        }
+        for (link, reason) in self.containers.silent(now).chain(self.peers.silent(now)) {
             effects.push(Effect::Close { link, reason });
         }
     }

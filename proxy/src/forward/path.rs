@@ -54,13 +54,13 @@ impl Core {
                 self.refuse(Kind::NewRequest, refusal, message, source, edit, effects);
             }
             Ok(()) if message.is_request() => self.client_request(arrival, source, edit, effects),
-            Ok(()) => self.peer_response(arrival, edit),
+            Ok(()) => self.peer_response(arrival, edit, effects),
         }
     }
 
     fn client_request(&mut self, arrival: Arrival<'_>, source: &Flow, edit: &mut Edit, effects: &mut Effects) {
         let message = arrival.message;
-        match self.inward(arrival, source, edit) {
+        match self.inward(arrival, source, edit, effects) {
             Ok((kind, outcome)) => self.counters.count(kind, outcome),
             Err((kind, refusal)) => self.refuse(kind, refusal, message, source, edit, effects),
         }
@@ -72,6 +72,7 @@ impl Core {
         arrival: Arrival<'_>,
         source: &Flow,
         edit: &mut Edit,
+        effects: &mut Effects,
     ) -> Result<(Kind, Outcome), (Kind, Refusal)> {
         let early = |refusal| (Kind::NewRequest, refusal);
         let request = Request::read(arrival.message, &self.config.keyring).map_err(early)?;
@@ -87,7 +88,7 @@ impl Core {
         };
         self.edit_inward(&request, &routes, class.partition, source, edit);
         let outcome = self
-            .deliver(arrival.now, class.partition, arrival.message, edit)
+            .deliver(arrival.now, class.partition, arrival.message, edit, effects)
             .map_err(|refusal| (class.kind, refusal))?;
         Ok((class.kind, outcome))
     }
@@ -178,7 +179,9 @@ impl Core {
                 .is_some_and(|link| link.window.has_room(MAX_MESSAGE))
         };
         let may_take = |slot: Slot| has_room(slot) && !self.routing.owned(slot).is_empty();
-        let slot = self.balancer.choose(now, random, may_take)?;
+        let relayed = |slot: Slot| self.relayed(now, slot).is_some() && !self.routing.owned(slot).is_empty();
+        let direct = self.balancer.choose(now, random, may_take);
+        let slot = direct.or_else(|| self.balancer.choose(now, random, relayed))?;
         self.balancer.sent(now, slot);
         let owned = self.routing.owned(slot);
         Some(owned[(keys.transaction % owned.len() as u64) as usize])
@@ -231,7 +234,7 @@ impl Core {
     }
 
     /// A peer's response to a container's request: below our Via stands the container's, which names the partition.
-    fn peer_response(&mut self, arrival: Arrival<'_>, edit: &mut Edit) {
+    fn peer_response(&mut self, arrival: Arrival<'_>, edit: &mut Edit, effects: &mut Effects) {
         let message = arrival.message;
         let mut vias = message.vias();
         let ours = vias.next().is_some_and(|via| self.own.is_us(via.host, via.port));
@@ -246,7 +249,7 @@ impl Core {
         edit.clear();
         edit.pop(message, HeaderName::Via, 1);
         edit.ensure_content_length(message);
-        let outcome = match self.deliver(arrival.now, partition, message, edit) {
+        let outcome = match self.deliver(arrival.now, partition, message, edit, effects) {
             Ok(outcome) => outcome,
             Err(refusal) => {
                 self.counters.drop(refusal.drop);
@@ -401,7 +404,7 @@ impl Core {
             (_, Err(refusal)) => refusal,
             (None, Ok(())) => Refusal::NO_FLOW,
         };
-        self.refuse_container(now, refusal, message, partition);
+        self.refuse_container(now, refusal, message, partition, effects);
         Err(refusal.drop)
     }
 
@@ -462,7 +465,14 @@ impl Core {
     pub(super) fn send(&self, mut to: Flow, effects: &mut Effects, write: impl FnOnce(&mut Vec<u8>)) {
         let me = self.config.me;
         match to.held {
-            Some(held) if held.by.incarnation != me.incarnation => to.held = None,
+            Some(held) if held.by.incarnation != me.incarnation => {
+                if let Some((link, mut body)) = self.through_holder(&to, held) {
+                    write(&mut body.message);
+                    let body = Body::ToClient(body);
+                    return effects.push(Effect::Frame { link, body });
+                }
+                to.held = None;
+            }
             Some(held) if held.by != me => {
                 let worker = held.by.worker;
                 return effects.push_message(write, |message| Effect::Worker { worker, to, message });

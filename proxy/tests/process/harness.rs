@@ -20,6 +20,9 @@ pub struct Proxy {
     pub child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    pub name: String,
+    /// Where other proxies link.
+    pub ucf: SocketAddr,
     endpoints: PathBuf,
 }
 
@@ -35,18 +38,30 @@ fn own_address() -> IpAddr {
 }
 
 impl Proxy {
+    /// One that has reached its containers.
     pub async fn start(workers: usize, containers: &[Container]) -> Self {
+        let proxy = Self::spawn(workers, "proxy-0");
+        proxy.containers(containers);
+        proxy.until(|state| state["state"] == "Active").await;
+        proxy
+    }
+
+    /// One that knows nobody yet.
+    pub fn spawn(workers: usize, name: &str) -> Self {
         let ip = own_address();
         let (address, admin) = (SocketAddr::new(ip, 5060), SocketAddr::new(ip, 9090));
+        let ucf = SocketAddr::new(ip, 5070);
         let endpoints = std::env::temp_dir().join(format!("proxy-{ip}.json"));
         let mut command = binary();
         command.args([
             "--cluster",
             CLUSTER,
             "--name",
-            "proxy-0",
+            name,
             "--workers",
             &workers.to_string(),
+            "--ucf",
+            &ucf.to_string(),
         ]);
         command.args([
             "--listen",
@@ -61,23 +76,28 @@ impl Proxy {
             .env("SIPCLUSTER_KEY", KEY)
             .env("SIPCLUSTER_LOG", "warn");
         std::fs::write(&endpoints, "[]").unwrap();
-        let proxy = Self {
+        Self {
             child: command.spawn().unwrap(),
             address,
             admin,
+            name: name.to_owned(),
+            ucf,
             endpoints,
-        };
-        proxy.containers(containers);
-        proxy.until(|state| state["state"] == "Active").await;
-        proxy
+        }
     }
 
-    /// Changes the list of containers.
+    /// Changes the list of containers; it has no other proxies.
     pub fn containers(&self, containers: &[Container]) {
-        let list = containers
+        self.reaches(containers, &[]);
+    }
+
+    /// Changes the list of containers and of proxies.
+    pub fn reaches(&self, containers: &[Container], proxies: &[&Self]) {
+        let containers = containers
             .iter()
             .map(|c| json!({"name": c.name, "sip": c.sip, "ucf": c.ucf}));
-        let text = serde_json::to_vec(&list.collect::<Vec<_>>()).unwrap();
+        let proxies = proxies.iter().map(|p| json!({"name": p.name, "ucf": p.ucf}));
+        let text = serde_json::to_vec(&containers.chain(proxies).collect::<Vec<_>>()).unwrap();
         // As a careful writer does: nobody reads half of it.
         let beside = self.endpoints.with_extension("new");
         std::fs::write(&beside, text).unwrap();

@@ -336,3 +336,57 @@ fn a_wrong_configuration_ends_with_64_and_says_what_to_do() {
         assert!(text.contains(said), "{text}");
     }
 }
+
+/// One proxy reaches no container: the other carries its clients' calls, to the container and back to their connections.
+#[tokio::test]
+async fn calls_of_a_proxy_that_reaches_no_container_go_through_another() {
+    let container = Container::start("demo-0", 7, 1);
+    let near = Proxy::start(2, std::slice::from_ref(&container)).await;
+    let cut_off = Proxy::spawn(2, "proxy-1");
+    near.reaches(std::slice::from_ref(&container), &[&cut_off]);
+    cut_off.reaches(&[], &[&near, &cut_off]);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut round = 0;
+    let (mut stream, call, answer) = loop {
+        round += 1;
+        assert!(std::time::Instant::now() < deadline, "never answered with 200");
+        // Not bound yet, most likely.
+        let Ok(connection) = Connection::connect(cut_off.address, PATIENCE).await else {
+            continue;
+        };
+        let local = connection.local_addr();
+        let mut stream = Stream {
+            connection,
+            framer: Framer::new(Side::Opened, Limits::default()),
+            input: InBuffer::new(),
+        };
+        let call = Call::new(format!("relayed-{round}"), "TCP", local, cut_off.address);
+        stream.send(&call.invite()).await;
+        // Before the proxies have found one another it is refused.
+        let answer = loop {
+            let answer = stream.receive().await.expect("an answer");
+            if !answer.starts_with("SIP/2.0 1") {
+                break answer;
+            }
+        };
+        if answer.starts_with("SIP/2.0 200") {
+            break (stream, call, answer);
+        }
+    };
+    let [ack, bye] = call.ack_and_bye(&answer);
+    stream.send(&ack).await;
+    stream.send(&bye).await;
+    let answer = stream.receive().await.expect("an answer");
+    assert!(
+        answer.starts_with("SIP/2.0 200") && header(&answer, "CSeq") == Some("2 BYE"),
+        "{answer}"
+    );
+    cut_off
+        .until_metric("sipcluster_proxy_relayed_total", |relayed| relayed >= 3.0)
+        .await;
+    let seen = container.requests();
+    assert!(
+        seen.iter().any(|(id, method)| *id == call.id && method == "ACK"),
+        "{seen:?}"
+    );
+}

@@ -33,8 +33,9 @@ pub struct Part {
     /// It was told to leave, and is to have ended by then.
     pub leave_by: Option<Instant>,
     pub restarts: u32,
-    /// Of a container: where proxies and containers reach it. They stay when it is started again, as a pod's address does.
+    /// Of a container: where proxies reach it. This and the next stay when it is started again, as a pod's address does.
     pub sip: Option<SocketAddr>,
+    /// Of a container or a proxy: where proxies and containers link.
     pub ucf: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub url: Option<String>,

@@ -82,7 +82,10 @@ impl Supervisor<'_> {
         let mut part = Part::new(self.name_of(who));
         match who {
             Who::Redis => part.url = Some(self.redis.url()),
-            Who::Proxy(_) => part.admin = Some(self.ports.take()?),
+            Who::Proxy(_) => {
+                part.admin = Some(self.ports.take()?);
+                part.ucf = Some(self.ports.take()?);
+            }
             Who::Container(_) => {
                 part.admin = Some(self.ports.take()?);
                 part.sip = Some(self.ports.take()?);
@@ -114,6 +117,7 @@ impl Supervisor<'_> {
             });
         }
         command.arg("--endpoints").arg(self.directory.file("endpoints.json"));
+        command.args(["--ucf", &part.ucf.expect("a proxy has ports").to_string()]);
         command.args(["--drain-ms", &millis(self.desired.manifest.spec.proxies.drain)]);
         if let Some(workers) = self.desired.manifest.spec.proxies.workers {
             command.args(["--workers", &workers.to_string()]);
@@ -179,13 +183,17 @@ impl Supervisor<'_> {
         })
     }
 
-    /// The containers that proxies are to reach, as EndpointSlices list them on Kubernetes: addresses, not liveness.
+    /// The containers and, without `sip`, the proxies that proxies are to reach, as EndpointSlices list them on Kubernetes: addresses, not
+    /// liveness.
     pub(super) fn endpoints(&self) -> Vec<u8> {
-        let containers = self.parts.values().filter_map(|part| {
-            let (sip, ucf) = (part.sip?, part.ucf?);
-            Some(json!({ "name": part.name, "sip": sip, "ucf": ucf }))
+        let parts = self.parts.values().filter_map(|part| {
+            let ucf = part.ucf?;
+            Some(match part.sip {
+                Some(sip) => json!({ "name": part.name, "sip": sip, "ucf": ucf }),
+                None => json!({ "name": part.name, "ucf": ucf }),
+            })
         });
-        serde_json::to_vec_pretty(&containers.collect::<Vec<_>>()).expect("endpoints are JSON")
+        serde_json::to_vec_pretty(&parts.collect::<Vec<_>>()).expect("endpoints are JSON")
     }
 
     pub(super) fn redis_record(&self, now: Instant) -> PartRecord {

@@ -1,0 +1,307 @@
+//! Two proxies, one of which does not reach a container: what is for it goes through the other.
+
+mod support;
+
+use std::time::Duration;
+
+use proxy::forward::LinkId;
+use support::{Proxy, config, fields, keyring, one, partition, request, response, tag, tcp, udp};
+use ucf::PartitionId;
+use ucf::transactions::Keys;
+use ucf::wire::{Body, Heartbeat, Hello, Transactions, View};
+
+const A: u64 = 0xa;
+const B: u64 = 0xb;
+const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+const CALLER: &str = "192.0.2.1:5060";
+const URI: &str = "sip:bob@192.0.2.10";
+const TICK: Duration = Duration::from_millis(50);
+
+/// A message for a client, and where it goes.
+type Sent = (ucf::flow::Flow, String);
+
+/// Two proxies that are linked with one another.
+struct Pair {
+    /// Does not reach every container.
+    cut: Proxy,
+    other: Proxy,
+    /// The link, as each sees it.
+    links: (LinkId, LinkId),
+    /// What left for clients: through the first, and through the second.
+    clients: (Vec<Sent>, Vec<Sent>),
+    joined: bool,
+}
+
+fn hello(incarnation: u64) -> Hello {
+    Hello {
+        version: 1,
+        cluster: "demo".to_owned(),
+        name: format!("demo-proxy-{incarnation}"),
+        incarnation,
+        worker: Some(0),
+        ..Hello::default()
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        let (mut cut, mut other) = (Proxy::new(config(1)), Proxy::new(config(2)));
+        let links = (
+            cut.forwarder.peer_up(cut.now, &hello(2)).expect("a proxy of ours"),
+            other.forwarder.peer_up(other.now, &hello(1)).expect("a proxy of ours"),
+        );
+        let joined = true;
+        let clients = (Vec::new(), Vec::new());
+        Self {
+            cut,
+            other,
+            links,
+            clients,
+            joined,
+        }
+    }
+
+    /// Lets frames pass between the two until there are none.
+    fn pump(&mut self) {
+        loop {
+            let (cut, other) = (self.cut.out(), self.other.out());
+            self.clients.0.extend(cut.clients);
+            self.clients.1.extend(other.clients);
+            let of = |frames: Vec<(LinkId, Body)>, link| frames.into_iter().filter(move |(to, _)| *to == link);
+            let to_other: Vec<_> = of(cut.frames, self.links.0).collect();
+            let to_cut: Vec<_> = of(other.frames, self.links.1).collect();
+            if to_other.is_empty() && to_cut.is_empty() {
+                return;
+            }
+            if self.joined {
+                to_other
+                    .into_iter()
+                    .for_each(|(_, body)| self.other.frame(self.links.1, body));
+                to_cut
+                    .into_iter()
+                    .for_each(|(_, body)| self.cut.frame(self.links.0, body));
+            }
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        for _ in 0..(time.as_millis() / TICK.as_millis()) {
+            self.cut.wait(TICK);
+            self.other.wait(TICK);
+            self.pump();
+        }
+    }
+
+    /// What has left for the only client since the last time: through which proxy, and what.
+    fn answer(&mut self) -> (u64, ucf::flow::Flow, String) {
+        self.pump();
+        let through = |number, all: &mut Vec<_>| {
+            let drained: Vec<Sent> = std::mem::take(all);
+            drained.into_iter().map(move |(to, message)| (number, to, message))
+        };
+        let mut all: Vec<_> = through(1, &mut self.clients.0)
+            .chain(through(2, &mut self.clients.1))
+            .collect();
+        assert_eq!(all.len(), 1, "{all:#?}");
+        all.remove(0)
+    }
+}
+
+fn in_dialog(method: &str, n: u16) -> String {
+    request(method, URI, &format!("i{n}"), &tag(PartitionId(n)), "")
+}
+
+#[test]
+fn calls_of_a_container_out_of_reach_go_on_through_the_other_proxy_in_both_directions() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    // In dialog, over a connection that the cut-off proxy holds.
+    let source = tcp("192.0.2.1:4711", 1, 0, 3);
+    pair.cut.client(source, &in_dialog("BYE", 2));
+    pair.pump();
+    let inner = one(pair.other.arrived(a));
+    assert_eq!(partition(&inner), PartitionId(2));
+    pair.other.container_says(a, &response(&inner, "200 OK", ""));
+    let (through, to, answer) = pair.answer();
+    assert_eq!((through, to.held), (1, source.held), "by the connection it came on");
+    assert_eq!(fields(&answer, "Via").len(), 1);
+    // A datagram leaves from the address that the proxies share.
+    pair.cut.client(udp(CALLER), &in_dialog("INFO", 3));
+    pair.pump();
+    let inner = one(pair.other.arrived(a));
+    pair.other.container_says(a, &response(&inner, "200 OK", ""));
+    assert_eq!(pair.answer().1.remote, udp(CALLER).remote);
+    // The container calls a client of the cut-off proxy, and the client's answer finds the container.
+    let token = source.encode(&keyring());
+    let route = format!(
+        "Route: <sip:192.0.2.10:5060;lr;fl={}>\r\n",
+        std::str::from_utf8(token.as_bytes()).expect("ASCII")
+    );
+    let branch = format!("{}-1", keyring().token(PartitionId(2)));
+    pair.other
+        .container_says(a, &request("BYE", "sip:alice@192.0.2.1", &branch, "alice", &route));
+    let (through, to, bye) = pair.answer();
+    assert_eq!((through, to.held), (1, source.held));
+    pair.cut.client(source, &response(&bye, "200 OK", ""));
+    pair.pump();
+    assert!(one(pair.other.arrived(a)).starts_with("SIP/2.0 200 OK"));
+    assert_eq!(pair.cut.forwarder.counters().relayed, 3);
+}
+
+#[test]
+fn new_calls_are_relayed_if_no_container_is_in_reach_and_never_doubled() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(100));
+    pair.other.active(a);
+    pair.wait(Duration::from_millis(300));
+    let invite = request("INVITE", URI, "1", "", "");
+    pair.cut.client(udp(CALLER), &invite);
+    pair.pump();
+    let first = one(pair.other.arrived(a));
+    pair.cut.client(udp(CALLER), &invite);
+    pair.pump();
+    assert_eq!(one(pair.other.arrived(a)), first, "its retransmission");
+    pair.cut.client(udp(CALLER), &request("CANCEL", URI, "1", "", ""));
+    pair.pump();
+    let cancel = one(pair.other.arrived(a));
+    assert_eq!(partition(&cancel), partition(&first));
+}
+
+#[test]
+fn a_transaction_of_a_container_out_of_reach_is_known_all_the_same() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    let near = pair.cut.container(B, &[], 1);
+    pair.other.client(udp(CALLER), &request("INVITE", URI, "1", "", ""));
+    let first = one(pair.other.arrived(a));
+    // Another call, announced by its container only now.
+    pair.wait(Duration::from_millis(300));
+    let other = request("INVITE", URI, "2", "", "").replace("call-1@", "call-2@");
+    pair.other.client(udp(CALLER), &other);
+    let second = one(pair.other.arrived(a));
+    let branch = |inner: &str| {
+        let via = fields(inner, "Via")[0].to_owned();
+        let branch = support::param(&via, "branch").expect("a branch").to_owned();
+        Keys::of_branch(branch.as_bytes()).expect("ours").0
+    };
+    let keys = branch(&second);
+    let announced = Transactions {
+        keys: vec![keys.transaction],
+        merged: vec![keys.merged],
+        partitions: vec![u32::from(partition(&second).0)],
+        ended: Vec::new(),
+    };
+    pair.other.frame(a, Body::Transactions(announced));
+    pair.pump();
+    for (repeated, inner) in [(request("INVITE", URI, "1", "", ""), first), (other, second)] {
+        pair.cut.client(udp(CALLER), &repeated);
+        pair.pump();
+        assert_eq!(one(pair.other.arrived(a)), inner, "to the partition that has it");
+        assert!(pair.cut.arrived(near).is_empty());
+    }
+}
+
+#[test]
+fn what_was_on_its_way_through_a_proxy_that_fell_goes_another_way() {
+    let mut pair = Pair::new();
+    pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 2));
+    assert_eq!(pair.cut.forwarder.counters().relayed, 1);
+    pair.cut.out();
+    let link = pair.links.0;
+    pair.cut
+        .forwarder
+        .link_down(pair.cut.now, link, &mut proxy::forward::Effects::default());
+    assert_eq!(pair.cut.forwarder.counters().holding, 1);
+    let b = pair.cut.container(B, &ALL, 2);
+    assert!(one(pair.cut.arrived(b)).starts_with("BYE"), "the successor is in reach");
+}
+
+#[test]
+fn a_peer_that_falls_silent_carries_nothing_more() {
+    let mut pair = Pair::new();
+    pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 2));
+    pair.joined = false;
+    pair.wait(Duration::from_secs(1));
+    assert_eq!(pair.cut.forwarder.counters().holding, 1, "taken back");
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 3));
+    assert_eq!(
+        (
+            pair.cut.forwarder.counters().holding,
+            pair.cut.forwarder.counters().relayed
+        ),
+        (2, 1)
+    );
+}
+
+#[test]
+fn a_container_that_died_is_not_looked_for_through_others() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    let same = pair.cut.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.down(same);
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 2));
+    pair.wait(Duration::from_millis(50));
+    pair.other.down(a);
+    pair.wait(Duration::from_millis(500));
+    let counters = pair.cut.forwarder.counters();
+    assert_eq!(
+        (counters.relayed, counters.holding),
+        (0, 1),
+        "it waits for the successor here"
+    );
+}
+
+#[test]
+fn nothing_is_relayed_twice() {
+    // Neither reaches the container, and each believes that the other does.
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 2));
+    pair.other.down(a);
+    pair.pump();
+    pair.other.wait(Duration::from_millis(500));
+    let view = View {
+        incarnation: A,
+        silent_ms: 0,
+        closed: false,
+    };
+    let heartbeat = Heartbeat {
+        number: 9,
+        views: vec![view],
+    };
+    pair.other.frame(pair.links.1, Body::Heartbeat(heartbeat));
+    pair.other.client(udp(CALLER), &in_dialog("BYE", 3));
+    let counters = pair.other.forwarder.counters();
+    assert_eq!(
+        (counters.holding, counters.relayed),
+        (1, 1),
+        "only its own client's goes on"
+    );
+}
+
+#[test]
+fn a_peer_cannot_write_anything_into_a_containers_stream() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    for message in [
+        "BYE sip:x SIP/2.0\r\nContent-Length: 5\r\n\r\n",
+        "BYE sip:x SIP/2.0\r\nContent-Length: 0\r\n\r\nmore",
+        "BYE sip:x SIP/2.0\r\n\r\n",
+        "no SIP",
+    ] {
+        let relay = ucf::wire::Relay {
+            partition: 2,
+            message: message.into(),
+        };
+        pair.other.frame(pair.links.1, Body::Relay(relay));
+    }
+    assert!(pair.other.arrived(a).is_empty());
+}
