@@ -18,7 +18,7 @@ fn manifest(name: &'static str, address: [u8; 2]) -> anyhow::Result<Manifest> {
     Ok(Manifest {
         name,
         address,
-        custom: Some(custom.to_string()),
+        custom: Some(custom),
         ..Manifest::default()
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::http;
 use super::process::{binaries, lives, scratch, signal, tail, wait_every};
@@ -40,11 +41,11 @@ pub struct Manifest {
     pub hold: &'static str,
     /// After how long `answer` refreshes or ends a session.
     pub session: &'static str,
-    /// `spec.application.custom`, as JSON, in place of `answer`.
-    pub custom: Option<String>,
+    /// `spec.application.custom`, in place of `answer`.
+    pub custom: Option<Value>,
     /// Where `b2bua`, in place of `answer`, calls out to: the part of a SIP URI behind its user.
     pub b2bua: Option<String>,
-    /// A Redis of the test's own.
+    /// A Redis that the test runs itself; else the cluster runs one.
     pub redis: Option<SocketAddr>,
 }
 
@@ -76,40 +77,49 @@ impl Manifest {
         SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), 5060))
     }
 
+    /// The least share of the partitions that a container of a settled cluster owns, and all of them.
+    #[must_use]
+    pub fn shares(&self) -> (u64, u64) {
+        // Rendezvous assignment spreads by chance; half of an equal part is far outside of that chance.
+        ((self.partitions / self.containers / 2).into(), self.partitions.into())
+    }
+
+    /// The application as a container is told it.
+    #[must_use]
+    pub fn application(&self) -> Value {
+        match (&self.custom, &self.b2bua) {
+            (Some(custom), _) => json!({ "custom": custom }),
+            (None, Some(target)) => json!({
+                "b2bua": { "sessionExpires": self.session, "routes": [{ "target": format!("sip:{target}") }] }
+            }),
+            (None, None) => json!({
+                "answer": { "ring": self.ring, "hold": self.hold, "sessionExpires": self.session }
+            }),
+        }
+    }
+
     fn text(&self) -> String {
-        let Self {
-            name,
-            containers,
-            proxies,
-            proxy_workers,
-            container_workers,
-            partitions,
-            ring,
-            hold,
-            session,
-            custom,
-            b2bua,
-            redis,
-            address: _,
-        } = self;
-        let application = match (custom, b2bua) {
-            (Some(custom), _) => format!("custom: {custom}"),
-            (_, Some(target)) => {
-                format!("b2bua: {{sessionExpires: {session}, routes: [{{target: \"sip:{target}\"}}]}}")
-            }
-            (None, None) => format!("answer: {{ring: {ring}, hold: {hold}, sessionExpires: {session}}}"),
-        };
-        let redis = redis.map_or_else(String::new, |at| {
-            format!("  redis:\n    external:\n      url: redis://{at}\n")
-        });
         let address = self.dispatcher();
-        let (ip, port) = (address.ip(), address.port());
-        format!(
-            "apiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: {name}\nspec:\n  replicas: {containers}\n  \
-             partitions: {partitions}\n  application:\n    {application}\n  \
-             containers:\n    workers: {container_workers}\n  proxies:\n    replicas: {proxies}\n    workers: {proxy_workers}\n  \
-             dispatcher:\n    address: {ip}\n    port: {port}\n    transports: [udp, tcp]\n{redis}"
-        )
+        let redis = match self.redis {
+            Some(redis) => json!({ "external": { "url": format!("redis://{redis}/") } }),
+            None => json!({ "managed": {} }),
+        };
+        // JSON is YAML.
+        let manifest = json!({
+            "apiVersion": "sipcluster.dev/v1alpha1",
+            "kind": "SipCluster",
+            "metadata": { "name": self.name },
+            "spec": {
+                "replicas": self.containers,
+                "partitions": self.partitions,
+                "application": self.application(),
+                "containers": { "workers": self.container_workers },
+                "proxies": { "replicas": self.proxies, "workers": self.proxy_workers },
+                "dispatcher": { "address": address.ip(), "port": address.port(), "transports": ["udp", "tcp"] },
+                "redis": redis,
+            },
+        });
+        format!("{manifest:#}")
     }
 }
 
@@ -154,6 +164,21 @@ pub struct Part {
 }
 
 impl Part {
+    /// One that does not answer.
+    #[must_use]
+    pub fn silent(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            pid: None,
+            state: "Silent".into(),
+            partitions: None,
+            dialogs: None,
+            load: None,
+            url: None,
+            admin: None,
+        }
+    }
+
     /// The pid of a process that runs.
     pub fn running(&self) -> anyhow::Result<u32> {
         let pid = self.pid.filter(|pid| *pid > 1);
@@ -252,12 +277,8 @@ impl Cluster {
     /// Waits until every part is active and every container has its share of the partitions.
     pub fn settle(&self, limit: Duration) -> anyhow::Result<Status> {
         let (containers, proxies) = (self.manifest.containers, self.manifest.proxies);
-        // Rendezvous assignment spreads by chance; half of an equal part is far outside of that chance.
-        let least = u64::from(self.manifest.partitions / containers / 2);
-        let (all, wanted) = (
-            u64::from(self.manifest.partitions),
-            (containers as usize, proxies as usize),
-        );
+        let (least, all) = self.manifest.shares();
+        let wanted = (containers as usize, proxies as usize);
         self.until("every part active", limit, |status| {
             (status.containers.len(), status.proxies.len()) == wanted
                 && status.parts().all(|part| part.state == "Active")
@@ -326,7 +347,7 @@ impl Drop for Cluster {
             return;
         }
         // The kernel ends all that the supervisor started together with it.
-        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        let record: Value = serde_json::from_slice(&record).unwrap_or_default();
         if let Some(pid) = record["pid"]
             .as_u64()
             .and_then(|pid| u32::try_from(pid).ok())
@@ -338,7 +359,7 @@ impl Drop for Cluster {
 }
 
 /// What a container or proxy says of itself on its admin port, without the command in between.
-pub fn state(admin: SocketAddr) -> anyhow::Result<serde_json::Value> {
+pub fn state(admin: SocketAddr) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&http::get(admin, "/state")?)?)
 }
 

@@ -9,6 +9,9 @@ use super::{Outcome, T1};
 
 const SDP: &str = "v=0\r\no=caller 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 6000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n";
 
+/// Responses that are remembered of one INVITE: enough to tell what went wrong.
+const MAX_HEARD: usize = 16;
+
 /// Where a call stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -75,6 +78,8 @@ pub struct Dialog {
     pub call_id: String,
     /// Where it stands.
     pub state: State,
+    /// The responses to its first INVITE: after how long, and the status.
+    pub heard: Vec<(Duration, u16)>,
     /// Tags of callees that answered with 180 or better; more than one is a call doubled.
     pub remote_tags: Vec<String>,
     /// Via branches of the BYEs that came for it, repetitions left out; more than one is a call ended twice.
@@ -95,6 +100,7 @@ pub struct Dialog {
     pub pending: Vec<Pending>,
     pub(super) slot: usize,
     pub(super) cseq: u32,
+    called_at: Instant,
     local: SocketAddr,
     transport: Transport,
     from: String,
@@ -145,6 +151,8 @@ impl Dialog {
         Self {
             call_id: format!("{index}.{run:x}@{}", local.ip()),
             state: State::Calling,
+            heard: Vec::new(),
+            called_at: Instant::now(),
             remote_tags: Vec::new(),
             byes: Vec::new(),
             ended_at: None,
@@ -164,6 +172,16 @@ impl Dialog {
             routes: Vec::new(),
             ack: None,
         }
+    }
+
+    /// A call that has come so far, for tests of what judges calls.
+    #[cfg(test)]
+    pub(crate) fn judged(state: State, remote_tags: &[&str]) -> Self {
+        let at = "127.0.0.1:5060".parse().expect("an address");
+        let mut dialog = Self::new(0, 0, 0, at, Transport::Udp, at);
+        dialog.state = state;
+        dialog.remote_tags = remote_tags.iter().map(|tag| (*tag).to_owned()).collect();
+        dialog
     }
 
     fn write(&self, method: &str, cseq: u32, branch: &str, body: &str) -> Vec<u8> {
@@ -226,6 +244,9 @@ impl Dialog {
     ) -> Option<Vec<u8>> {
         let status = message.status?;
         let is_invite = message.method == "INVITE";
+        if is_invite && message.cseq == 1 && self.heard.len() < MAX_HEARD {
+            self.heard.push((now.duration_since(self.called_at), status));
+        }
         if status > 100 && is_invite && (status < 300 || self.state == State::Calling) {
             self.heard_callee(message, status);
         }

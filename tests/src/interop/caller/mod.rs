@@ -74,8 +74,19 @@ pub struct Caller {
 impl Caller {
     /// A caller at `local` with `slots` ports or connections, calls spread over them.
     pub fn new(transport: Transport, local: IpAddr, target: SocketAddr, slots: usize) -> anyhow::Result<Self> {
+        Self::through(&[target], transport, local, target, slots)
+    }
+
+    /// The same, calls to `target` sent through one of `proxies` each, as a phone does that knows an outbound proxy.
+    pub fn through(
+        proxies: &[SocketAddr],
+        transport: Transport,
+        local: IpAddr,
+        target: SocketAddr,
+        slots: usize,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
-            link: Link::open(transport, local, target, slots)
+            link: Link::open(transport, local, proxies, slots)
                 .with_context(|| format!("{} to {target}", transport.name()))?,
             transport,
             target,
@@ -289,7 +300,7 @@ impl Caller {
             .peek()
             .map(|Reverse((due, _))| due.saturating_duration_since(Instant::now()));
         let mut replies: Vec<(usize, Vec<u8>)> = Vec::new();
-        let mut link = std::mem::replace(&mut self.link, Link::none(self.target));
+        let mut link = std::mem::replace(&mut self.link, Link::none());
         link.receive(next.map_or(limit, |next| next.min(limit)), |slot, bytes| {
             if let Some(reply) = self.received(bytes) {
                 replies.push((slot, reply));
