@@ -17,7 +17,7 @@ run: build ## Start the cluster of MANIFEST (examples/sipcluster.yaml) on this m
 build: install ## Build the three executables in target/release.
 	cargo build --release -p cli -p proxy -p container
 
-test: install lint ## Every test: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
+test: test-install lint ## Every test: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
 	cargo build --workspace --bins
 	mkdir -p $(TARGET)
 	SIPCLUSTER_BIN_DIR=$(TARGET)/debug cargo test --workspace 2>&1 | tee $(TARGET)/test.log
@@ -44,10 +44,13 @@ bench: bench-install ## Measure, and write the report with this machine's figure
 install:
 	@.ci/install cc redis-server sipp
 
+test-install: install
+	@.ci/install sipsak
+
 bench-install:
 	@.ci/install cc redis-server kamailio
 
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint fuzz generate bench install bench-install lint-install
+.PHONY: help run build test lint fuzz generate bench install test-install bench-install lint-install
