@@ -37,6 +37,10 @@ fuzz: ## Each fuzz target for FUZZ_SECONDS (60); a crash is kept in fuzz/artifac
 generate: ## Write what is generated from the manifest's types: the CustomResourceDefinition and its reference.
 	cargo run --quiet -p crds --bin crdgen
 
+report: test-install ## Every fault with calls up, in full; writes docs/faults.md.
+	cargo build --workspace --bins
+	SIPCLUSTER_BIN_DIR=$(TARGET)/debug $(TARGET)/debug/report
+
 bench: bench-install ## Measure, and write the report with this machine's figures.
 	cargo build --release -p cli -p proxy -p container -p tests --bins
 	SIPCLUSTER_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
@@ -45,7 +49,7 @@ install:
 	@.ci/install cc redis-server sipp
 
 test-install: install
-	@.ci/install sipsak
+	@.ci/install ip nft sipsak
 
 bench-install:
 	@.ci/install cc redis-server kamailio
@@ -53,4 +57,4 @@ bench-install:
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint fuzz generate bench install test-install bench-install lint-install
+.PHONY: help run build test lint fuzz generate report bench install test-install bench-install lint-install

@@ -4,12 +4,16 @@
 //! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
+//! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
+//! - [`matrix`] lets every fault happen to every application with calls up;
 //! - [`figures`] turns what was measured into one line.
 
 pub mod caller;
 pub mod cluster;
 pub mod figures;
 pub mod http;
+pub mod matrix;
+pub mod network;
 pub mod process;
 pub mod redis;
 pub mod sipp;

@@ -1,0 +1,113 @@
+//! What befalls the network between nodes: a container, the proxies and Redis each have one of their own.
+
+use std::time::Duration;
+
+use super::{Application, Cell, Fault, LIMIT, Today};
+use crate::interop::network::Network;
+
+/// How long the cut lasts once the others have taken over: past the lease, so that nothing is left to be learnt.
+const CUT: Duration = Duration::from_secs(3);
+
+const REDIS: &[&str] = &["redis"];
+const PROXIES: &[&str] = &["proxy-0", "proxy-1"];
+
+const NO_RELAY: &str = "a proxy does not yet send through another one what it cannot bring to the owner itself: it waits for the cut's end";
+
+/// The cells of an application.
+pub fn cells(application: Application) -> Vec<Cell> {
+    use Today::Holds;
+    let network = Fault::Network;
+    let seconds = Duration::from_secs;
+    [
+        (
+            "container cut off from Redis",
+            network(|n| taken_over(n, REDIS)),
+            Holds,
+            seconds(6),
+        ),
+        (
+            "container cut off from all proxies",
+            network(|n| taken_over(n, PROXIES)),
+            Holds,
+            seconds(4),
+        ),
+        (
+            "container cut off from one proxy",
+            network(cut_off_from_one_proxy),
+            Today::Short(NO_RELAY),
+            seconds(4),
+        ),
+        (
+            "container cut off from Redis and all proxies",
+            network(|n| taken_over(n, &["redis", "proxy-0", "proxy-1"])),
+            Holds,
+            seconds(6),
+        ),
+        (
+            "container cut off from everything (its node is lost)",
+            network(|n| taken_over(n, &["redis", "proxy-0", "proxy-1", "container-1", "container-2"])),
+            Holds,
+            seconds(4),
+        ),
+        (
+            "container cut off from the other containers",
+            network(cut_off_from_the_others),
+            Holds,
+            seconds(4),
+        ),
+        (
+            "Redis unreachable for all containers but one",
+            network(redis_for_one),
+            Holds,
+            seconds(6),
+        ),
+    ]
+    .map(|(name, fault, today, worst)| Cell {
+        application,
+        name,
+        fault,
+        today,
+        worst,
+    })
+    .into()
+}
+
+/// Partitions that containers 1 and 2 own.
+fn elsewhere(network: &Network) -> u64 {
+    let others = network.containers();
+    others.iter().skip(1).filter_map(|part| part.partitions).sum()
+}
+
+/// Container 0 is cut off from the named, until the others have its partitions and for a while longer; then the cut is healed.
+fn taken_over(network: &Network, from: &[&str]) -> anyhow::Result<()> {
+    network.cut("container-0", from)?;
+    network.until("the others own everything", LIMIT, |_| {
+        elsewhere(network) == network.partitions()
+    })?;
+    std::thread::sleep(CUT);
+    network.heal()
+}
+
+/// Nobody takes anything over: the other proxy reaches the container, and the first sends through the other.
+fn cut_off_from_one_proxy(network: &Network) -> anyhow::Result<()> {
+    network.cut("container-0", &["proxy-0"])?;
+    std::thread::sleep(CUT * 2);
+    network.heal()
+}
+
+/// Proxies and Redis vouch for it: it keeps what it owns.
+fn cut_off_from_the_others(network: &Network) -> anyhow::Result<()> {
+    network.cut("container-0", &["container-1", "container-2"])?;
+    std::thread::sleep(CUT * 2);
+    network.heal()
+}
+
+/// The one that reaches Redis is asked to claim everything.
+fn redis_for_one(network: &Network) -> anyhow::Result<()> {
+    network.cut("redis", &["container-1", "container-2"])?;
+    network.until("one owns everything", LIMIT, |containers| {
+        containers.first().and_then(|part| part.partitions) == Some(network.partitions())
+    })?;
+    std::thread::sleep(CUT);
+    network.heal()
+}

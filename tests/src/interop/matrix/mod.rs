@@ -1,0 +1,223 @@
+//! Every fault under every application, with calls up: a cell each, one table of all.
+//!
+//! A [`Cell`] names its application and its fault and is run by [`Cell::run`]: a cluster is started, [`traffic`] stands and rings, the fault
+//! happens while new calls come, the cluster is whole again, everything is asked. [`CELLS`] is the list.
+
+mod cuts;
+mod faults;
+mod table;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::caller::{Caller, Transport};
+use super::cluster::{Cluster, Manifest};
+use super::network::Network;
+pub use table::{main, report};
+pub use traffic::{Load, Tally, Traffic};
+
+/// Longer than any cluster needs to be whole again, on a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// What handles the calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// Rings, answers, holds.
+    Answer,
+}
+
+impl Application {
+    /// As the manifest names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answer => "answer",
+        }
+    }
+}
+
+/// What happens, and where.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    /// To processes of one machine, which `sipcluster up` starts again.
+    Machine(fn(&Cluster) -> anyhow::Result<()>),
+    /// The same with a Redis whose clock can be set.
+    Clock(fn(&Cluster, &faults::Clock) -> anyhow::Result<()>),
+    /// To the network between nodes.
+    Network(fn(&Network) -> anyhow::Result<()>),
+}
+
+/// What is asked of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Today {
+    /// Nothing is lost, and nothing is refused.
+    Holds,
+    /// Nothing is lost, but new calls are refused while no container is there to take them.
+    Refuses,
+    /// Nothing is lost, but requests are refused or answered too late, and why. The cell fails once it holds: the mark does not outlive its reason.
+    Short(&'static str),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+pub struct Cell {
+    /// Who handles the calls.
+    pub application: Application,
+    /// The fault in a few words; with the application's name it is the cell's.
+    pub name: &'static str,
+    /// What makes it.
+    pub fault: Fault,
+    /// What is expected.
+    pub today: Today,
+    /// The longest wait for an answer that is accepted, debug builds on a busy machine included.
+    pub worst: Duration,
+}
+
+/// What came out of a cell.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Of the calls.
+    pub tally: Tally,
+    /// From the fault's beginning until the cluster was whole again.
+    pub whole: Duration,
+}
+
+/// A cluster that a cell's fault happens to.
+enum Site {
+    Machine(Cluster),
+    Clock(Cluster, faults::Clock),
+    Network(Network),
+}
+
+impl Cell {
+    /// The cell's name.
+    #[must_use]
+    pub fn title(&self) -> String {
+        format!("{}: {}", self.application.name(), self.name)
+    }
+
+    /// Runs it; the `number`th of the list has addresses of its own.
+    pub fn run(&self, number: u8, load: Load, transport: Transport) -> anyhow::Result<Row> {
+        let name = format!("matrix-{number}");
+        let manifest = Manifest {
+            // A handful of names in the life of a test.
+            name: name.leak(),
+            address: [130, number + 1],
+            ring: "3s",
+            // Nobody refreshes; none shall end by itself.
+            session: "30m",
+            ..Manifest::default()
+        };
+        let site = Site::start(self.fault, manifest)?;
+        let traffic = site.traffic(load, transport)?;
+        let begun = Instant::now();
+        self.happen(&site)?;
+        site.settle().context("whole again")?;
+        let whole = begun.elapsed();
+        let tally = traffic.finish().with_context(|| site.logs())?;
+        site.is_empty().with_context(|| format!("{tally:?}"))?;
+        let row = Row { tally, whole };
+        self.judge(&row).with_context(|| site.logs())?;
+        Ok(row)
+    }
+
+    fn happen(&self, site: &Site) -> anyhow::Result<()> {
+        match (self.fault, site) {
+            (Fault::Machine(happen), Site::Machine(cluster)) => happen(cluster),
+            (Fault::Clock(happen), Site::Clock(cluster, clock)) => happen(cluster, clock),
+            (Fault::Network(happen), Site::Network(network)) => happen(network),
+            _ => unreachable!("the site is made for the fault"),
+        }
+    }
+
+    fn judge(&self, Row { tally, .. }: &Row) -> anyhow::Result<()> {
+        let (worst, method) = tally.worst;
+        let late = worst > self.worst;
+        let holds = tally.lost == 0 && tally.refused == 0 && tally.deferred == 0 && !late;
+        match self.today {
+            Today::Holds => ensure!(holds, "{method} answered after {worst:?} at worst; {tally:?}"),
+            Today::Refuses => ensure!(
+                tally.lost == 0 && !late,
+                "{method} answered after {worst:?} at worst; {tally:?}"
+            ),
+            Today::Short(why) => {
+                ensure!(tally.lost == 0, "{tally:?}");
+                ensure!(!holds, "it holds now: take the mark off ({why})");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Site {
+    fn start(fault: Fault, manifest: Manifest) -> anyhow::Result<Self> {
+        Ok(match fault {
+            Fault::Machine(_) => Self::Machine(Cluster::start(manifest)?),
+            Fault::Clock(_) => {
+                let clock = faults::Clock::start(&manifest)?;
+                let redis = Some(clock.redis());
+                Self::Clock(Cluster::start(Manifest { redis, ..manifest })?, clock)
+            }
+            Fault::Network(_) => Self::Network(Network::start(manifest)?),
+        })
+    }
+
+    fn traffic(&self, load: Load, transport: Transport) -> anyhow::Result<Traffic> {
+        // As many ports as make both proxies and all workers of each have their part.
+        const SLOTS: usize = 32;
+        match self {
+            Self::Machine(cluster) | Self::Clock(cluster, _) => {
+                let (local, target) = (cluster.caller_address(), cluster.address());
+                Traffic::start(load, move || Caller::new(transport, local, target, SLOTS))
+            }
+            Self::Network(network) => {
+                let (place, proxies, target) = (network.callers(), network.proxies(), network.address());
+                Traffic::start(load, move || {
+                    place.enter()?;
+                    Caller::through(&proxies, transport, place.address.into(), target, SLOTS)
+                })
+            }
+        }
+    }
+
+    fn settle(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Machine(cluster) | Self::Clock(cluster, _) => cluster.settle(LIMIT).map(drop),
+            Self::Network(network) => network.settle(LIMIT).map(drop),
+        }
+    }
+
+    /// Every call has been ended: a dialog that is left belongs to a call that was doubled.
+    fn is_empty(&self) -> anyhow::Result<()> {
+        let what = "no dialog is left";
+        match self {
+            Self::Machine(cluster) | Self::Clock(cluster, _) => {
+                cluster.until(what, LIMIT, |status| status.dialogs() == 0).map(drop)
+            }
+            Self::Network(network) => network
+                .until(what, LIMIT, |containers| {
+                    containers.iter().all(|part| part.dialogs == Some(0))
+                })
+                .map(drop),
+        }
+    }
+
+    fn logs(&self) -> String {
+        match self {
+            Self::Machine(cluster) | Self::Clock(cluster, _) => cluster.logs(),
+            Self::Network(network) => network.logs(),
+        }
+    }
+}
+
+/// Every application that is built in.
+const APPLICATIONS: &[Application] = &[Application::Answer];
+
+/// All cells, application by application.
+pub fn cells() -> Vec<Cell> {
+    let each = APPLICATIONS.iter();
+    each.flat_map(|application| [faults::cells(*application), cuts::cells(*application)].concat())
+        .collect()
+}
