@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
+SIM_SEEDS ?= 10000
 MANIFEST ?= examples/sipcluster.yaml
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
@@ -41,6 +43,11 @@ report: test-install ## Every fault with calls up, in full; writes docs/faults.m
 	cargo build --workspace --bins
 	SIPCLUSTER_BIN_DIR=$(TARGET)/debug $(TARGET)/debug/report
 
+soak: test-install ## Calls with a fault every ten seconds for SOAK_SECONDS (600), then SIM_SEEDS (10000) simulated runs of each kind.
+	cargo build --workspace --bins
+	SIPCLUSTER_BIN_DIR=$(TARGET)/debug SOAK_SECONDS=$(SOAK_SECONDS) $(TARGET)/debug/soak
+	SIM_SEEDS=$(SIM_SEEDS) cargo test -p tests --test sim
+
 bench: bench-install ## Measure, and write the report with this machine's figures.
 	cargo build --release -p cli -p proxy -p container -p tests --bins
 	SIPCLUSTER_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
@@ -57,4 +64,4 @@ bench-install:
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint fuzz generate report bench install test-install bench-install lint-install
+.PHONY: help run build test lint fuzz generate report soak bench install test-install bench-install lint-install

@@ -6,6 +6,7 @@
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
 //! - [`matrix`] lets every fault happen to every application with calls up;
+//! - [`soak`] does so for ten minutes;
 //! - [`figures`] turns what was measured into one line.
 
 pub mod caller;
@@ -17,3 +18,4 @@ pub mod network;
 pub mod process;
 pub mod redis;
 pub mod sipp;
+pub mod soak;

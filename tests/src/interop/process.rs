@@ -206,6 +206,18 @@ pub fn resident(pid: u32) -> u64 {
         * 1024
 }
 
+/// Open descriptors of a process.
+#[must_use]
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// Threads of a process.
+#[must_use]
+pub fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 /// A scratch directory of one test, emptied at the start; kept afterwards, so that its logs can be read.
 pub fn scratch(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe()?;
