@@ -370,7 +370,9 @@ impl Member {
             owner: Some(owner),
             epoch,
         };
-        self.claims.owner_changed(partition, owner);
+        if self.claims.owner_changed(partition, owner) {
+            self.takeover_progress(partition, None);
+        }
         self.lose_partition_to(now, partition, owner, epoch);
     }
 

@@ -104,15 +104,10 @@ impl Claims {
         }
     }
 
-    /// Somebody else owns it now: a claim that still waits is moot.
-    pub(super) fn owner_changed(&mut self, partition: PartitionId, owner: Incarnation) {
+    /// Somebody else owns it now: a claim that still waits is moot. `true` if there was one.
+    pub(super) fn owner_changed(&mut self, partition: PartitionId, owner: Incarnation) -> bool {
         let moot = |claim: &Claim| !claim.sent && claim.from != Some(owner);
-        if self.wanted.get(&partition).is_some_and(moot) {
-            self.wanted.remove(&partition);
-            self.takeovers
-                .values_mut()
-                .for_each(|t| _ = t.waiting.remove(&partition));
-        }
+        self.wanted.get(&partition).is_some_and(moot) && self.wanted.remove(&partition).is_some()
     }
 }
 
@@ -361,7 +356,7 @@ impl Member {
     }
 
     /// A partition of a takeover is done with: loaded, or nothing to us any more (another survivor was before us).
-    fn takeover_progress(&mut self, partition: PartitionId, loaded: Option<Instant>) {
+    pub(super) fn takeover_progress(&mut self, partition: PartitionId, loaded: Option<Instant>) {
         let mut finished = Vec::new();
         for (from, takeover) in &mut self.claims.takeovers {
             if takeover.waiting.remove(&partition) {
