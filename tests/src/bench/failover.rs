@@ -1,4 +1,4 @@
-//! `kill -9` of a container under many dialogs: when does each of its dialogs answer again?
+//! Faults and planned moves under many dialogs: when does each of them answer again?
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,34 @@ use super::load::Load;
 use super::redis::Info;
 use super::yardstick::{Effort, on_load_cpu};
 use crate::interop::caller::{Caller, State, Transport};
-use crate::interop::cluster::{Cluster, Manifest, counts};
+use crate::interop::cluster::{Cluster, Manifest, Part, counts};
 use crate::interop::figures::Spread;
-use crate::interop::process::{resident, signal, wait_for};
+use crate::interop::process::{lives, resident, signal, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Longer than a transaction is kept, and its record waits for a write that takes it along.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// From the kill to the first answer of each of the killed container's dialogs, over several rounds.
-pub fn kill_to_answer(rounds: usize) -> anyhow::Result<Spread> {
+/// What happens to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9`: its connections close.
+    Crash,
+    /// SIGSTOP: it says nothing any more, and nothing closes. It goes on once all have answered.
+    Freeze,
+}
+
+/// From the fault to the first answer of each of the container's dialogs, over several rounds.
+pub fn fault_to_answer(fault: Fault, rounds: usize) -> anyhow::Result<Spread> {
     const DIALOGS: usize = 900;
+    let (name, address) = match fault {
+        Fault::Crash => ("bench-crash", [12, 1]),
+        Fault::Freeze => ("bench-freeze", [12, 3]),
+    };
     let cluster = Cluster::start(Manifest {
-        name: "bench-failover",
-        address: [12, 1],
+        name,
+        address,
         session: "3600s",
         ..Manifest::default()
     })?;
@@ -35,10 +48,17 @@ pub fn kill_to_answer(rounds: usize) -> anyhow::Result<Spread> {
             status.dialogs() == DIALOGS as u64
         })?;
         let victim = &status.containers[round % status.containers.len()];
-        let killed = Instant::now();
-        signal(victim.running()?, libc::SIGKILL)?;
-        let answers = probe(&mut caller, killed)?;
-        // The killed one's dialogs are those that took longest: all others have an owner that answers at once.
+        let (pid, struck) = (victim.running()?, Instant::now());
+        match fault {
+            Fault::Crash => signal(pid, libc::SIGKILL)?,
+            Fault::Freeze => signal(pid, libc::SIGSTOP)?,
+        }
+        let answers = probe(&mut caller, struck);
+        if fault == Fault::Freeze {
+            signal(pid, libc::SIGCONT)?;
+        }
+        let answers = answers?;
+        // The lost one's dialogs are those that took longest: all others have an owner that answers at once.
         let lost = usize::try_from(victim.dialogs.unwrap_or(0))?;
         gaps.extend_from_slice(&answers[answers.len().saturating_sub(lost)..]);
         cluster.settle(LIMIT)?;
@@ -77,10 +97,14 @@ pub struct Mass {
     pub dialogs: u64,
     /// Dialogs of the killed container.
     pub lost: u64,
-    /// Growth of the containers' resident memory for one more dialog, while transactions came and went evenly; bytes.
+    /// The containers' resident memory for one dialog after its transactions had ended; bytes.
     pub container_bytes: f64,
+    /// The same while the transactions of the last 32 s were still kept; bytes.
+    pub container_bytes_filling: f64,
     /// Redis's memory for one dialog after its transactions had ended; bytes.
     pub redis_bytes: f64,
+    /// Planned: one container hands all it has over and leaves.
+    pub hand_over: HandOver,
     /// From the kill until the survivors said that they own everything; nothing if the killed one was back before.
     pub owned: Option<Duration>,
     /// From the kill to the answers of sampled dialogs in all partitions.
@@ -89,7 +113,21 @@ pub struct Mass {
     pub logged: Vec<String>,
 }
 
-/// Fills three containers with `total` dialogs, measures memory, kills one and times the takeover by the two others.
+/// A container with many dialogs is told to leave (SIGTERM).
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    /// Dialogs that it held.
+    pub dialogs: u64,
+    /// From the signal to the end of its process.
+    pub took: Duration,
+    /// Answers of sampled dialogs meanwhile.
+    pub answers: Spread,
+    /// Answers of the same dialogs at rest.
+    pub at_rest: Spread,
+}
+
+/// Fills three containers with `total` dialogs, measures memory, lets one hand over and leave, then kills one and times the takeover by
+/// the two others.
 pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     const SAMPLE: usize = 3_000;
     let cluster = Cluster::start(Manifest {
@@ -104,30 +142,22 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     let memory = || pids.iter().map(|pid| resident(*pid)).sum::<u64>();
     let url = status.redis.url.clone().unwrap_or_default();
     let empty = Info::of(&url)?.number("used_memory");
+    let empty_containers = memory();
     let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 16)?;
     dialogs(&mut caller, SAMPLE)?;
-    // Two thirds first: by then transactions end as fast as others begin, and what grows is dialogs.
-    let part = |calls: u64| Load {
-        keep: true,
-        ..load(
-            &cluster,
-            4,
-            Effort {
-                calls,
-                trials: 1,
-                window,
-            },
-        )
+    let effort = Effort {
+        calls: total,
+        trials: 1,
+        window,
     };
-    let first = on_load_cpu(&part(total * 2 / 3))?;
-    let early = memory();
-    let second = on_load_cpu(&part(total - total * 2 / 3))?;
-    let container_bytes = memory().saturating_sub(early) as f64 / second.done as f64;
-    let stand = first.done + second.done + SAMPLE as u64;
-    ensure!(
-        first.lost + first.refused + second.lost + second.refused == 0,
-        "calls lost in filling: {first:?} {second:?}"
-    );
+    let fill = on_load_cpu(&Load {
+        keep: true,
+        ..load(&cluster, 4, effort)
+    })?;
+    ensure!(fill.lost + fill.refused == 0, "calls lost in filling: {fill:?}");
+    let stand = fill.done + SAMPLE as u64;
+    let per_dialog = || memory().saturating_sub(empty_containers) as f64 / stand as f64;
+    let container_bytes_filling = per_dialog();
     // Server transactions are kept with their last response for 32 s; what is left afterwards is the dialogs.
     let filled = Instant::now();
     let ended = || (filled.elapsed() > LINGER).then_some(());
@@ -136,6 +166,10 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
         status.dialogs() == stand && status.containers.iter().all(|part| part.load == Some(0))
     })?;
     let redis_bytes = Info::of(&url)?.number("used_memory").saturating_sub(empty) as f64 / stand as f64;
+    let container_bytes = per_dialog();
+    let hand_over = hand_over(&status.containers[1], &mut caller)?;
+    cluster.settle(LIMIT)?;
+    let status = cluster.until("the dialogs are counted", LIMIT, |status| status.dialogs() == stand)?;
     let victim = &status.containers[0];
     let survivors: Vec<_> = status.containers[1..].iter().filter_map(|part| part.admin).collect();
     let all_owned = || {
@@ -168,9 +202,33 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
         dialogs: stand,
         lost: victim.dialogs.unwrap_or(0),
         container_bytes,
+        container_bytes_filling,
         redis_bytes,
+        hand_over,
         owned,
         answers: Spread::of(answers),
         logged,
+    })
+}
+
+/// Tells a container to leave, and asks the caller's dialogs meanwhile.
+fn hand_over(leaver: &Part, caller: &mut Caller) -> anyhow::Result<HandOver> {
+    let at_rest = Spread::of(probe(caller, Instant::now())?);
+    let pid = leaver.running()?;
+    let told = Instant::now();
+    signal(pid, libc::SIGTERM)?;
+    let (answers, left) = std::thread::scope(|scope| {
+        let left = scope.spawn(|| {
+            let gone = wait_for("the container leaves", LIMIT, || (!lives(pid)).then_some(()));
+            gone.map(|()| told.elapsed())
+        });
+        let answers = probe(caller, told)?;
+        anyhow::Ok((answers, left.join().expect("it does not panic")?))
+    })?;
+    Ok(HandOver {
+        dialogs: leaver.dialogs.unwrap_or(0),
+        took: left,
+        answers: Spread::of(answers),
+        at_rest,
     })
 }

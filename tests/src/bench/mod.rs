@@ -22,6 +22,7 @@ use anyhow::{Context, bail};
 
 use crate::interop::process::{scratch, source_root};
 use calls::Alone;
+use failover::Fault;
 use report::{Row, short};
 use yardstick::{Effort, Measured};
 
@@ -235,19 +236,30 @@ fn order_section(effort: Effort) -> anyhow::Result<Section> {
 }
 
 fn failover_section() -> anyhow::Result<Section> {
-    let gaps = failover::kill_to_answer(from_environment("ROUNDS", 9) as usize)?;
-    let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let rounds = from_environment("ROUNDS", 9) as usize;
+    let crash = failover::fault_to_answer(Fault::Crash, rounds)?;
+    let freeze = failover::fault_to_answer(Fault::Freeze, rounds)?;
     let rows = vec![
-        Row::at_most("kill -9 to the first answer, median", millis(gaps.median), 200.0, "ms"),
-        Row::at_most("kill -9 to the first answer, worst", millis(gaps.worst), 500.0, "ms"),
-        Row::plain("dialogs of killed containers that were asked", gaps.count.to_string()),
+        Row::at_most("kill -9 to the first answer, median", millis(crash.median), 100.0, "ms"),
+        Row::at_most("kill -9 to the first answer, worst", millis(crash.worst), 300.0, "ms"),
+        Row::at_most("SIGSTOP to the first answer, worst", millis(freeze.worst), 1500.0, "ms"),
+        Row::plain("SIGSTOP to the first answer, median", short(millis(freeze.median)) + " ms"),
+        Row::plain(
+            "dialogs of killed, and of frozen containers that were asked",
+            format!("{}, {}", crash.count, freeze.count),
+        ),
     ];
-    let note = "Two proxies, three containers, 900 dialogs; a container is killed and every dialog is asked (OPTIONS) at once.";
+    let note = "Two proxies, three containers, 900 dialogs; a container is killed, or frozen, and every dialog is asked (OPTIONS) at once.";
     Ok(("Failover".into(), rows, note.into()))
+}
+
+fn millis(duration: std::time::Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 fn mass_section() -> anyhow::Result<Section> {
     let mass = failover::mass(from_environment("DIALOGS", 300_000), 256)?;
+    let planned = &mass.hand_over;
     let mut rows = vec![
         Row::at_most(
             format!(
@@ -259,12 +271,30 @@ fn mass_section() -> anyhow::Result<Section> {
             "s",
         ),
         Row::at_most(
-            "memory per confirmed dialog, container",
+            "memory per confirmed dialog, container, once its transactions have ended",
             mass.container_bytes,
-            2048.0,
+            1228.8,
             "bytes",
         ),
-        Row::at_most("memory per confirmed dialog, Redis", mass.redis_bytes, 1228.8, "bytes"),
+        Row::plain(
+            "the same while the transactions of the last 32 s are kept",
+            short(mass.container_bytes_filling) + " bytes",
+        ),
+        Row::at_most("memory per confirmed dialog, Redis", mass.redis_bytes, 900.0, "bytes"),
+        Row::at_most(
+            format!("{} dialogs handed over, until the container has left", planned.dialogs),
+            planned.took.as_secs_f64(),
+            3.0,
+            "s",
+        ),
+        Row::at_most(
+            "the latest answer meanwhile, later than at rest by",
+            millis(planned.answers.worst.saturating_sub(planned.at_rest.worst)),
+            50.0,
+            "ms",
+        ),
+        Row::plain("answers meanwhile", planned.answers.to_string()),
+        Row::plain("answers at rest", planned.at_rest.to_string()),
     ];
     rows.extend(mass.owned.map(|owned| {
         let what = "from the kill until the survivors say that they own everything (asked every few ms)";
@@ -276,7 +306,8 @@ fn mass_section() -> anyhow::Result<Section> {
     ));
     rows.extend(mass.logged.into_iter().map(|line| Row::plain("a survivor's log", line)));
     let note = format!(
-        "{} dialogs in three containers, one killed, the two others take over; 3,000 dialogs are sampled.",
+        "{} dialogs in three containers. One is told to leave (SIGTERM) and hands over, and is started again; then one is killed and the two others \
+         take over. 3,000 dialogs are sampled.",
         mass.dialogs
     );
     Ok(("Many dialogs".into(), rows, note))
