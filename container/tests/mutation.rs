@@ -1,5 +1,8 @@
 //! Seeded mutation: whatever stands in a message or in a record, a worker neither panics nor forgets to answer for its inputs.
 
+#[path = "common/callee.rs"]
+#[allow(dead_code, reason = "shared with the other tests of a worker")]
+mod callee;
 #[path = "common/world.rs"]
 #[allow(dead_code, reason = "shared with the other tests of a worker")]
 mod world;
@@ -7,11 +10,12 @@ mod world;
 use std::time::Duration;
 
 use bytes::Bytes;
+use callee::{Callee, SDP};
 use container::engine::{ConnectionId, Input};
 use container::records::{Key, Record};
 use sip::{Limits, OwnedMessage};
 use ucf::Epoch;
-use world::{Caller, Life, PARTITION, PROXY, World, to_tag};
+use world::{Caller, Life, PARTITION, PROXY, World, texts, to_tag};
 
 const RUNS: u64 = 3_000;
 
@@ -99,6 +103,60 @@ fn no_message_panics_a_worker_and_every_one_is_confirmed() {
         0,
         "all is answered in the end"
     );
+}
+
+#[test]
+fn no_callee_panics_a_worker_and_every_call_ends() {
+    let mut world = World::new();
+    let mut life = world.life(1, r#"{"b2bua": {"routes": [{"target": "sip:203.0.113.7:5090"}]}}"#);
+    let reliable = "Require: 100rel\r\nRSeq: 5\r\n";
+    let says = [
+        (100, ""),
+        (183, reliable),
+        (180, ""),
+        (200, ""),
+        (422, "Min-SE: 3600\r\n"),
+        (486, ""),
+        (302, ""),
+    ];
+    let mut answered = 0;
+    for seed in 0..RUNS / 4 {
+        let mut dice = Dice(seed);
+        let caller = Caller::new(&format!("call{seed}"));
+        let invite = caller.request(&world, "INVITE", 1, "Supported: 100rel\r\n");
+        let out = world.exchange(&mut life, &invite);
+        let callee = Callee::new(&out[0], "b1");
+        for _ in 0..4 {
+            let (status, extra) = says[dice.roll(says.len())];
+            let mut bytes = callee.respond(&world, status, extra, SDP).into_bytes();
+            if dice.roll(3) == 0 {
+                bytes = callee.request(&world, "UPDATE", 1, "", SDP).into_bytes();
+            }
+            dice.mutate(&mut bytes);
+            let Ok(message) = OwnedMessage::scan(Bytes::from(bytes), &Limits::default()) else {
+                continue;
+            };
+            life.number += 1;
+            let input = Input {
+                connection: ConnectionId(1),
+                number: life.number,
+            };
+            life.engine.handle_sip(world.now, input, PROXY, message);
+            let released = world.turn(&mut life);
+            assert_eq!(released.confirms.len(), 1, "seed {seed}");
+            let left = texts(&released.outputs);
+            answered += usize::from(left.iter().any(|text| text.starts_with("SIP/2.0 200 ")));
+        }
+        if dice.roll(8) == 0 {
+            let cancel = caller.request(&world, "CANCEL", 1, "");
+            world.exchange(&mut life, &cancel);
+            world.pass(&mut life, Duration::from_millis(700));
+        }
+    }
+    assert!(answered > 50, "{answered}: most are understood in spite of it");
+    world.pass(&mut life, Duration::from_secs(4000));
+    let holdings = life.engine.holdings();
+    assert_eq!((holdings.open_transactions, holdings.dialogs), (0, 0), "all has ended");
 }
 
 #[test]

@@ -142,6 +142,8 @@ impl Actor<'_> {
         let event = session.calls[at].invite.handle_response(self.now, facts, early);
         let known = known.map(|at| session.dialogs[at].number);
         match event {
+            // A 2xx that makes no dialog: its transaction is over, so the call is.
+            UacEvent::Drop if facts.status >= 200 => self.refused(session, id, number, 500, None),
             UacEvent::Drop => return,
             UacEvent::Trying => {}
             UacEvent::Early { new, prack } => {
@@ -160,14 +162,24 @@ impl Actor<'_> {
                 session.calls.remove(at);
                 self.answered(session, id, (number, dialog), facts, message);
             }
-            UacEvent::Refused => {
-                session.calls.remove(at);
-                session.dialogs.retain(|slot| slot.call != Some(number));
-                self.tell(session, id, (number, None), facts.status, message);
-                self.end_if_over(session);
-            }
+            UacEvent::Refused => self.refused(session, id, number, facts.status, message),
         }
         self.cancel_due(session, id);
+    }
+
+    /// The call is over with its early dialogs.
+    fn refused(
+        &mut self,
+        session: &mut SessionCore,
+        id: u64,
+        number: u32,
+        status: u16,
+        message: Option<&OwnedMessage>,
+    ) {
+        session.calls.retain(|call| call.number != number);
+        session.dialogs.retain(|slot| slot.call != Some(number));
+        self.tell(session, id, (number, None), status, message);
+        self.end_if_over(session);
     }
 
     /// The first 2xx. If the call has been given up meanwhile, the dialog ends as it begins.

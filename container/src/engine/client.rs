@@ -193,9 +193,15 @@ impl Actor<'_> {
             .via()
             .and_then(|via| via.branch())
             .and_then(entropy::number_in_branch);
-        let is_cancel = wire.cseq().is_some_and(|cseq| cseq.method == Method::Cancel);
+        let cseq = wire.cseq();
+        let is_cancel = cseq.is_some_and(|cseq| cseq.method == Method::Cancel);
         let id = number.map(|id| if is_cancel { id ^ CANCEL } else { id });
-        let Some(id) = id.filter(|id| self.partition.clients.contains_key(id)) else {
+        // With another number in CSeq it would end the transaction and mean nothing to the dialog.
+        let is_asked = |id: &u64| {
+            let client = self.partition.clients.get(id);
+            client.is_some_and(|client| cseq.is_some_and(|cseq| cseq.number == client.cseq))
+        };
+        let Some(id) = id.filter(is_asked) else {
             self.counters.unknown_responses += 1;
             return;
         };
