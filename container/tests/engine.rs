@@ -502,3 +502,27 @@ fn a_jump_of_the_store_s_clock_moves_no_timer() {
         assert!(wrong <= Duration::from_millis(301), "{wrong:?}");
     }
 }
+
+#[test]
+fn a_successor_repeats_the_answer_to_the_last_of_many_re_invites() {
+    let mut world = World::new();
+    let mut life = world.life(1, AT_ONCE);
+    world.turn(&mut life);
+    let mut caller = Caller::new("one");
+    let invite = caller.request(&world, "INVITE", 1, "");
+    caller.to_tag = to_tag(&world.exchange(&mut life, &invite)[0]);
+    for cseq in 2..=8 {
+        world.exchange(&mut life, &caller.request(&world, "ACK", cseq - 1, ""));
+        let again = caller.next(&world, "INVITE");
+        assert_eq!(statuses(&world.exchange(&mut life, &again)), [200]);
+    }
+    let mut heir = world.life(2, AT_ONCE);
+    // At once or soon, and to no other: their ACKs have come.
+    let mut repeated = texts(&world.turn(&mut heir).outputs);
+    repeated.extend(world.pass(&mut heir, SECOND).into_iter().map(|(_, text)| text));
+    assert!(!repeated.is_empty());
+    assert!(
+        repeated.iter().all(|text| text.contains("CSeq: 8 INVITE")),
+        "{repeated:?}"
+    );
+}

@@ -154,8 +154,13 @@ impl Dialog {
     }
 
     /// After a takeover: goes on repeating the 2xx of `cseq` for as long as was `left`, at once and then with growing
-    /// pauses, and gives up without a word, because the ACK may have come to the one before us.
+    /// pauses, and gives up without a word, because the ACK may have come to the one before us. Of several INVITEs within 32 s only the
+    /// last may be without its ACK: one that was not acknowledged lets no other begin (RFC 3261 s14.2).
     pub fn resume_answer(&mut self, now: Instant, cseq: u32, response: Bytes, left: Duration) {
+        let known = self.busy.as_ref().and_then(|busy| busy.answer.as_ref());
+        if known.is_some_and(|answer| answer.cseq > cseq) {
+            return;
+        }
         let answer = Unacknowledged {
             cseq,
             response,
