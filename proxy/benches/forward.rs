@@ -77,6 +77,7 @@ impl Bench {
                 port: 5060,
             }],
             aliases: vec![],
+            emergency: vec![],
             lease: Duration::from_secs(1),
             entropy: 7,
             limits: Limits::default(),

@@ -38,6 +38,9 @@ struct Arguments {
     /// Another host name under which clients reach the cluster; repeat for more.
     #[arg(long, env = "SIPCLUSTER_ALIASES", value_delimiter = ',')]
     alias: Vec<String>,
+    /// A number whose calls are refused last in an overload, as those to urn:service:sos always are; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_EMERGENCY", value_delimiter = ',')]
+    emergency: Vec<String>,
     /// JSON file with the containers and, without "sip", the proxies: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again
     /// whenever it changes.
     #[arg(long, env = "SIPCLUSTER_ENDPOINTS")]
@@ -103,6 +106,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Other names of the cluster.
     pub aliases: Vec<String>,
+    /// Numbers of emergency calls.
+    pub emergency: Vec<String>,
     /// Where the containers are listed.
     pub endpoints_file: PathBuf,
     /// What the file said at the start; nothing if it does not exist yet.
@@ -160,6 +165,7 @@ impl Config {
             keyring,
             listeners: self.listeners.clone(),
             aliases: self.aliases.clone(),
+            emergency: self.emergency.clone(),
             lease: self.lease,
             entropy,
             limits: proxy::forward::Limits::default(),
@@ -203,6 +209,7 @@ impl Arguments {
             bindings,
             listeners,
             aliases: self.alias,
+            emergency: self.emergency,
             endpoints_file: self.endpoints,
             endpoints,
             workers: workers as u16,

@@ -458,7 +458,11 @@ fn without_a_container_that_takes_it_a_new_call_is_refused() {
         queue_delay_us: 5_000_000,
         ..Report::default()
     };
-    proxy.frame(link, Body::Report(overloaded));
+    for _ in 0..12 {
+        proxy.frame(link, Body::Report(overloaded.clone()));
+        proxy.wait(Duration::from_millis(100));
+    }
+    proxy.out();
     proxy.client(udp(CALLER), &invite("2", ""));
     assert!(proxy.sent().1.starts_with("SIP/2.0 503 "), "at once");
 }

@@ -16,8 +16,12 @@ use ucf::ProxyId;
 use super::mail::{MAX_OUTSTANDING, ToWorker};
 use super::worker::Worker;
 
-/// Bytes that may wait for a proxy that does not read: 20,000 messages. Beyond, the connection is closed.
-const OUT_BOUND: usize = 16 << 20;
+/// Bytes that may wait for a proxy that does not read: 20,000 messages. Beyond, what is repeated anyway is shed: closing the connection
+/// would be taken for our death, and our load would fall upon others.
+const SHED_BEYOND: usize = 16 << 20;
+
+/// The same for what nobody repeats, because its outer leg is a stream. Beyond, the connection is closed: this proxy does not live.
+const OUT_BOUND: usize = 64 << 20;
 
 /// The connection.
 pub struct SipLink {
@@ -134,15 +138,18 @@ impl SipLink {
         tracker.upto > tracker.told || !tracker.returned.is_empty()
     }
 
-    /// Appends a message; [`flush`](Self::flush) sends it.
-    pub fn push(&self, message: &[u8]) {
-        if self.over.get() {
-            return;
+    /// Appends a message; [`flush`](Self::flush) sends it. False if it was shed, or if the connection is over.
+    pub fn push(&self, message: &[u8]) -> bool {
+        let mut out = self.out.borrow_mut();
+        if self.over.get() || (out.len() > SHED_BEYOND && is_repeated(message)) {
+            return false;
         }
-        if self.out.borrow_mut().push(message).is_err() {
-            tracing::warn!(peer = %self.connection.peer_addr(), "a proxy reads too slowly: connection closed");
+        let pushed = out.push(message).is_ok();
+        if !pushed {
+            tracing::warn!(peer = %self.connection.peer_addr(), "a proxy does not read: connection closed");
             self.end();
         }
+        pushed
     }
 
     /// Writes what waits.
@@ -171,6 +178,13 @@ impl SipLink {
             number: tracker.next(),
         }
     }
+}
+
+/// Whether a message comes again if it is lost: transactions repeat it on datagrams, which its topmost Via tells (RFC 3261 s17).
+fn is_repeated(message: &[u8]) -> bool {
+    const VIA: &[u8] = b"\r\nVia: SIP/2.0/";
+    let via = message.windows(VIA.len()).position(|part| part == VIA);
+    via.is_some_and(|at| message[at + VIA.len()..].starts_with(b"UDP"))
 }
 
 async fn resume(link: Rc<SipLink>) {
@@ -248,6 +262,27 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_proxy_that_does_not_read_costs_what_is_repeated_and_not_its_connection() {
+        let listener = transport::tcp::Listener::bind(([127, 0, 0, 1], 0).into(), false).expect("a free port");
+        let patience = std::time::Duration::from_secs(5);
+        let (proxy, container) = tokio::join!(Connection::connect(listener.local_addr(), patience), listener.accept());
+        let _reads_nothing = proxy.expect("it connects");
+        let link = SipLink::new(ConnectionId(1), container.expect("it is accepted"));
+        let message = |transport: &str| {
+            let head = format!("SIP/2.0 200 OK\r\nVia: SIP/2.0/{transport} 192.0.2.1:5060;branch=z9hG4bK1\r\n");
+            [head.as_bytes(), &[b'x'; 60_000]].concat()
+        };
+        let (datagram, stream) = (message("UDP"), message("TCP"));
+        let pushed = (0..1000).filter(|_| link.push(&datagram)).count();
+        assert!((270..300).contains(&pushed), "{pushed}");
+        assert!(link.push(&stream) && !link.push(&datagram) && !link.over.get());
+        while link.push(&stream) {
+            assert!(link.out.borrow().len() <= OUT_BOUND);
+        }
+        assert!(link.over.get(), "nobody repeats these");
+    }
 
     #[test]
     fn one_input_that_is_kept_does_not_stop_the_reader() {

@@ -35,7 +35,7 @@ pub struct Stats {
     pub queue_delay_us: AtomicU64,
     /// Messages written to proxies.
     pub sent: Output,
-    /// Messages for which there was no connection.
+    /// Messages for which there was no connection, or no room on it.
     pub unsent: Output,
     /// From the end of a turn to the store's acknowledgement.
     pub replication: Histogram<{ ACKNOWLEDGED.len() }>,

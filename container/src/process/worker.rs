@@ -359,8 +359,11 @@ impl Core {
     fn push(&self, connection: ConnectionId, bytes: &[u8], touched: &mut Vec<ConnectionId>) {
         match self.links.get(&connection) {
             Some(link) => {
-                self.stats.sent.count(bytes);
-                link.push(bytes);
+                if link.push(bytes) {
+                    self.stats.sent.count(bytes);
+                } else {
+                    self.stats.unsent.count(bytes);
+                }
                 if !touched.contains(&connection) {
                     touched.push(connection);
                 }

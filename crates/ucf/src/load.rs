@@ -3,6 +3,11 @@
 //! Open work is what a container reported plus what this proxy has sent it since. What was sent fades over one report
 //! interval instead of being forgotten at once: otherwise the container whose report came last would get everything until
 //! it caught up with the others.
+//!
+//! Overload: the longer a container lets its input wait, the smaller the part of new dialogs that it is given, from all of them at
+//! [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
+//! store is no overload. So the queue settles where what is admitted is what the container can do, whoever else sends: all
+//! proxies see the same queue, and none has to know of the others. In-dialog requests are never held back.
 
 use std::time::Duration;
 
@@ -20,11 +25,35 @@ const SILENT: Duration = Duration::from_millis(700);
 /// From this age on a report says nothing.
 const WORTHLESS: Duration = Duration::from_secs(2);
 
-/// A container whose oldest input has waited longer takes no new dialogs: it works on what callers have given up.
-const OVERLOAD: Duration = Duration::from_secs(2);
+/// A container whose oldest input has waited no longer than this is given any new dialog. Well above a turn and a write to a slow store.
+pub const EASY: Duration = Duration::from_millis(60);
+
+/// For each such time that it has waited longer, half as many. So at twice the capacity the queue settles at one of them above [`EASY`],
+/// at four times at two: below T1 (500 ms), when peers begin to repeat what is not answered. Not shorter, because reports are up to
+/// 100 ms old, and a limit that changes faster than it is seen to work swings.
+pub const HALVES: Duration = Duration::from_millis(100);
+
+/// One whose oldest input has waited longer than this is given none.
+pub const BUSY: Duration = Duration::from_millis(860);
+
+/// How long on end input has to wait longer than [`EASY`] before any new dialog is held back, and has to wait less before all are given
+/// again.
+pub const STALL: Duration = Duration::from_secs(1);
+
+/// The same for emergency calls: they are given up only with the container.
+const HOPELESS: Duration = Duration::from_secs(8);
 
 /// How long a fresh container gets less than its share: caches are cold and connections young.
 const RAMP: Duration = Duration::from_secs(10);
+
+/// How urgent a new dialog is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// As any.
+    Usual,
+    /// An emergency call (RFC 5031): refused last.
+    Emergency,
+}
 
 /// One transaction, in the units of [`Load::sent`].
 const ONE: u64 = 1 << 16;
@@ -34,8 +63,15 @@ struct Load {
     state: MemberState,
     /// Transactions in progress by the last report.
     open: u32,
-    /// How long its oldest input had waited.
+    /// How long its oldest input had waited by the last report.
     delay: Duration,
+    /// How long the oldest input of ours had waited when it was last looked at.
+    seen: Duration,
+    /// Since when that has been too long, or short, on end.
+    since: Instant,
+    is_long: bool,
+    /// It is overloaded.
+    sheds: bool,
     reported: Instant,
     active_since: Instant,
     /// Transactions sent, fading since `faded`.
@@ -59,15 +95,30 @@ impl Balancer {
         let state = report.state();
         let before = self.loads[at];
         let was_active = before.filter(|load| load.state == MemberState::Active);
-        self.loads[at] = Some(Load {
+        let delay = Duration::from_micros(report.queue_delay_us.into());
+        let mut load = Load {
             state,
             open: report.open_transactions,
-            delay: Duration::from_micros(report.queue_delay_us.into()),
+            delay,
+            seen: before.map_or(Duration::ZERO, |load| load.seen),
+            since: before.map_or(now, |load| load.since),
+            is_long: before.is_some_and(|load| load.is_long),
+            sheds: before.is_some_and(|load| load.sheds),
             reported: now,
             active_since: was_active.map_or(now, |load| load.active_since),
             sent: before.map_or(0, |load| load.sent),
             faded: before.map_or(now, |load| load.faded),
-        });
+        };
+        load.note(now);
+        self.loads[at] = Some(load);
+    }
+
+    /// How long the oldest input that this proxy has sent to a container has waited; to be told as often as containers report.
+    pub fn waited(&mut self, now: Instant, slot: Slot, waited: Duration) {
+        if let Some(Some(load)) = self.loads.get_mut(usize::from(slot.0)) {
+            load.seen = waited;
+            load.note(now);
+        }
     }
 
     /// A new transaction has been sent to a container.
@@ -92,18 +143,33 @@ impl Balancer {
     }
 
     /// The container for a new dialog: of two active ones that `random` picks, the one with less open work. Two, because many
-    /// proxies that all choose the least loaded one would run to it as a herd.
+    /// proxies that all choose the least loaded one would run to it as a herd. `waits` says of a container how long the oldest input
+    /// that this proxy has sent it has waited so far, or that it may take none. None if all of them have too much to do.
     #[must_use]
-    pub fn choose(&self, now: Instant, random: u64, may_take: impl Fn(Slot) -> bool) -> Option<Slot> {
+    pub fn choose(
+        &self,
+        now: Instant,
+        random: u64,
+        urgency: Urgency,
+        waits: impl Fn(Slot) -> Option<Duration>,
+    ) -> Option<Slot> {
+        // One draw for all containers: a call is refused only if even the one with the shortest queue would not take it.
+        let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        let takes = |slot: Slot, load: &Load| {
+            waits(slot).is_some_and(|waited| match urgency {
+                Urgency::Usual => !load.sheds || draw < admitted(waited.max(load.delay)),
+                Urgency::Emergency => waited.max(load.delay) < HOPELESS,
+            })
+        };
         self.choose_among(now, random, |slot, load| {
-            now.since(load.reported) < SILENT && may_take(slot)
+            now.since(load.reported) < SILENT && takes(slot, load)
         })
-        .or_else(|| self.choose_among(now, random, |slot, _| may_take(slot)))
+        .or_else(|| self.choose_among(now, random, takes))
     }
 
     fn choose_among(&self, now: Instant, random: u64, may_take: impl Fn(Slot, &Load) -> bool) -> Option<Slot> {
         let candidates = || {
-            let active = |load: &&Load| load.state == MemberState::Active && load.delay < OVERLOAD;
+            let active = |load: &&Load| load.state == MemberState::Active;
             self.loads.iter().enumerate().filter_map(move |(at, load)| {
                 let slot = Slot(at as u16);
                 load.as_ref().filter(active).map(|load| (slot, load))
@@ -129,6 +195,18 @@ impl Balancer {
 }
 
 impl Load {
+    /// Whether it is overloaded, by what was heard and seen last.
+    fn note(&mut self, now: Instant) {
+        let is_long = self.delay.max(self.seen) > EASY;
+        if is_long != self.is_long {
+            self.is_long = is_long;
+            self.since = now;
+        }
+        if now.since(self.since) >= STALL {
+            self.sheds = is_long;
+        }
+    }
+
     /// Open work; comparable, of no unit.
     fn score(&self, now: Instant, mean: u64) -> u64 {
         // The older the report, the more the container counts as like the others.
@@ -142,6 +220,18 @@ impl Load {
     fn faded_sent(&self, now: Instant) -> u64 {
         self.sent.saturating_mul(ONE - fraction(now.since(self.faded), REPORT)) / ONE
     }
+}
+
+/// The part of new dialogs, in parts of [`ONE`], for a container whose oldest input has waited this long.
+fn admitted(waited: Duration) -> u64 {
+    if waited >= BUSY {
+        return 0;
+    }
+    let over = waited.saturating_sub(EASY).as_micros() as u64;
+    let half = HALVES.as_micros() as u64;
+    let whole = ONE >> (over / half);
+    // Straight between the halvings.
+    whole - whole / 2 * (over % half) / half
 }
 
 /// `part` of `whole` in parts of [`ONE`], at most [`ONE`].
@@ -168,6 +258,10 @@ mod tests {
         }
     }
 
+    fn anybody(_: Slot) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
     fn spread(balancer: &mut Balancer, now: Instant, calls: u64) -> Vec<u64> {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let mut chosen = vec![0; balancer.loads.len()];
@@ -175,7 +269,7 @@ mod tests {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let slot = balancer.choose(now, random, |_| true).unwrap();
+            let slot = balancer.choose(now, random, Urgency::Usual, anybody).unwrap();
             balancer.sent(now, slot);
             chosen[usize::from(slot.0)] += 1;
         }
@@ -221,24 +315,89 @@ mod tests {
         balancer.report(now, Slot(0), &report(MemberState::Quiescing, 0));
         balancer.report(now, Slot(2), &report(MemberState::Joining, 0));
         for random in 0..100 {
-            assert_eq!(balancer.choose(now, random << 31, |_| true), Some(Slot(1)));
+            assert_eq!(
+                balancer.choose(now, random << 31, Urgency::Usual, anybody),
+                Some(Slot(1))
+            );
         }
-        assert_eq!(balancer.choose(now, 0, |slot| slot != Slot(1)), None);
+        assert_eq!(
+            balancer.choose(now, 0, Urgency::Usual, |slot| (slot != Slot(1))
+                .then_some(Duration::ZERO)),
+            None
+        );
         balancer.forget(Slot(1));
-        assert_eq!(balancer.choose(now, 0, |_| true), None);
+        assert_eq!(balancer.choose(now, 0, Urgency::Usual, anybody), None);
+    }
+
+    /// Reports these waits for as long as it takes to be believed.
+    fn overloaded(balancer: &mut Balancer, from: Instant, slot: u16, reported: Duration, seen: Duration) -> Instant {
+        let mut now = from;
+        while now.since(from) <= STALL {
+            let waits = Report {
+                queue_delay_us: reported.as_micros() as u32,
+                ..report(ACTIVE, 10)
+            };
+            balancer.report(now, Slot(slot), &waits);
+            balancer.waited(now, Slot(slot), seen);
+            now = now + REPORT;
+        }
+        now
     }
 
     #[test]
     fn an_overloaded_container_takes_nothing_new() {
         let (mut balancer, now) = warm(&[10, 10]);
-        let overloaded = Report {
-            queue_delay_us: 2_000_000,
-            ..report(ACTIVE, 0)
+        let now = overloaded(&mut balancer, now, 0, BUSY, EASY);
+        balancer.report(now, Slot(1), &report(ACTIVE, 100));
+        assert_eq!(balancer.choose(now, 0, Urgency::Usual, anybody), Some(Slot(1)));
+        let now = overloaded(&mut balancer, now, 1, BUSY, EASY);
+        balancer.report(
+            now,
+            Slot(0),
+            &Report {
+                queue_delay_us: BUSY.as_micros() as u32,
+                ..report(ACTIVE, 10)
+            },
+        );
+        let usual = balancer.choose(now, 0, Urgency::Usual, anybody);
+        assert_eq!(usual, None, "now the caller is told");
+        assert!(balancer.choose(now, 0, Urgency::Emergency, anybody).is_some());
+    }
+
+    #[test]
+    fn the_part_that_is_admitted_shrinks_with_the_wait_that_is_reported_or_seen() {
+        let part = |reported: Duration, seen: Duration| {
+            let (mut balancer, now) = warm(&[10]);
+            let now = overloaded(&mut balancer, now, 0, reported, seen);
+            let randoms = (0..1000_u64).map(|n| n.wrapping_mul(0x1234_5678_9abc_def1));
+            let chosen = randoms.filter(|random| {
+                let chosen = balancer.choose(now, *random, Urgency::Usual, |_| Some(seen));
+                chosen.is_some()
+            });
+            chosen.count()
         };
-        balancer.report(now, Slot(0), &overloaded);
-        assert_eq!(balancer.choose(now, 0, |_| true), Some(Slot(1)));
-        balancer.report(now, Slot(1), &overloaded);
-        assert_eq!(balancer.choose(now, 0, |_| true), None, "now the caller is told");
+        assert_eq!((part(EASY, EASY), part(BUSY, EASY), part(EASY, BUSY)), (1000, 0, 0));
+        for half in [part(EASY + HALVES, EASY), part(EASY, EASY + HALVES)] {
+            assert!((450..550).contains(&half), "{half}");
+        }
+    }
+
+    #[test]
+    fn a_short_stall_is_no_overload_and_a_short_rest_no_end_of_one() {
+        let (mut balancer, mut now) = warm(&[10]);
+        for (rest, taken) in [(false, true), (true, false)] {
+            for n in 0..30_u32 {
+                // Nine tenths of a second one way, then once the other way.
+                let is_odd = n % 10 == 9;
+                balancer.waited(now, Slot(0), if is_odd == rest { BUSY } else { EASY });
+                balancer.report(now, Slot(0), &report(ACTIVE, 10));
+                let chosen = balancer.choose(now, 0, Urgency::Usual, |_| Some(BUSY));
+                assert_eq!(chosen.is_some(), taken, "{n}");
+                now = now + REPORT;
+            }
+            now = overloaded(&mut balancer, now, 0, BUSY, BUSY);
+            balancer.report(now, Slot(0), &report(ACTIVE, 10));
+        }
     }
 
     #[test]
@@ -246,7 +405,11 @@ mod tests {
         let (mut balancer, now) = warm(&[10, 10]);
         let later = now + Duration::from_secs(1);
         balancer.report(later, Slot(1), &report(ACTIVE, 1000));
-        assert_eq!(balancer.choose(later, 0, |_| true), Some(Slot(1)));
-        assert_eq!(balancer.choose(later, 0, |slot| slot == Slot(0)), Some(Slot(0)));
+        assert_eq!(balancer.choose(later, 0, Urgency::Usual, anybody), Some(Slot(1)));
+        assert_eq!(
+            balancer.choose(later, 0, Urgency::Usual, |slot| (slot == Slot(0))
+                .then_some(Duration::ZERO)),
+            Some(Slot(0))
+        );
     }
 }

@@ -84,6 +84,14 @@ impl Window {
         self.bytes
     }
 
+    /// How long the oldest message has waited to be confirmed.
+    #[must_use]
+    pub fn waited(&self, now: Instant) -> Duration {
+        self.entries
+            .front()
+            .map_or(Duration::ZERO, |oldest| now.since(oldest.sent))
+    }
+
     /// Whether a message of this size may be added.
     #[must_use]
     pub fn has_room(&self, len: usize) -> bool {

@@ -22,6 +22,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Host names, other than the advertised addresses, under which clients reach the cluster.
     pub aliases: Vec<String>,
+    /// Numbers, besides `urn:service:sos` (RFC 5031), whose calls are refused last: user part of a sip, sips or tel URI.
+    pub emergency: Vec<String>,
     /// The lease L of members: output from memory whose heartbeat is older than 0.8 L is dropped.
     pub lease: Duration,
     /// Start of the generator that spreads choices and Retry-After; random.

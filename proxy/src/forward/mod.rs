@@ -336,6 +336,9 @@ impl Core {
     }
 
     fn beat(&mut self, now: Instant, effects: &mut Effects) {
+        for (slot, link) in self.containers.links_with_slots_mut() {
+            self.balancer.waited(now, slot, link.window.waited(now));
+        }
         let views = self.containers.views(now);
         for link in self.containers.links_mut() {
             let heartbeat = Heartbeat {

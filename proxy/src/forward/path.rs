@@ -8,10 +8,12 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sip::{Edit, HeaderName, Host, Instant, Message, Method, Via};
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
+use ucf::load::Urgency;
 use ucf::routing::{HEARTBEAT_HEADER, Slot};
 use ucf::token::Affinity;
 use ucf::transactions::Keys;
@@ -160,7 +162,7 @@ impl Core {
         };
         let partition = match named.or_else(|| request.named_dialog(&self.config.keyring)) {
             Some(partition) => partition,
-            None => match self.choose(now, &request.keys) {
+            None => match self.choose(now, request) {
                 Some(partition) => partition,
                 None if self.has_active() => return Err(Refusal::OVERLOADED),
                 None => return Err(Refusal::NO_CONTAINER),
@@ -171,20 +173,24 @@ impl Core {
     }
 
     /// A partition of the container with the least work.
-    fn choose(&mut self, now: Instant, keys: &Keys) -> Option<PartitionId> {
+    fn choose(&mut self, now: Instant, request: &Request<'_>) -> Option<PartitionId> {
         let random = self.random();
-        let has_room = |slot| {
-            self.containers
-                .link(slot)
-                .is_some_and(|link| link.window.has_room(MAX_MESSAGE))
+        let urgency = if request.is_emergency(&self.config.emergency) {
+            Urgency::Emergency
+        } else {
+            Urgency::Usual
         };
-        let may_take = |slot: Slot| has_room(slot) && !self.routing.owned(slot).is_empty();
-        let relayed = |slot: Slot| self.relayed(now, slot).is_some() && !self.routing.owned(slot).is_empty();
-        let direct = self.balancer.choose(now, random, may_take);
-        let slot = direct.or_else(|| self.balancer.choose(now, random, relayed))?;
+        let owns = |slot: Slot| !self.routing.owned(slot).is_empty();
+        let waits = |slot: Slot| {
+            let link = self.containers.link(slot).filter(|_| owns(slot))?;
+            link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))
+        };
+        let relayed = |slot: Slot| (owns(slot) && self.relayed(now, slot).is_some()).then_some(Duration::ZERO);
+        let direct = self.balancer.choose(now, random, urgency, waits);
+        let slot = direct.or_else(|| self.balancer.choose(now, random, urgency, relayed))?;
         self.balancer.sent(now, slot);
         let owned = self.routing.owned(slot);
-        Some(owned[(keys.transaction % owned.len() as u64) as usize])
+        Some(owned[(request.keys.transaction % owned.len() as u64) as usize])
     }
 
     /// RFC 3261 s16.4 and s16.6 towards a container.

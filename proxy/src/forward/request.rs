@@ -61,6 +61,19 @@ impl<'a> Request<'a> {
         makes && self.to_tag.is_none()
     }
 
+    /// Whether it begins an emergency call: to the service of RFC 5031, or to one of these numbers.
+    pub(super) fn is_emergency(&self, numbers: &[String]) -> bool {
+        const SERVICE: &[u8] = b"urn:service:sos";
+        let uri = self.message.request_uri_bytes();
+        if let Some((start, rest)) = uri.split_at_checked(SERVICE.len())
+            && start.eq_ignore_ascii_case(SERVICE)
+        {
+            return matches!(rest.first(), None | Some(b'.'));
+        }
+        let user = || self.message.request_uri().and_then(|uri| uri.user);
+        !numbers.is_empty() && user().is_some_and(|user| numbers.iter().any(|number| number.as_bytes() == user))
+    }
+
     /// The partition that the Request-URI names: it is the Contact of a container.
     pub(super) fn target_affinity(&self, keyring: &Keyring) -> Affinity {
         let uri = self.message.request_uri();

@@ -46,6 +46,7 @@ pub fn config(incarnation: u64) -> Config {
         keyring: keyring(),
         listeners: vec![listener("192.0.2.10"), listener("2001:db8::10")],
         aliases: vec!["sip.example.com".to_owned()],
+        emergency: vec!["112".to_owned()],
         lease: Duration::from_secs(1),
         entropy: 7,
         limits: Limits::default(),

@@ -79,6 +79,7 @@ impl Proxy {
                 port: local.port(),
             }],
             aliases: Vec::new(),
+            emergency: Vec::new(),
             lease: crate::sim::LEASE,
             entropy: ctx.rng.bits(),
             limits: Limits::default(),

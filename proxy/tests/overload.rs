@@ -1,0 +1,109 @@
+//! More calls than containers can take: new dialogs are refused first, what belongs to calls that are up never, emergency calls last.
+
+mod support;
+
+use std::time::Duration;
+
+use proxy::forward::LinkId;
+use support::{Proxy, config, fields, one, request, tag, udp};
+use ucf::PartitionId;
+
+const CALLER: &str = "192.0.2.1:5060";
+const URI: &str = "sip:bob@192.0.2.10";
+const TICK: Duration = Duration::from_millis(100);
+
+/// A proxy with a container that owns everything and has not confirmed anything for so long.
+fn waiting(time: Duration) -> (Proxy, LinkId) {
+    let mut proxy = Proxy::new(config(1));
+    let link = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    proxy.client(udp(CALLER), &call(0, URI));
+    assert_eq!(proxy.arrived(link).len(), 1);
+    for _ in 0..(time.as_millis() / TICK.as_millis()) {
+        proxy.wait(TICK);
+        proxy.active(link);
+    }
+    proxy.out();
+    (proxy, link)
+}
+
+fn call(n: usize, uri: &str) -> String {
+    request("INVITE", uri, &format!("c{n}"), "", "").replace("call-1@", &format!("call-{n}@"))
+}
+
+#[test]
+fn new_calls_are_refused_with_a_time_to_come_back() {
+    let (mut proxy, link) = waiting(Duration::from_secs(3));
+    for n in 1..20 {
+        proxy.client(udp(CALLER), &call(n, URI));
+        let (_, answer) = proxy.sent();
+        assert!(answer.starts_with("SIP/2.0 503 "), "{answer}");
+        assert_eq!(fields(&answer, "Retry-After").len(), 1);
+    }
+    assert!(proxy.arrived(link).is_empty());
+    proxy.confirm(link, 1, &[]);
+    proxy.wait(TICK * 13);
+    proxy.active(link);
+    proxy.client(udp(CALLER), &call(20, URI));
+    assert_eq!(proxy.arrived(link).len(), 1, "it has caught up");
+}
+
+#[test]
+fn a_moment_without_confirmations_refuses_nobody() {
+    let (mut proxy, link) = waiting(Duration::from_millis(900));
+    proxy.client(udp(CALLER), &call(1, URI));
+    assert_eq!(proxy.arrived(link).len(), 1);
+}
+
+#[test]
+fn what_belongs_to_calls_that_are_up_is_never_refused() {
+    let (mut proxy, link) = waiting(Duration::from_secs(5));
+    for method in ["INVITE", "ACK", "BYE", "INFO"] {
+        proxy.client(udp(CALLER), &request(method, URI, method, &tag(PartitionId(2)), ""));
+        assert!(one(proxy.arrived(link)).starts_with(method));
+    }
+    proxy.client(
+        udp(CALLER),
+        &request("CANCEL", URI, "c0", "", "").replace("call-1@", "call-0@"),
+    );
+    assert!(one(proxy.arrived(link)).starts_with("CANCEL"), "of the call that waits");
+}
+
+#[test]
+fn emergency_calls_are_refused_last() {
+    let (mut proxy, link) = waiting(Duration::from_secs(5));
+    for (n, uri) in [
+        "urn:service:sos",
+        "URN:service:sos.fire",
+        "sip:112@192.0.2.10",
+        "tel:112",
+    ]
+    .iter()
+    .enumerate()
+    {
+        proxy.client(udp(CALLER), &call(n + 1, uri));
+        assert_eq!(proxy.arrived(link).len(), 1, "{uri}");
+    }
+    for (n, uri) in ["urn:service:sosx", "urn:service:counseling", "sip:1123@192.0.2.10"]
+        .iter()
+        .enumerate()
+    {
+        proxy.client(udp(CALLER), &call(n + 10, uri));
+        assert!(
+            proxy.arrived(link).is_empty() && proxy.sent().1.starts_with("SIP/2.0 503"),
+            "{uri}"
+        );
+    }
+}
+
+#[test]
+fn a_container_that_is_behind_leaves_new_calls_to_the_others() {
+    let (mut proxy, slow) = waiting(Duration::from_secs(3));
+    let other = proxy.container(0xb, &[0, 1, 2, 3], 2);
+    for n in 1..20 {
+        proxy.client(udp(CALLER), &call(n, URI));
+        proxy.active(other);
+    }
+    assert!(proxy.arrived(slow).is_empty() && proxy.out().clients.is_empty());
+    // What waits in a partition that moved came along.
+    assert!(proxy.arrived(other).len() >= 19);
+}
