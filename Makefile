@@ -46,7 +46,7 @@ report: test-install ## Every fault with calls up, in full; writes docs/faults.m
 soak: test-install ## Calls with a fault every ten seconds for SOAK_SECONDS (600), then SIM_SEEDS (10000) simulated runs of each kind.
 	cargo build --workspace --bins
 	SIPCLUSTER_BIN_DIR=$(TARGET)/debug SOAK_SECONDS=$(SOAK_SECONDS) $(TARGET)/debug/soak
-	SIM_SEEDS=$(SIM_SEEDS) cargo test -p tests --test sim
+	SIM_SEEDS=$(SIM_SEEDS) cargo test --workspace --test sim
 
 bench: bench-install ## Measure, and write the report with this machine's figures.
 	cargo build --release -p cli -p proxy -p container -p tests --bins

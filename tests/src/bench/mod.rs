@@ -243,7 +243,10 @@ fn failover_section() -> anyhow::Result<Section> {
         Row::at_most("kill -9 to the first answer, median", millis(crash.median), 100.0, "ms"),
         Row::at_most("kill -9 to the first answer, worst", millis(crash.worst), 300.0, "ms"),
         Row::at_most("SIGSTOP to the first answer, worst", millis(freeze.worst), 1500.0, "ms"),
-        Row::plain("SIGSTOP to the first answer, median", short(millis(freeze.median)) + " ms"),
+        Row::plain(
+            "SIGSTOP to the first answer, median",
+            short(millis(freeze.median)) + " ms",
+        ),
         Row::plain(
             "dialogs of killed, and of frozen containers that were asked",
             format!("{}, {}", crash.count, freeze.count),
