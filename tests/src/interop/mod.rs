@@ -2,6 +2,7 @@
 //!
 //! - [`cluster::Cluster`] starts proxies, containers and Redis through `sipcluster up`, finds and kills them by pid, and leaves nothing behind;
 //! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
+//! - [`callee::Callees`] are those whom the cluster calls;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
@@ -9,6 +10,7 @@
 //! - [`soak`] does so for ten minutes;
 //! - [`figures`] turns what was measured into one line.
 
+pub mod callee;
 pub mod caller;
 pub mod cluster;
 pub mod figures;

@@ -8,10 +8,12 @@ mod faults;
 mod table;
 mod traffic;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::callee::Callees;
 use super::caller::{Caller, Transport};
 use super::cluster::{Cluster, Manifest};
 use super::network::Network;
@@ -26,6 +28,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 pub enum Application {
     /// Rings, answers, holds.
     Answer,
+    /// Calls a callee and connects both; the callee rings and answers.
+    B2bua,
 }
 
 impl Application {
@@ -34,6 +38,7 @@ impl Application {
     pub fn name(self) -> &'static str {
         match self {
             Self::Answer => "answer",
+            Self::B2bua => "b2bua",
         }
     }
 }
@@ -101,6 +106,7 @@ impl Cell {
     /// Runs it; the `number`th of the list has addresses of its own.
     pub fn run(&self, number: u8, load: Load, transport: Transport) -> anyhow::Result<Row> {
         let name = format!("matrix-{number}");
+        let callees = self.callees(number);
         let manifest = Manifest {
             // A handful of names in the life of a test.
             name: name.leak(),
@@ -108,9 +114,12 @@ impl Cell {
             ring: "3s",
             // Nobody refreshes; none shall end by itself.
             session: "30m",
+            b2bua: (self.application == Application::B2bua).then(|| callees.to_string()),
             ..Manifest::default()
         };
         let site = Site::start(self.fault, manifest)?;
+        // With `answer` nobody calls them.
+        let _callees = site.callees(callees, load.ring)?;
         let traffic = site.traffic(load, transport)?;
         let begun = Instant::now();
         self.happen(&site)?;
@@ -121,6 +130,14 @@ impl Cell {
         let row = Row { tally, whole };
         self.judge(&row).with_context(|| site.logs())?;
         Ok(row)
+    }
+
+    /// Where this cell's callees are.
+    fn callees(&self, number: u8) -> SocketAddr {
+        match self.fault {
+            Fault::Network(_) => SocketAddr::from((Network::CALLERS, 5070)),
+            _ => SocketAddr::from((Ipv4Addr::new(127, 0, 130, number + 201), 5070)),
+        }
     }
 
     fn happen(&self, site: &Site) -> anyhow::Result<()> {
@@ -182,6 +199,13 @@ impl Site {
         }
     }
 
+    fn callees(&self, at: SocketAddr, ring: Duration) -> anyhow::Result<Callees> {
+        match self {
+            Self::Machine(_) | Self::Clock(..) => Callees::start(at, ring),
+            Self::Network(network) => network.callers().within(|| Callees::start(at, ring)),
+        }
+    }
+
     fn settle(&self) -> anyhow::Result<()> {
         match self {
             Self::Machine(cluster) | Self::Clock(cluster, _) => cluster.settle(LIMIT).map(drop),
@@ -212,7 +236,7 @@ impl Site {
     }
 }
 
-/// Every application that is built in.
+/// The applications that are put to it. [`Application::B2bua`] is not yet: calls of its are lost by faults that lose none of `answer`'s.
 const APPLICATIONS: &[Application] = &[Application::Answer];
 
 /// All cells, application by application.

@@ -26,6 +26,9 @@ const FULL: Load = Load {
     ..BRIEF
 };
 
+/// Cells at a time: most of their time they wait.
+const THREADS: usize = 2;
+
 /// A cell that was run.
 type Done = (Cell, anyhow::Result<Row>);
 
@@ -45,7 +48,7 @@ pub fn main() -> ExitCode {
     let given = arguments
         .iter()
         .find_map(|argument| argument.strip_prefix("--test-threads="));
-    let threads = given.and_then(|number| number.parse().ok()).unwrap_or(2);
+    let threads = given.and_then(|number| number.parse().ok()).unwrap_or(THREADS);
     let left_out = count - chosen.len();
     println!("\nrunning {} cells, {} dialogs each", chosen.len(), BRIEF.dialogs);
     let begun = Instant::now();
@@ -65,9 +68,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The report: every cell at full load, one after another, into `docs/faults.md`.
+/// The report: every cell at full load, side by side as in the test, into `docs/faults.md`.
 pub fn report() -> anyhow::Result<ExitCode> {
-    let done = run((0..).zip(cells()).collect(), FULL, 1);
+    let done = run((0..).zip(cells()).collect(), FULL, THREADS);
     let page = page(&done);
     println!("{page}");
     std::fs::write(source_root().join("docs/faults.md"), page)?;

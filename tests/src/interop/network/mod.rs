@@ -52,6 +52,9 @@ struct Node {
 }
 
 impl Network {
+    /// Where the phones are.
+    pub const CALLERS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
     /// Makes the nodes, starts everything and waits until every container has its share of the partitions.
     pub fn start(manifest: Manifest) -> anyhow::Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
