@@ -42,7 +42,7 @@ struct Process {
 }
 
 enum Inbox {
-    Stream(ConnId, usize, Message),
+    Stream(ConnId, usize, Box<Message>),
     Datagram(Datagram),
 }
 
@@ -125,7 +125,7 @@ impl Proxy {
         }
         for item in std::mem::take(&mut process.inbox) {
             match item {
-                Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, message),
+                Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, *message),
                 Inbox::Datagram(datagram) => self.datagram(ctx, datagram),
             }
         }
@@ -165,7 +165,7 @@ impl Proxy {
         let (node, fences) = (self.node, self.fences);
         let Some(process) = &mut self.process else { return };
         if process.paused {
-            process.inbox.push(Inbox::Stream(conn, end, message));
+            process.inbox.push(Inbox::Stream(conn, end, Box::new(message)));
             return;
         }
         let now = process.clock.read(ctx.now);

@@ -34,7 +34,7 @@ struct Process {
 }
 
 enum Inbox {
-    Stream(ConnId, usize, Message),
+    Stream(ConnId, usize, Box<Message>),
     Datagram(Vec<u8>),
 }
 
@@ -126,7 +126,7 @@ impl Proxy {
         }
         for item in std::mem::take(&mut process.inbox) {
             match item {
-                Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, message),
+                Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, *message),
                 Inbox::Datagram(bytes) => self.datagram(ctx, bytes),
             }
         }
@@ -176,7 +176,7 @@ impl Proxy {
         let node = self.node;
         let Some(process) = &mut self.process else { return };
         if process.paused {
-            process.inbox.push(Inbox::Stream(conn, end, message));
+            process.inbox.push(Inbox::Stream(conn, end, Box::new(message)));
             return;
         }
         process.handle(ctx, node, conn, message);
