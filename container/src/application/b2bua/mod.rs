@@ -83,7 +83,9 @@ impl B2bua {
         let Some(hops) = wire.max_forwards().unwrap_or(70).checked_sub(1) else {
             return refuse(session, 483);
         };
-        let target = route.target.uri(wire.request_uri());
+        let Some(target) = route.target.uri(wire.request_uri()) else {
+            return refuse(session, 404);
+        };
         let header = |name| wire.header(name).unwrap_or_default();
         let invite = passed_on(Outgoing::new("INVITE"), request.message()).relaying(request.transaction());
         let call = Call::new(&target, header(HeaderName::From), header(HeaderName::To), invite);
@@ -114,6 +116,11 @@ impl B2bua {
             .dialogs()
             .find(|view| view.invite() == Some(request) && view.state() == DialogState::Early);
         let newcomer = newcomer.map(|view| view.number());
+        let has_ended = |dialog| session.dialog(dialog).is_none_or(|view| view.has_ended());
+        if newcomer.is_some() && response.dialog().is_none_or(has_ended) {
+            // Whom the newcomer was to talk to has left meanwhile.
+            return session.respond(request, Reply::new(480));
+        }
         session.respond(request, answer(response));
         let Some((newcomer, other)) = newcomer
             .zip(response.dialog())

@@ -144,15 +144,24 @@ impl TryFrom<String> for Target {
 }
 
 impl Target {
-    /// The Request-URI of a call to it: with the user part that was called, unless it has one of its own.
+    /// The Request-URI of a call to it: with the user part that was called, unless it has one of its own. `None` if what was called is no
+    /// user part: in front of the target it would name another one.
     #[must_use]
-    pub fn uri(&self, called: Option<Uri<'_>>) -> Vec<u8> {
+    pub fn uri(&self, called: Option<Uri<'_>>) -> Option<Vec<u8>> {
         let user = called.and_then(|uri| uri.user).filter(|_| !self.has_user);
         match (user, self.uri.split_once(':')) {
-            (Some(user), Some((scheme, rest))) => [scheme.as_bytes(), b":", user, b"@", rest.as_bytes()].concat(),
-            _ => self.uri.clone().into_bytes(),
+            (Some(user), Some((scheme, rest))) => user
+                .iter()
+                .all(is_of_a_user)
+                .then(|| [scheme.as_bytes(), b":", user, b"@", rest.as_bytes()].concat()),
+            _ => Some(self.uri.clone().into_bytes()),
         }
     }
+}
+
+/// RFC 3261 s25.1: unreserved, escaped and user-unreserved, without the `?` and `;` that some read as the end of it.
+fn is_of_a_user(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.!~*'()%&=+$,/".contains(byte)
 }
 
 #[cfg(test)]
@@ -204,13 +213,22 @@ mod tests {
     fn a_target_takes_the_user_that_was_called_unless_it_has_one() {
         let called = Uri::parse(b"sip:bob@example.org");
         let target = |text: &str| Target::try_from(text.to_owned());
-        let uri = |text: &str| String::from_utf8(target(text).expect(text).uri(called)).expect("text");
+        let uri = |text: &str| String::from_utf8(target(text).expect(text).uri(called).expect("a user")).expect("text");
         assert_eq!(
             uri("sip:10.0.0.7:5070;transport=tcp"),
             "sip:bob@10.0.0.7:5070;transport=tcp"
         );
         assert_eq!(uri("sip:desk@10.0.0.7"), "sip:desk@10.0.0.7");
         assert_eq!(uri("sip:[::1]:5070"), "sip:bob@[::1]:5070");
+        for hostile in [
+            "tel:x@198.51.100.1:5060?a",
+            "tel:+49@198.51.100.1?",
+            "tel:a:b",
+            "tel:a?b",
+        ] {
+            let called = Uri::parse(hostile.as_bytes());
+            assert_eq!(target("sip:10.0.0.7").expect("a target").uri(called), None, "{hostile}");
+        }
         for wrong in [
             "",
             "sip:example.org",
