@@ -674,3 +674,33 @@ fn a_place_that_nobody_has_cannot_be_taken() {
     );
     call.end();
 }
+
+#[test]
+fn a_callee_that_leaves_the_proxy_out_aims_nothing_at_others() {
+    let mut call = Call::begin("");
+    let ok = call.callee.respond(&call.world, 200, "", SDP);
+    let start = ok.find("Record-Route: ").expect("the proxy's");
+    let end = start + ok[start..].find("\r\n").expect("a line") + 2;
+    for nearest in [
+        "",
+        "Record-Route: <sip:192.0.2.1:5060;lr>\r\n",
+        "Record-Route: <sip:198.51.100.9;lr;fl=flow2>\r\n",
+    ] {
+        let mut call = Call::begin("");
+        let hostile = call.callee.respond(&call.world, 200, "", SDP);
+        let hostile = [&hostile[..start], nearest, &hostile[end..]].concat();
+        let hostile = hostile.replace(
+            "Contact: <sip:b1@203.0.113.7:5090>",
+            "Contact: <sip:b1@127.0.0.1:6379;transport=tcp>",
+        );
+        let out = call.give(&hostile);
+        let ack = find(&out, "ACK sip:b1@127.0.0.1:6379");
+        assert_eq!(
+            value(ack, HeaderName::Route),
+            "<sip:203.0.113.7:5090;lr>",
+            "{nearest}: {ack}"
+        );
+    }
+    let out = call.give(&ok);
+    assert!(value(find(&out, "ACK"), HeaderName::Route).contains("fl=flow2"));
+}

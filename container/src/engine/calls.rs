@@ -1,5 +1,7 @@
 //! Calls out: an INVITE outside of dialogs, its forks, and the end of it (RFC 3261 s13.2, s9.1).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use sip::dialog::{Dialog, DialogText, Facts, OutgoingInvite, Reaction, SessionTimer, UacEvent};
 use sip::transaction::Timers;
@@ -139,6 +141,12 @@ impl Actor<'_> {
         };
         session.dirty = true;
         let early = known.map(|at| &mut session.dialogs[at].dialog);
+        let way = (!self.comes_back_here(facts)).then(|| way_to(session.calls[at].invite.text().target));
+        let mut facts = Cow::Borrowed(facts);
+        if let Some(way) = &way {
+            facts.to_mut().record_route = way.iter().map(Vec::as_slice).collect();
+        }
+        let facts = facts.as_ref();
         let event = session.calls[at].invite.handle_response(self.now, facts, early);
         let known = known.map(|at| session.dialogs[at].number);
         match event {
@@ -165,6 +173,23 @@ impl Actor<'_> {
             UacEvent::Refused => self.refused(session, id, number, facts.status, message),
         }
         self.cancel_due(session, id);
+    }
+
+    /// Whether the dialog's requests will go by our proxy, on the flow that its Record-Route names. A callee that leaves that out, or puts
+    /// something else there, would aim what we send by its Contact at whomever it likes (invariant 5).
+    fn comes_back_here(&self, facts: &Facts<'_>) -> bool {
+        // The last one stands nearest to us: the route set of a caller is the reverse (RFC 3261 s12.1.2).
+        let nearest = facts.record_route.last().and_then(|route| NameAddr::parse(route));
+        let ours = format!("sip:{}", self.shared.advertised);
+        let (Some(nearest), Some(ours)) = (nearest.and_then(|route| route.uri()), Uri::parse(ours.as_bytes())) else {
+            return false;
+        };
+        let port = |uri: &Uri<'_>| uri.port.unwrap_or(5060);
+        let has = |name: &[u8]| nearest.params.get(name);
+        nearest.host == ours.host
+            && port(&nearest) == port(&ours)
+            && has(b"lr").is_some()
+            && has(b"fl").is_some_and(|flow| !flow.is_empty())
     }
 
     /// The call is over with its early dialogs.
@@ -226,7 +251,7 @@ impl Actor<'_> {
             return;
         };
         let (flow, call) = (client.flow.clone(), client.call);
-        if !ours || facts.cseq != client.cseq || session.dialogs.len() >= MAX_DIALOGS {
+        if !ours || facts.cseq != client.cseq || session.dialogs.len() >= MAX_DIALOGS || !self.comes_back_here(facts) {
             return;
         }
         let contact = self.shared.contact(self.partition.id, flow.reliable);
@@ -413,4 +438,18 @@ fn untagged(value: &[u8]) -> Option<Vec<u8>> {
 fn is_stream(target: &[u8]) -> bool {
     let transport = Uri::parse(target).and_then(|uri| uri.params.get(b"transport"));
     transport.is_some_and(|transport| transport.eq_ignore_ascii_case(b"tcp"))
+}
+
+/// The route set of a dialog whose callee has not put our proxy into it: where the call went, and no further.
+fn way_to(target: &[u8]) -> Option<Vec<u8>> {
+    let uri = Uri::parse(target)?;
+    let mut route = [b"<sip:", uri.host].concat();
+    if let Some(port) = uri.port {
+        route.extend_from_slice(format!(":{port}").as_bytes());
+    }
+    if let Some(transport) = uri.params.get(b"transport") {
+        route.extend_from_slice(&[b";transport=", transport].concat());
+    }
+    route.extend_from_slice(b";lr>");
+    Some(route)
 }
