@@ -241,9 +241,13 @@ impl Actor<'_> {
         let entropy = self.entropy.number();
         let policy = &self.shared.application.profile().session;
         let Some(slot) = session.dialog_mut(number) else { return };
-        slot.flow = flow_in_dialog(source, &wire, slot.dialog.text().routes);
+        let flow = flow_in_dialog(source, &wire, slot.dialog.text().routes);
         let mut effects = Vec::new();
         let verdict = slot.dialog.receive(self.now, facts, policy, entropy, &mut effects);
+        if matches!(verdict, Verdict::Process) {
+            // Not before: whoever repeats an old request from elsewhere does not move what we send.
+            slot.flow = flow;
+        }
         session.dirty = true;
         self.dialog_effects(session, number, None, effects);
         match verdict {
