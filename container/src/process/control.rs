@@ -532,6 +532,7 @@ impl Control {
     }
 
     fn report(&mut self, heartbeat: u64, state: ucf::wire::MemberState) -> Report {
+        let now = self.now();
         let mut report = Report {
             heartbeat,
             state: state.into(),
@@ -542,8 +543,8 @@ impl Control {
             let (_, holdings) = stats.engine();
             report.open_transactions += holdings.open_transactions as u32;
             report.dialogs += holdings.dialogs as u32;
-            let delay = stats.queue_delay_us.load(std::sync::atomic::Ordering::Relaxed);
-            report.queue_delay_us = report.queue_delay_us.max(delay as u32);
+            let delay = stats.queue_delay(now).as_micros();
+            report.queue_delay_us = report.queue_delay_us.max(u32::try_from(delay).unwrap_or(u32::MAX));
         }
         report
     }

@@ -28,11 +28,18 @@ const ACKNOWLEDGED: [Duration; 12] = [
     Duration::from_secs(5),
 ];
 
+/// How long the delay of a turn says something about the next one: two reports.
+const NEWS: Duration = Duration::from_millis(200);
+
 /// One worker's.
 #[derive(Debug)]
 pub struct Stats {
     /// How long the first input of the last turn had waited.
     pub queue_delay_us: AtomicU64,
+    /// When that turn ended.
+    turn_ended_us: AtomicU64,
+    /// Since when the first input of the open turn waits; 0 if there is none.
+    waiting_since_us: AtomicU64,
     /// Messages written to proxies.
     pub sent: Output,
     /// Messages for which there was no connection, or no room on it.
@@ -68,6 +75,8 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             queue_delay_us: AtomicU64::new(0),
+            turn_ended_us: AtomicU64::new(0),
+            waiting_since_us: AtomicU64::new(0),
             sent: Output::default(),
             unsent: Output::default(),
             replication: Histogram::new(&ACKNOWLEDGED),
@@ -78,6 +87,42 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// An input waits for its turn from now on; only the first of a turn counts. Called by the worker alone, as are the next two.
+    pub fn input_waits(&self, now: Instant) {
+        if self.waiting_since_us.load(Ordering::Relaxed) == 0 {
+            self.waiting_since_us.store(now.as_micros().max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The turn that was open has ended.
+    pub fn turn_ended(&self, now: Instant) {
+        let since = self.waiting_since_us.swap(0, Ordering::Relaxed);
+        if since > 0 {
+            let delay = now.as_micros().saturating_sub(since);
+            self.queue_delay_us.store(delay, Ordering::Relaxed);
+            self.turn_ended_us.store(now.as_micros(), Ordering::Relaxed);
+        }
+    }
+
+    /// What came is kept elsewhere, for a partition that stands still: it waits for no turn.
+    pub fn nothing_waits(&self) {
+        self.waiting_since_us.store(0, Ordering::Relaxed);
+    }
+
+    /// How long inputs wait for their turn: of the last turn as long as that is news, and of the open one so far. A worker that has had nothing
+    /// to do for a moment is not late, whatever its last turn was.
+    pub fn queue_delay(&self, now: Instant) -> Duration {
+        let since = |at: u64| Duration::from_micros(now.as_micros().saturating_sub(at));
+        let last = match since(self.turn_ended_us.load(Ordering::Relaxed)) {
+            age if age < NEWS => Duration::from_micros(self.queue_delay_us.load(Ordering::Relaxed)),
+            _ => Duration::ZERO,
+        };
+        match self.waiting_since_us.load(Ordering::Relaxed) {
+            0 => last,
+            open => last.max(since(open)),
+        }
+    }
+
     /// Sets the engine's part, if it is time; else says when it will be.
     pub fn publish(&self, now: Instant, engine: &Engine) -> Option<Instant> {
         let next = Instant::from_micros(self.at.load(Ordering::Relaxed)) + EVERY;
@@ -92,5 +137,38 @@ impl Stats {
     /// The engine's part.
     pub fn engine(&self) -> (Counters, Holdings) {
         *self.engine.lock().expect("nobody panics with it in hand")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_nothing_to_do_is_not_late() {
+        let at = |millis: u64| Instant::from_micros(millis * 1000);
+        let millis = Duration::from_millis;
+        let stats = Stats::default();
+        stats.input_waits(at(1000));
+        stats.input_waits(at(1500));
+        assert_eq!(
+            stats.queue_delay(at(1900)),
+            millis(900),
+            "the open turn, from its first input on"
+        );
+        stats.turn_ended(at(2000));
+        assert_eq!(
+            stats.queue_delay(at(2100)),
+            millis(1000),
+            "the turn that has just ended"
+        );
+        assert_eq!(stats.queue_delay(at(2200)), Duration::ZERO, "nothing has come since");
+        stats.input_waits(at(3000));
+        stats.nothing_waits();
+        assert_eq!(
+            stats.queue_delay(at(4000)),
+            Duration::ZERO,
+            "what a frozen partition keeps"
+        );
     }
 }

@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Leaving, Write, WriteOutcome};
@@ -73,8 +72,6 @@ struct Core {
     links: HashMap<ConnectionId, Rc<SipLink>>,
     directory: Arc<Directory>,
     stats: Arc<Stats>,
-    /// When the oldest input of the open turn came.
-    waiting_since: Option<Instant>,
     confirm_at: Option<Instant>,
     flows_at: Instant,
     publish_at: Option<Instant>,
@@ -113,7 +110,7 @@ impl Worker {
     pub fn handle_sip(&self, input: Input, proxy: ProxyId, message: OwnedMessage) {
         let now = self.now();
         let mut core = self.core.borrow_mut();
-        core.waiting_since.get_or_insert(now);
+        core.stats.input_waits(now);
         core.engine.handle_sip(now, input, proxy, message);
         self.wake.notify_one();
     }
@@ -151,7 +148,6 @@ pub async fn run(parts: Parts, listener: Listener) {
         links: HashMap::new(),
         directory: Arc::default(),
         stats,
-        waiting_since: None,
         confirm_at: None,
         flows_at: Instant::default(),
         publish_at: None,
@@ -274,11 +270,11 @@ impl Core {
     }
 
     fn end_one(&mut self, now: Instant) -> Option<Batch> {
-        let turn = self.engine.end_turn(now)?;
-        if let Some(since) = self.waiting_since.take() {
-            let delay = now.since(since).as_micros() as u64;
-            self.stats.queue_delay_us.store(delay, Ordering::Relaxed);
-        }
+        let Some(turn) = self.engine.end_turn(now) else {
+            self.stats.nothing_waits();
+            return None;
+        };
+        self.stats.turn_ended(now);
         let count = turn.writes.len();
         Some(Batch {
             turn: turn.number,
@@ -478,7 +474,7 @@ impl Worker {
         for mail in mail.drain(..) {
             match mail {
                 ToWorker::Messages(messages) => {
-                    core.waiting_since.get_or_insert(now);
+                    core.stats.input_waits(now);
                     for (input, proxy, message) in messages {
                         core.engine.handle_sip(now, input, proxy, message);
                     }
