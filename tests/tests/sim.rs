@@ -114,6 +114,10 @@ fn no_seed_of_the_real_parts_violates_an_invariant() {
         seen.claims > 0 && seen.hand_overs > 0 && seen.refused > 0 && seen.calls > 0,
         "{seen:?}"
     );
+    assert!(
+        seen.from_memory > 0 && seen.fenced > 0 && seen.cancels > 0 && seen.compared > 0,
+        "{seen:?}"
+    );
 }
 
 fn finds_a_violation(broken: Broken) {
