@@ -94,10 +94,15 @@ impl Network {
     }
 
     fn write_endpoints(&self) -> anyhow::Result<()> {
-        let containers = self.nodes.iter().filter(|node| node.name.starts_with("container"));
-        let endpoints = containers.map(|node| {
-            let address = node.place.0.address;
-            json!({ "name": node.name, "sip": format!("{address}:6060"), "ucf": format!("{address}:6061") })
+        let endpoints = self.nodes.iter().filter_map(|node| {
+            let (name, address) = (&node.name, node.place.0.address);
+            match name.split('-').next() {
+                Some("container") => {
+                    Some(json!({ "name": name, "sip": format!("{address}:6060"), "ucf": format!("{address}:6061") }))
+                }
+                Some("proxy") => Some(json!({ "name": name, "ucf": format!("{address}:6062") })),
+                _ => None,
+            }
         });
         let text = serde_json::to_vec(&endpoints.collect::<Vec<_>>())?;
         Ok(std::fs::write(self.files.join("endpoints.json"), text)?)
@@ -147,6 +152,8 @@ impl Network {
             &format!("udp:{address}:{SIP}"),
             "--listen",
             &format!("tcp:{address}:{SIP}"),
+            "--ucf",
+            &format!("{address}:6062"),
         ]);
         command.arg("--endpoints").arg(self.files.join("endpoints.json"));
         command.args(["--workers", &self.manifest.proxy_workers.to_string()]);
