@@ -158,7 +158,7 @@ fn expect_no_takeover(cluster: &Cluster) -> anyhow::Result<()> {
         let metrics = http::get(part.admin.context("an admin port")?, "/metrics")?;
         let line = metrics
             .lines()
-            .find(|line| line.starts_with("sipcluster_container_takeovers_total"));
+            .find(|line| line.starts_with("sipcluster_container_takeover_seconds_count"));
         let count = line.context("takeovers are counted")?.rsplit(' ').next();
         ensure!(count == Some("0"), "{}: {line:?}\n{}", part.name, cluster.logs());
     }
