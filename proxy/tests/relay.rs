@@ -30,6 +30,8 @@ struct Pair {
     /// What left for clients: through the first, and through the second.
     clients: (Vec<Sent>, Vec<Sent>),
     joined: bool,
+    /// Links that the first wants closed.
+    closed: Vec<LinkId>,
 }
 
 fn hello(incarnation: u64) -> Hello {
@@ -58,6 +60,7 @@ impl Pair {
             links,
             clients,
             joined,
+            closed: Vec::new(),
         }
     }
 
@@ -66,6 +69,7 @@ impl Pair {
         loop {
             let (cut, other) = (self.cut.out(), self.other.out());
             self.clients.0.extend(cut.clients);
+            self.closed.extend(cut.closed);
             self.clients.1.extend(other.clients);
             let of = |frames: Vec<(LinkId, Body)>, link| frames.into_iter().filter(move |(to, _)| *to == link);
             let to_other: Vec<_> = of(cut.frames, self.links.0).collect();
@@ -237,6 +241,37 @@ fn a_peer_that_falls_silent_carries_nothing_more() {
         ),
         (2, 1)
     );
+}
+
+/// Its packets are dropped: no connection ends by itself.
+#[test]
+fn a_container_that_is_silent_for_one_proxy_alone_is_reached_through_the_other() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    let cut = pair.cut.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &in_dialog("BYE", 2));
+    let mut waited = Duration::ZERO;
+    while waited < Duration::from_secs(2) {
+        pair.other.active(a);
+        pair.wait(TICK);
+        waited += TICK;
+        if pair.closed == [cut] {
+            pair.closed.clear();
+            pair.cut.down(cut);
+        }
+    }
+    assert_eq!(pair.cut.forwarder.counters().relayed, 1);
+    assert!(one(pair.other.arrived(a)).starts_with("BYE"));
+}
+
+#[test]
+fn a_link_is_not_given_up_for_a_container_that_is_silent_for_all() {
+    let mut pair = Pair::new();
+    pair.other.container(A, &ALL, 1);
+    pair.cut.container(A, &ALL, 1);
+    pair.wait(Duration::from_secs(5));
+    assert_eq!(pair.closed, []);
 }
 
 #[test]

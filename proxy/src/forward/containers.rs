@@ -22,6 +22,10 @@ const FORGET: Duration = Duration::from_secs(60);
 /// long been claimed by others.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// The same if another proxy hears it: only our path is cut, and what is for it goes through the other from then on. Long enough for the
+/// other to say so were the container silent for all.
+const CUT_OFF: Duration = Duration::from_secs(1);
+
 /// Bits of a link's id that are its slot; `ucf::routing::MAX_MEMBERS` fits.
 const SLOT_BITS: u32 = 10;
 
@@ -169,10 +173,21 @@ impl Containers {
     }
 
     /// Links that have been silent for too long.
-    pub(super) fn silent(&self, now: Instant) -> impl Iterator<Item = (LinkId, &'static str)> {
+    pub(super) fn silent(
+        &self,
+        now: Instant,
+        is_heard_by_others: impl Fn(Incarnation) -> bool,
+    ) -> impl Iterator<Item = (LinkId, &'static str)> {
         self.by_slot.iter().flatten().filter_map(move |container| {
             let link = container.link.as_ref()?;
-            (now.since(container.heard) >= SILENCE).then_some((link.id, "silent for ten seconds"))
+            let reason = match now.since(container.heard) {
+                silence if silence >= SILENCE => "silent for ten seconds",
+                silence if silence >= CUT_OFF && is_heard_by_others(container.incarnation) => {
+                    "silent, but not for others"
+                }
+                _ => return None,
+            };
+            Some((link.id, reason))
         })
     }
 

@@ -360,7 +360,8 @@ impl Core {
                 body: Body::Heartbeat(heartbeat),
             });
         }
-        for (link, reason) in self.containers.silent(now).chain(self.peers.silent(now)) {
+        let silent = self.containers.silent(now, |container| self.peers.reach(container));
+        for (link, reason) in silent.chain(self.peers.silent(now)) {
             effects.push(Effect::Close { link, reason });
         }
     }
