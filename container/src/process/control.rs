@@ -76,6 +76,8 @@ pub struct Control {
 }
 
 struct Link {
+    /// How long the store took to answer last.
+    store_took: Duration,
     out: Sender<Body>,
     whose: Whose,
 }
@@ -113,6 +115,7 @@ impl Control {
     /// Runs until the member has left or something failed.
     pub async fn run(mut self, mut inputs: Inputs) -> Ending {
         loop {
+            store_took: Duration::ZERO,
             self.perform();
             if let Some(ending) = self.ending.take() {
                 return ending;
@@ -536,6 +539,7 @@ impl Control {
         let mut report = Report {
             heartbeat,
             state: state.into(),
+            StoreEvent::Took(took) => self.store_took = took,
             cpu_permille: self.cpu.permille(),
             ..Report::default()
         };
@@ -570,5 +574,6 @@ impl Control {
             Event::HandOverWithdrawn { partition, to } => info!(%partition, %to, "hand-over taken back"),
             Event::Removed { member } => info!(%member, "a container was taken off the list"),
         }
+            store_us: u32::try_from(self.store_took.as_micros()).unwrap_or(u32::MAX),
     }
 }

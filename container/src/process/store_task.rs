@@ -29,6 +29,8 @@ pub enum Ask {
 
 /// What came of it.
 pub enum StoreEvent {
+    /// How long the store took to answer a pipeline.
+    Took(Duration),
     /// The store's time.
     Clock { at: Instant, millis: u64 },
     /// An answer.
@@ -74,7 +76,8 @@ pub async fn run(
             }
         };
         match outcome {
-            Some(Ok((clock, answers))) => {
+            Some(Ok((clock, took, answers))) => {
+                let _ = events.send(StoreEvent::Took(took));
                 // The first one is better than none; the next will tell how wrong it was.
                 let good = |took: Duration| took <= CLOCK_PATIENCE || clock_at.is_none();
                 if let Some((at, millis, _)) = clock.filter(|(.., took)| good(*took)) {
@@ -99,7 +102,7 @@ pub async fn run(
     }
 }
 
-type Outcome = Result<(Option<(Instant, u64, Duration)>, Vec<Answer>), crate::store::Lost>;
+type Outcome = Result<(Option<(Instant, u64, Duration)>, Duration, Vec<Answer>), crate::store::Lost>;
 
 async fn ask_store(
     store: &mut Store,
@@ -117,7 +120,9 @@ async fn ask_store(
         None
     };
     let requests: Vec<StoreRequest> = chunk.iter().map(|(_, request)| request.clone()).collect();
-    Ok((clock, store.ask(&requests).await?))
+    let before = super::since(start);
+    let answers = store.ask(&requests).await?;
+    Ok((clock, super::since(start).since(before), answers))
 }
 
 /// Gathers what is asked meanwhile; `true` when what is under way is given up, `false` at the end.

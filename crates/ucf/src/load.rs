@@ -40,6 +40,10 @@ pub const BUSY: Duration = Duration::from_millis(860);
 /// again.
 pub const STALL: Duration = Duration::from_secs(1);
 
+/// What of a wait is the store's, at most. A turn waits for the writes of the one before it and then for its own, so twice what the store
+/// takes to answer is no sign of too much to do: refusing calls would not make it shorter.
+const STORE: Duration = Duration::from_millis(250);
+
 /// The same for emergency calls: they are given up only with the container.
 const HOPELESS: Duration = Duration::from_secs(8);
 
@@ -65,6 +69,8 @@ struct Load {
     open: u32,
     /// How long its oldest input had waited by the last report.
     delay: Duration,
+    /// What of a wait is the store's.
+    store: Duration,
     /// How long the oldest input of ours had waited when it was last looked at.
     seen: Duration,
     /// Since when that has been too long, or short, on end.
@@ -100,6 +106,9 @@ impl Balancer {
             state,
             open: report.open_transactions,
             delay,
+            store: Duration::from_micros(report.store_us.into())
+                .saturating_mul(2)
+                .min(STORE),
             seen: before.map_or(Duration::ZERO, |load| load.seen),
             since: before.map_or(now, |load| load.since),
             is_long: before.is_some_and(|load| load.is_long),
@@ -157,8 +166,8 @@ impl Balancer {
         let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         let takes = |slot: Slot, load: &Load| {
             waits(slot).is_some_and(|waited| match urgency {
-                Urgency::Usual => !load.sheds || draw < admitted(waited.max(load.delay)),
-                Urgency::Emergency => waited.max(load.delay) < HOPELESS,
+                Urgency::Usual => !load.sheds || draw < admitted(load.wait(waited)),
+                Urgency::Emergency => load.wait(waited) < HOPELESS,
             })
         };
         self.choose_among(now, random, |slot, load| {
@@ -197,7 +206,7 @@ impl Balancer {
 impl Load {
     /// Whether it is overloaded, by what was heard and seen last.
     fn note(&mut self, now: Instant) {
-        let is_long = self.delay.max(self.seen) > EASY;
+        let is_long = self.wait(self.seen) > EASY;
         if is_long != self.is_long {
             self.is_long = is_long;
             self.since = now;
@@ -205,6 +214,11 @@ impl Load {
         if now.since(self.since) >= STALL {
             self.sheds = is_long;
         }
+    }
+
+    /// How long its oldest input has waited for it: what it says itself or what we see, without the store's part.
+    fn wait(&self, seen: Duration) -> Duration {
+        self.delay.max(seen).saturating_sub(self.store)
     }
 
     /// Open work; comparable, of no unit.
@@ -380,6 +394,28 @@ mod tests {
         for half in [part(EASY + HALVES, EASY), part(EASY, EASY + HALVES)] {
             assert!((450..550).contains(&half), "{half}");
         }
+    }
+
+    #[test]
+    fn a_slow_store_is_no_overload() {
+        let chosen = |store: Duration, seen: Duration| {
+            let (mut balancer, mut now) = warm(&[10]);
+            for _ in 0..30 {
+                let slow = Report {
+                    queue_delay_us: 100_000,
+                    store_us: store.as_micros() as u32,
+                    ..report(ACTIVE, 10)
+                };
+                balancer.report(now, Slot(0), &slow);
+                balancer.waited(now, Slot(0), seen);
+                now = now + REPORT;
+            }
+            balancer.choose(now, 0xffff, Urgency::Usual, |_| Some(seen)).is_some()
+        };
+        let millis = Duration::from_millis;
+        assert!(chosen(millis(100), millis(210)), "two rounds of the store");
+        assert!(!chosen(millis(1), millis(210)), "not the store's");
+        assert!(!chosen(millis(100), BUSY + STORE), "nor this, whatever the store takes");
     }
 
     #[test]

@@ -123,6 +123,9 @@ pub struct Report {
     /// CPU used since the last report, in thousandths of one core.
     #[prost(uint32, tag = "6")]
     pub cpu_permille: u32,
+    /// How long the store took to answer last, in microseconds.
+    #[prost(uint32, tag = "7")]
+    pub store_us: u32,
 }
 
 /// Where a container stands between start and end.
