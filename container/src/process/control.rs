@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::engine::{Announcement, ConnectionId, DueFlow};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
+use sip::Instant;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 use ucf::member::{Effect, Event, LinkEnd, Member, Notice};
@@ -55,6 +56,9 @@ pub enum Ending {
     Failed(String),
 }
 
+/// A proxy that has not been heard for as long takes no output while another can.
+const SILENT: Duration = Duration::from_millis(700);
+
 /// The control task.
 pub struct Control {
     parts: Parts,
@@ -72,12 +76,12 @@ pub struct Control {
     failing: HashSet<usize>,
     asking: Vec<(ucf::member::RequestId, StoreRequest)>,
     cpu: super::cpu::Cpu,
+    /// How long the store took to answer last.
+    store_took: Duration,
     ending: Option<Ending>,
 }
 
 struct Link {
-    /// How long the store took to answer last.
-    store_took: Duration,
     out: Sender<Body>,
     whose: Whose,
 }
@@ -93,6 +97,9 @@ struct Proxy {
     sip: String,
     name: String,
     connection: Option<ConnectionId>,
+    heard: Instant,
+    /// It has not been heard for so long that what is for it goes through another one.
+    is_silent: bool,
 }
 
 impl Control {
@@ -108,6 +115,7 @@ impl Control {
             failing: HashSet::new(),
             asking: Vec::new(),
             cpu: super::cpu::Cpu::default(),
+            store_took: Duration::ZERO,
             ending: None,
         }
     }
@@ -115,7 +123,6 @@ impl Control {
     /// Runs until the member has left or something failed.
     pub async fn run(mut self, mut inputs: Inputs) -> Ending {
         loop {
-            store_took: Duration::ZERO,
             self.perform();
             if let Some(ending) = self.ending.take() {
                 return ending;
@@ -158,7 +165,7 @@ impl Control {
         }
     }
 
-    fn now(&self) -> sip::Instant {
+    fn now(&self) -> Instant {
         super::since(self.parts.start)
     }
 
@@ -284,7 +291,12 @@ impl Control {
             LinkEvent::Frame { link, body } => {
                 let now = self.now();
                 match self.links.get(&link).map(|link| link.whose) {
-                    Some(Whose::Proxy(proxy)) => self.parts.member.handle_proxy_frame(now, proxy, body),
+                    Some(Whose::Proxy(proxy)) => {
+                        if matches!(body, Body::Heartbeat(_)) {
+                            self.heard(now, proxy);
+                        }
+                        self.parts.member.handle_proxy_frame(now, proxy, body);
+                    }
                     Some(Whose::Member(member)) => self.parts.member.handle_peer_frame(now, member, body),
                     None => {}
                 }
@@ -296,6 +308,24 @@ impl Control {
                     self.parts.member.handle_peer_end(now, member, end);
                 }
             }
+        }
+    }
+
+    /// A proxy has been heard. Those that have not been for long, while this one was, are behind a cut or frozen: nothing is sent on their
+    /// connections, which would end by themselves only in minutes.
+    fn heard(&mut self, now: Instant, id: ProxyId) {
+        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        proxy.heard = now;
+        let mut changed = std::mem::take(&mut proxy.is_silent);
+        for proxy in self.proxies.values_mut().filter(|proxy| !proxy.is_silent) {
+            proxy.is_silent = now.since(proxy.heard) >= SILENT;
+            if proxy.is_silent {
+                info!(name = %proxy.name, "a proxy is silent: output goes through others");
+            }
+            changed |= proxy.is_silent;
+        }
+        if changed {
+            self.spread_directory();
         }
     }
 
@@ -339,6 +369,8 @@ impl Control {
             sip: hello.sip.clone(),
             name: hello.name.clone(),
             connection: None,
+            heard: now,
+            is_silent: false,
         };
         self.proxies.insert(id, proxy);
         self.parts.member.handle_proxy_up(now, id);
@@ -363,6 +395,7 @@ impl Control {
         let all = self
             .proxies
             .iter()
+            .filter(|(_, proxy)| !proxy.is_silent)
             .filter_map(|(id, proxy)| Some((*id, proxy.connection?)))
             .collect();
         let directory = Arc::new(Directory::new(all));
@@ -506,6 +539,7 @@ impl Control {
     fn on_store(&mut self, event: StoreEvent) {
         let now = self.now();
         match event {
+            StoreEvent::Took(took) => self.store_took = took,
             StoreEvent::Clock { at, millis } => {
                 for worker in self.parts.workers.iter() {
                     let _ = worker.send(ToWorker::Clock { at, millis });
@@ -539,8 +573,8 @@ impl Control {
         let mut report = Report {
             heartbeat,
             state: state.into(),
-            StoreEvent::Took(took) => self.store_took = took,
             cpu_permille: self.cpu.permille(),
+            store_us: u32::try_from(self.store_took.as_micros()).unwrap_or(u32::MAX),
             ..Report::default()
         };
         for stats in &self.parts.stats {
@@ -574,6 +608,5 @@ impl Control {
             Event::HandOverWithdrawn { partition, to } => info!(%partition, %to, "hand-over taken back"),
             Event::Removed { member } => info!(%member, "a container was taken off the list"),
         }
-            store_us: u32::try_from(self.store_took.as_micros()).unwrap_or(u32::MAX),
     }
 }
