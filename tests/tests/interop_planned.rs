@@ -22,18 +22,10 @@ const RING: Duration = Duration::from_secs(1);
 /// Dialogs that stand through all moves.
 const DIALOGS: usize = 300;
 
-/// A command of `sipcluster` on this cluster.
-fn command(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(binaries()?.join("sipcluster"));
-    command.current_dir(cluster.files()).args(arguments);
-    command.arg("--state-dir").arg(cluster.files().join("state"));
-    Ok(command)
-}
-
 /// Runs a command, and `meanwhile` again and again until it has ended; what it said.
 fn run(cluster: &Cluster, arguments: &[&str], mut meanwhile: impl FnMut()) -> anyhow::Result<String> {
     let log = cluster.files().join("command.log");
-    let mut process = Process::start(&mut command(cluster, arguments)?, &log)?;
+    let mut process = Process::start(&mut cluster.command(arguments), &log)?;
     let deadline = Instant::now() + LIMIT;
     let status = loop {
         meanwhile();
@@ -225,10 +217,10 @@ fn no_planned_move_loses_or_refuses_a_call() -> anyhow::Result<()> {
     );
 
     let before = after;
-    let manifest = std::fs::read_to_string(cluster.files().join("sipcluster.yaml"))?;
-    let changed = manifest.replace("ring: 1s", "ring: 900ms");
-    let changed = changed.replacen("proxies:\n    replicas: 2", "proxies:\n    replicas: 3", 1);
-    std::fs::write(cluster.files().join("changed.yaml"), changed)?;
+    cluster.write_changed("changed.yaml", |spec| {
+        spec["application"]["answer"]["ring"] = "900ms".into();
+        spec["proxies"]["replicas"] = 3.into();
+    })?;
     load.during(&cluster, &["apply", "-f", "changed.yaml"])?;
     let after = cluster.status()?;
     assert_eq!(sizes(&after), (3, 3));
@@ -344,9 +336,7 @@ fn a_container_that_cannot_hand_over_says_at_its_deadline_what_is_left() -> anyh
         caller.invite();
     });
     caller.all_answered(LIMIT)?;
-    let manifest = std::fs::read_to_string(cluster.files().join("sipcluster.yaml"))?;
-    let short = manifest.replace("  containers:\n", "  containers:\n    quiesce: 100ms\n");
-    std::fs::write(cluster.files().join("short.yaml"), short)?;
+    cluster.write_changed("short.yaml", |spec| spec["containers"]["quiesce"] = "100ms".into())?;
     run(&cluster, &["apply", "-f", "short.yaml"], || {
         caller.pump(Duration::from_millis(5))
     })?;

@@ -223,17 +223,30 @@ impl Cluster {
             files,
             binaries: binaries()?,
         };
-        let up = cluster.command(&["up", "--detach", "-f", "sipcluster.yaml"])?;
+        let up = cluster.run(&["up", "--detach", "-f", "sipcluster.yaml"])?;
         ensure!(up.status.success(), "sipcluster up: {}\n{}", text(&up), cluster.logs());
         cluster.settle(START)?;
         Ok(cluster)
     }
 
-    fn command(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+    /// `sipcluster` with these arguments, about this cluster.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.join("sipcluster"));
         command.current_dir(&self.files).args(arguments);
         command.arg("--state-dir").arg(self.files.join("state"));
-        command.output().context("sipcluster does not start")
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        self.command(arguments).output().context("sipcluster does not start")
+    }
+
+    /// Writes a manifest of this cluster, with changes, for `sipcluster apply -f FILE`.
+    pub fn write_changed(&self, file: &str, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
+        let mut manifest: Value = serde_json::from_str(&self.manifest.text())?;
+        change(&mut manifest["spec"]);
+        Ok(std::fs::write(self.files.join(file), manifest.to_string())?)
     }
 
     /// What this cluster was made from.
@@ -263,7 +276,7 @@ impl Cluster {
 
     /// What `sipcluster status -o json` says.
     pub fn status(&self) -> anyhow::Result<Status> {
-        let output = self.command(&["status", "-o", "json"])?;
+        let output = self.run(&["status", "-o", "json"])?;
         ensure!(output.status.success(), "sipcluster status: {}", text(&output));
         serde_json::from_slice(&output.stdout).with_context(|| format!("status: {}", text(&output)))
     }
@@ -343,7 +356,7 @@ impl Drop for Cluster {
             let _ = std::fs::copy(entry.path(), self.files.join(entry.file_name()));
         }
         let record = std::fs::read(state.join("cluster.json")).unwrap_or_default();
-        if self.command(&["down"]).is_ok_and(|output| output.status.success()) {
+        if self.run(&["down"]).is_ok_and(|output| output.status.success()) {
             return;
         }
         // The kernel ends all that the supervisor started together with it.
