@@ -13,7 +13,7 @@ use crate::interop::cluster::{Cluster, Manifest, Part, counts};
 use crate::interop::figures::Spread;
 use crate::interop::process::{lives, resident, signal, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Longer than a transaction is kept, and its record waits for a write that takes it along.
 const LINGER: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ fn probe(caller: &mut Caller, killed: Instant) -> anyhow::Result<Vec<Duration>> 
     Ok(answers)
 }
 
-fn dialogs(caller: &mut Caller, count: usize) -> anyhow::Result<()> {
+pub(super) fn dialogs(caller: &mut Caller, count: usize) -> anyhow::Result<()> {
     caller.paced(500, 0..count, |caller, _| {
         caller.invite();
     });
@@ -172,13 +172,14 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     let status = cluster.until("the dialogs are counted", LIMIT, |status| status.dialogs() == stand)?;
     let victim = &status.containers[0];
     let survivors: Vec<_> = status.containers[1..].iter().filter_map(|part| part.admin).collect();
+    let partitions = u64::from(cluster.manifest().partitions);
     let all_owned = || {
         let each = survivors
             .iter()
             .map(|admin| counts(*admin).map(|(partitions, _)| partitions));
         each.sum::<anyhow::Result<u64>>()
             .ok()
-            .filter(|partitions| *partitions == 1024)
+            .filter(|owned| *owned == partitions)
     };
     let killed = Instant::now();
     signal(victim.running()?, libc::SIGKILL)?;
