@@ -1,14 +1,13 @@
 //! Planned moves under calls: scale, restart, apply, a container told to end. No dialog is lost, no call refused. Real processes, a real
 //! redis-server, real sockets.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest, Status};
 use tests::interop::http;
-use tests::interop::process::{Process, binaries, signal};
+use tests::interop::process::{Process, signal};
 
 /// Longer than any move, on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_secs(60);
