@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ucf::ProxyId;
 use ucf::flow::{Flow, Transport};
 use ucf::token::Keyring;
-use ucf::wire::Hello;
+use ucf::wire::{Body, Hello};
 
 /// A proxy's place and the process in it.
 pub struct Proxy {
@@ -268,6 +268,7 @@ impl Process {
                         ctx.datagram(node, Node::Callers, Datagram::Sip(bytes));
                     }
                     Effect::Frame { link, body } => {
+                        ctx.oracle.seen.fenced += u64::from(matches!(body, Body::Fenced(_)));
                         let link = self.links.iter().flatten().find(|l| l.id == Some(*link));
                         if let Some(ucf) = link.and_then(|l| l.ucf) {
                             ctx.send(ucf, 0, Message::Frame(body.clone()));
