@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::load::{Load, Outcome};
 use super::machine::{LOAD, MEASURED, pin};
+use super::profile;
 use super::redis::Info;
 use super::yardstick::{Effort, Measured, measure, on_load_cpu};
 use crate::interop::cluster::{Cluster, Manifest, Part};
@@ -20,6 +21,8 @@ pub struct Costs {
     pub turns: f64,
     /// Fenced writes of a partition for one call.
     pub writes: f64,
+    /// The costliest symbols of Redis, in a run beyond those that count.
+    pub redis: Vec<String>,
 }
 
 /// Which processes have the measured CPU for themselves.
@@ -92,10 +95,16 @@ pub fn costs(alone: Alone, effort: Effort) -> anyhow::Result<Costs> {
     let calls =
         measured.trials.iter().map(|trial| trial.outcome.done).sum::<u64>() + effort.calls.min(2_000) + effort.calls;
     let after = Info::of(&url)?;
+    let writes = (writes(&status.containers)? - written) / calls as f64;
+    let (outcome, redis) = profile::during(&groups[REDIS], cluster.files(), || {
+        on_load_cpu(&load(&cluster, 1, effort))
+    });
+    outcome?;
     Ok(Costs {
         turns: (after.turns() - before.turns()) as f64 / calls as f64,
-        writes: (writes(&status.containers)? - written) / calls as f64,
+        writes,
         measured,
+        redis,
     })
 }
 

@@ -202,6 +202,7 @@ fn calls_section(effort: Effort, stateful: f64) -> anyhow::Result<Section> {
         format!("{rate:.0}/s, set-up {setup:.0} us, {failed} failed"),
     ));
     rows.extend(profile_rows("a container", &containers.measured.profile));
+    rows.extend(profile_rows("Redis", &containers.redis));
     let proxy = calls::costs(Alone::Proxy, effort)?;
     let rate = proxy.measured.median(|trial| trial.outcome.rate());
     rows.push(Row::plain(
