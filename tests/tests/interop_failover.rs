@@ -6,7 +6,9 @@ use anyhow::ensure;
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest};
 use tests::interop::figures::Spread;
-use tests::interop::process::signal;
+use tests::interop::http;
+use tests::interop::network::Network;
+use tests::interop::process::{signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
 
 /// Longer than any takeover, on a machine that is busy with other tests.
@@ -229,6 +231,42 @@ fn calls_that_a_container_takes_with_it_unread_are_answered_by_the_successor() -
     Ok(())
 }
 
+/// What a container had answered, and written, and nobody heard: over TCP no client asks again, so the cluster has to.
+#[test]
+fn answers_that_never_left_their_container_come_from_its_successor() -> anyhow::Result<()> {
+    const CALLS: usize = 500;
+    let network = Network::start(Manifest {
+        name: "unheard-tcp",
+        address: [82, 5],
+        ..Manifest::default()
+    })?;
+    let (place, proxies, target) = (network.callers(), network.proxies(), network.address());
+    network.mute("container-0", &["proxy-0", "proxy-1"])?;
+    let (caller, unheard) = place.within(|| {
+        let mut caller = Caller::through(&proxies, Transport::Tcp, place.address.into(), target, 16)?;
+        caller.paced(5_000, 0..CALLS, |caller, _| {
+            caller.invite();
+        });
+        // Nothing is acknowledged either, so no more reaches it than one window of each connection.
+        const SOME: f64 = 40.0;
+        let answers = r#"kind="own_response",result="sent""#;
+        let said = || {
+            let metrics = network.metrics("container-0").ok()?;
+            http::metric_where(&metrics, "sipcluster_container_messages_total", answers).filter(|said| *said > SOME)
+        };
+        let unheard = wait_for("it has answered some of the calls", LIMIT, said)?;
+        network.kill("container-0")?;
+        caller.all_answered(LIMIT)?;
+        Ok((caller, unheard))
+    })?;
+    caller.expect_all_ok("INVITE", 0, CALLS)?;
+    caller.expect_no_call_doubled()?;
+    let setup = caller.spread("INVITE", 0);
+    at_most(WORST, "set-up", &setup)?;
+    println!("TCP: {CALLS} calls, {unheard} answers died with their container: {setup}");
+    Ok(())
+}
+
 /// The kill comes this long before the first deadline: longer than a busy machine keeps the test from running, shorter than a takeover.
 const JUST_BEFORE: Duration = Duration::from_millis(50);
 
@@ -379,13 +417,13 @@ fn a_container_that_comes_back_is_handed_its_share_with_live_dialogs() -> anyhow
     let back = |part: &tests::interop::cluster::Part| {
         part.name == victim.name && part.pid != victim.pid && part.dialogs > Some(50)
     };
-    let status = cluster.until("the victim is back with live dialogs", LIMIT, |status| {
+    cluster.until("the victim is back with live dialogs", LIMIT, |status| {
         status.containers.iter().any(back)
     })?;
     let took = killed.elapsed();
     // Calls go on while the rest of its share is on its way.
     let during = in_every_dialog(&mut caller, "INVITE", 1_000)?;
-    let status = cluster.settle(LIMIT).unwrap_or(status);
+    let status = cluster.settle(LIMIT)?;
     let after = in_every_dialog(&mut caller, "BYE", 1_000)?;
     caller.expect_no_call_doubled()?;
     let returned = status

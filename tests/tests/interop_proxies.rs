@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, ensure};
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest, Part, Status};
+use tests::interop::http;
 use tests::interop::process::{resident, signal};
 use tests::interop::sipp::{Run, Sipp};
 
@@ -41,7 +43,14 @@ fn a_killed_proxys_calls_go_on_through_the_other_and_none_is_doubled() -> anyhow
     })?;
     let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 64)?;
     ring(&mut caller, CALLS)?;
-    signal(cluster.status()?.proxies[0].running()?, libc::SIGKILL)?;
+    let victim = &cluster.status()?.proxies[0];
+    let metrics = http::get(victim.admin.context("an admin port")?, "/metrics")?;
+    let carried = http::metric(&metrics, "sipcluster_proxy_datagrams_received_total");
+    ensure!(
+        carried > Some(20.0),
+        "it has carried its part of the calls: {carried:?}"
+    );
+    signal(victim.running()?, libc::SIGKILL)?;
     for call in 0..CALLS {
         caller.repeat(call);
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::cluster::{Manifest, Part};
 use super::http;
-use super::process::{Process, binaries, scratch, tail, wait_every};
+use super::process::{Process, binaries, scratch, signal, tail, wait_every};
 pub use namespace::Namespace;
 use namespace::{Made, ip};
 
@@ -212,6 +212,22 @@ impl Network {
             }
         }
         Ok(())
+    }
+
+    /// Drops whatever `one` sends to one of `others`, from now on; it goes on hearing them.
+    pub fn mute(&self, one: &str, others: &[&str]) -> anyhow::Result<()> {
+        let address = self.node(one)?.place.0.address;
+        for other in others {
+            let other = &self.node(other)?.place.0;
+            other.nft(&format!("add element ip cut peers {{ {address} }}"))?;
+        }
+        Ok(())
+    }
+
+    /// `kill -9` of a node's process; nobody starts it again.
+    pub fn kill(&self, name: &str) -> anyhow::Result<()> {
+        let process = self.node(name)?.process.as_ref();
+        signal(process.with_context(|| format!("{name} runs"))?.pid(), libc::SIGKILL)
     }
 
     /// Takes every cut away.
