@@ -210,12 +210,14 @@ impl Member {
             heartbeats: ask.heartbeats.clone(),
             held: ask.held.iter().copied().collect(),
         };
-        if !std::mem::replace(&mut self.memory.acting, true) {
+        let begins = !std::mem::replace(&mut self.memory.acting, true);
+        if begins {
             self.event(Event::FromMemory);
         }
         self.memory.acted = true;
         self.memory.next_ask = now + self.config.lease / 4;
-        if std::mem::take(&mut self.memory.cut_off) {
+        if begins | std::mem::take(&mut self.memory.cut_off) {
+            // Before any output leaves: whoever claims from this member later, should it fall silent, knows that the store lacks something.
             self.tell_status();
         }
         self.set_gate(gate);
