@@ -31,6 +31,8 @@ pub enum Kind {
     StoreRestart,
     /// The same, and all data is lost.
     StoreFlush,
+    /// A replica that has followed the store up to the beginning becomes the store at the end: the writes, claims and members between are gone.
+    StorePromoted,
     /// The store has no room for records: leases and claims run, writes fail.
     StoreFull,
     /// A proxy dies and starts again.
@@ -39,6 +41,8 @@ pub enum Kind {
     ProxyPause(usize),
     /// A container is told to leave, then starts anew.
     Quiesce(usize),
+    /// A container is slow: whatever it is sent and sends is late.
+    SlowContainer(usize, Micros),
     /// Everything is late.
     Slow(Micros),
 }
@@ -56,7 +60,7 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
         };
         let container = rng.index(containers);
         let node = Node::Container(container);
-        let kind = match rng.range(0, 16) {
+        let kind = match rng.range(0, 18) {
             0..=2 => Kind::Crash(container),
             3 | 4 => Kind::Pause(container),
             5 => Kind::Cut(node, Node::Store),
@@ -64,14 +68,16 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
             7 => Kind::Cut(node, Node::Container((container + 1) % containers)),
             8 => Kind::Isolate(container),
             9 | 10 => Kind::StoreAway,
-            11 => match rng.range(0, 3) {
+            11 | 15 => match rng.range(0, 4) {
                 0 => Kind::StoreFlush,
                 1 => Kind::StoreFull,
+                2 => Kind::StorePromoted,
                 _ => Kind::StoreRestart,
             },
             12 => Kind::ProxyCrash(rng.index(proxies)),
             13 => Kind::ProxyPause(rng.index(proxies)),
             14 => Kind::Quiesce(container),
+            16 => Kind::SlowContainer(container, rng.range(MS, 60 * MS)),
             _ => Kind::Slow(rng.range(MS, 60 * MS)),
         };
         faults.push(Fault {

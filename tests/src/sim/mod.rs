@@ -26,7 +26,7 @@ use proxy::Proxy;
 use std::time::Duration;
 use store::StoreNode;
 use ucf::member::Faults;
-use ucf::store::Era;
+use ucf::store::{Era, Model};
 use ucf::{Incarnation, PartitionId};
 
 /// L in every run.
@@ -122,6 +122,8 @@ struct World {
     callers: Callers,
     faults: Vec<Fault>,
     era: u64,
+    /// The store's data as a replica has it that follows no more.
+    replica: Option<Model>,
 }
 
 impl World {
@@ -153,6 +155,7 @@ impl World {
             callers,
             faults: Vec::new(),
             era: 1,
+            replica: None,
             ctx,
         };
         world.ctx.start(Node::Store);
@@ -252,8 +255,9 @@ impl World {
             Kind::StoreRestart => ctx.end(Node::Store),
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
-                self.flush_store();
+                self.forget(None);
             }
+            Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::ProxyCrash(i) => {
                 if self.proxies.iter().filter(|p| p.runs()).count() > 1 {
@@ -262,6 +266,7 @@ impl World {
             }
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
     }
@@ -290,15 +295,18 @@ impl World {
                     self.proxies[*i].start(ctx);
                 }
             }
+            Kind::StorePromoted => self.promote(),
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Quiesce(_) => {}
+            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
         (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
     }
 
-    fn flush_store(&mut self) {
+    /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.
+    fn forget(&mut self, replica: Option<Model>) {
         let mut remembered = Vec::new();
         for container in &self.containers {
             let Some(process) = &container.process else { continue };
@@ -318,13 +326,36 @@ impl World {
         let all = (0..PARTITIONS).map(PartitionId);
         let lost = all.filter(|p| !remembered.iter().any(|(_, r, _)| r == p));
         let lost: Vec<_> = lost
-            .filter_map(|p| self.store.model.partition(p))
+            .flat_map(|p| {
+                [
+                    self.store.model.partition(p),
+                    replica.as_ref().and_then(|replica| replica.partition(p)),
+                ]
+            })
+            .flatten()
             .flat_map(|p| engine::calls(&p.records))
             .collect();
         self.ctx.oracle.on_flush_lost(lost.into_iter());
         self.ctx.oracle.on_flush(remembered.into_iter());
         self.era += 1;
-        self.store.model.flush(Era(self.era));
+        let full = self.store.model.is_full();
+        match replica {
+            Some(replica) => self.store.model = replica,
+            None => self.store.model.flush(Era(self.era)),
+        }
+        self.store.model.set_era(Era(self.era));
+        self.store.model.set_full(full);
+    }
+
+    /// The replica becomes the store, if it is not one that was promoted or flushed before.
+    fn promote(&mut self) {
+        let Some(replica) = self.replica.take() else { return };
+        let lives = self.ctx.lives(Node::Store);
+        self.ctx.end(Node::Store);
+        self.forget(Some(replica));
+        if lives {
+            self.ctx.start(Node::Store);
+        }
     }
 
     /// Faults have ended a while ago: one owner each, the store equals memory, every call can be ended.

@@ -105,6 +105,8 @@ pub struct Context {
     pub loss: u64,
     /// Added to every delay.
     pub slow: Micros,
+    /// Added to that of whatever comes from these and goes there.
+    pub slow_nodes: BTreeMap<Node, Micros>,
     lives: BTreeMap<Node, u64>,
     next_life: u64,
     conns: BTreeMap<ConnId, Conn>,
@@ -145,6 +147,7 @@ impl Context {
             oracle: Oracle::default(),
             loss: 0,
             slow: 0,
+            slow_nodes: BTreeMap::new(),
             lives: BTreeMap::from([(Node::Callers, 1)]),
             next_life: 2,
             conns: BTreeMap::new(),
@@ -317,6 +320,8 @@ impl Context {
             }
             + self.slow;
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        let slow = conn.nodes.iter().filter_map(|node| self.slow_nodes.get(node));
+        let delay = delay + slow.sum::<Micros>();
         let at = (self.now + delay).max(conn.last[to_end] + 1);
         conn.last[to_end] = at;
         self.at(at, Happening::Arrive(id, to_end, message));

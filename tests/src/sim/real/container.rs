@@ -229,6 +229,12 @@ impl Process {
         all.filter(|id| self.engine.epoch(*id).is_some()).collect()
     }
 
+    /// Whether writes are on their way.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        !self.writer.writing.is_empty()
+    }
+
     /// A partition's epoch, records and those that wait to be deleted.
     pub fn memory(&self, ctx: &Context, id: PartitionId) -> Option<(Epoch, BTreeMap<Key, Bytes>, &[Key])> {
         let records = self.engine.records(self.clock.read(ctx.now), id)?;

@@ -20,12 +20,14 @@ use proxy::Proxy;
 use std::sync::Arc;
 use ucf::PartitionId;
 use ucf::member::Faults;
-use ucf::store::Era;
+use ucf::store::{Era, Model};
 use ucf::token::{Key, Keyring};
 
 const CALLS: usize = 20;
 /// Longer than RFC 3261's longest timer, so that every caller has its answer.
 const QUIET: Micros = 50_000 * MS;
+/// Writes of the end of that have this long.
+const LAST_WRITES: Micros = 1_000 * MS;
 
 /// Runs one seed.
 #[must_use]
@@ -39,6 +41,13 @@ pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
         if world.ctx.oracle.violation.is_some() {
             break;
         }
+    }
+    // What is on its way to the store at the very end arrives.
+    while world.ctx.oracle.violation.is_none() && world.is_writing() {
+        let Some(happening) = world.ctx.next(STORM + QUIET + LAST_WRITES) else {
+            break;
+        };
+        world.step(happening);
     }
     if world.ctx.oracle.violation.is_none() {
         world.check_end();
@@ -58,6 +67,8 @@ struct World {
     callers: Callers,
     faults: Vec<Fault>,
     era: u64,
+    /// The store's data as a replica has it that follows no more.
+    replica: Option<Model>,
 }
 
 impl World {
@@ -96,6 +107,7 @@ impl World {
             callers,
             faults,
             era: 1,
+            replica: None,
             ctx,
         };
         world.ctx.start(Node::Store);
@@ -153,6 +165,11 @@ impl World {
         }
     }
 
+    fn is_writing(&self) -> bool {
+        let mut living = self.containers.iter().filter_map(|c| c.process.as_ref());
+        living.any(container::Process::is_writing)
+    }
+
     fn replace_if_left(&mut self, index: usize) {
         let container = &mut self.containers[index];
         if container.process.as_ref().is_some_and(|p| p.left) {
@@ -178,10 +195,12 @@ impl World {
             Kind::StoreRestart => ctx.end(Node::Store),
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
-                self.flush_store();
+                self.forget(None);
             }
+            Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
     }
@@ -203,13 +222,16 @@ impl World {
                 ctx.start(Node::Store);
             }
             Kind::StoreRestart | Kind::StoreFlush => {}
+            Kind::StorePromoted => self.promote(),
             Kind::StoreFull => self.store.model.set_full(false),
+            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
         (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
     }
 
-    fn flush_store(&mut self) {
+    /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.
+    fn forget(&mut self, replica: Option<Model>) {
         let mut remembered = Vec::new();
         let mut lost = Vec::new();
         for partition in (0..PARTITIONS).map(PartitionId) {
@@ -227,13 +249,35 @@ impl World {
                     let calls = compare::calls(records.into_iter());
                     remembered.push((owner, partition, calls.into_iter().collect()));
                 }
-                None => lost.extend(compare::calls(compare::parsed(&stored.records))),
+                None => {
+                    let old = replica.as_ref().and_then(|replica| replica.partition(partition));
+                    for known in [Some(stored), old].into_iter().flatten() {
+                        lost.extend(compare::calls(compare::parsed(&known.records)));
+                    }
+                }
             }
         }
         self.ctx.oracle.on_flush_lost(lost.into_iter());
         self.ctx.oracle.on_flush(remembered.into_iter());
         self.era += 1;
-        self.store.model.flush(Era(self.era));
+        let full = self.store.model.is_full();
+        match replica {
+            Some(replica) => self.store.model = replica,
+            None => self.store.model.flush(Era(self.era)),
+        }
+        self.store.model.set_era(Era(self.era));
+        self.store.model.set_full(full);
+    }
+
+    /// The replica becomes the store, if it is not one that was promoted or flushed before.
+    fn promote(&mut self) {
+        let Some(replica) = self.replica.take() else { return };
+        let lives = self.ctx.lives(Node::Store);
+        self.ctx.end(Node::Store);
+        self.forget(Some(replica));
+        if lives {
+            self.ctx.start(Node::Store);
+        }
     }
 
     /// Faults have ended a while ago: one owner each, as stored, the store equals memory, and every call has ended or is up.
