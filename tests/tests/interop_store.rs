@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tests::interop::caller::{Caller, State, Transport};
-use tests::interop::cluster::{self, Cluster, Manifest};
+use tests::interop::cluster::{Cluster, Manifest, Part};
 use tests::interop::figures::Spread;
 use tests::interop::process::{scratch, signal, wait_every};
 use tests::interop::redis::{Relay, Server};
@@ -24,7 +24,6 @@ const RATE: u32 = 100;
 struct Scene {
     cluster: Cluster,
     caller: Caller,
-    admins: Vec<SocketAddr>,
 }
 
 /// An address of a test, `port` away from its cluster's.
@@ -50,15 +49,10 @@ impl Scene {
             caller.invite();
         });
         caller.all_answered(LIMIT)?;
-        let status = cluster.until("the dialogs are counted", LIMIT, |status| {
+        cluster.until("the dialogs are counted", LIMIT, |status| {
             status.dialogs() == DIALOGS as u64
         })?;
-        let admins = status.containers.iter().filter_map(|part| part.admin).collect();
-        Ok(Self {
-            cluster,
-            caller,
-            admins,
-        })
+        Ok(Self { cluster, caller })
     }
 
     /// In-dialog requests and new calls for `time`; `act` is done a fifth of a second after the first.
@@ -80,14 +74,15 @@ impl Scene {
         });
     }
 
-    /// Whether all containers say this of themselves.
+    /// Whether `sipcluster status` says this of all containers.
     fn all(&self, replicated: bool, from_memory: bool) -> bool {
-        let says = |admin: &SocketAddr| {
-            let state = cluster::state(*admin).ok()?;
-            Some((state["replicated"].as_bool()?, state["fromMemory"].as_bool()?))
-        };
-        let mut said = self.admins.iter().map(says);
-        said.all(|said| said == Some((replicated, from_memory)))
+        self.cluster.status().is_ok_and(|status| {
+            let said = |part: &Part| (part.replicated, part.from_memory);
+            status
+                .containers
+                .iter()
+                .all(|part| said(part) == (Some(replicated), Some(from_memory)))
+        })
     }
 
     /// Waits while calls go on.
@@ -243,8 +238,7 @@ fn a_promoted_replica_that_lacks_the_last_writes_is_told_them() -> anyhow::Resul
     scene.cluster.until("the container is back", LIMIT, |status| {
         status.containers[2].pid != died && status.containers[2].state == "Active"
     })?;
-    let status = scene.cluster.settle(LIMIT)?;
-    scene.admins = status.containers.iter().filter_map(|part| part.admin).collect();
+    scene.cluster.settle(LIMIT)?;
     let since = scene.caller.outcomes.len();
     scene.traffic(Duration::from_secs(4), || {
         first.kill();

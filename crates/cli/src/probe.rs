@@ -17,12 +17,25 @@ pub struct Answer {
     pub state: State,
     /// What it holds has its second copy.
     pub replicated: bool,
+    /// Of a container: it answers before it has written, because Redis is away for all of them.
+    pub from_memory: bool,
     /// Of a container: partitions that it owns.
     pub partitions: u64,
     /// Of a container: dialogs that it holds.
     pub dialogs: u64,
     /// Of a container: transactions in progress.
     pub load: u64,
+}
+
+impl Answer {
+    /// Whether what a container holds has its second copy in Redis, in a word.
+    pub fn copies(&self) -> &'static str {
+        match (self.replicated, self.from_memory) {
+            (_, true) => "memory",
+            (true, false) => "yes",
+            (false, false) => "no",
+        }
+    }
 }
 
 /// Asks the container or proxy of this name. If another answers at its address, it does not.
@@ -40,6 +53,7 @@ pub async fn ask(admin: SocketAddr, name: &str) -> Option<Answer> {
     Some(Answer {
         state: word,
         replicated: state["replicated"].as_bool().unwrap_or(true),
+        from_memory: state["fromMemory"].as_bool().unwrap_or(false),
         partitions: count(&state["partitions"]),
         dialogs: count(&state["dialogs"]),
         load: count(&state["load"]),

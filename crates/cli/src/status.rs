@@ -114,6 +114,8 @@ impl Row {
         value["partitions"] = counts.0.into();
         value["dialogs"] = counts.1.into();
         value["load"] = counts.2.into();
+        value["replicated"] = self.answer.map(|answer| answer.replicated).into();
+        value["fromMemory"] = self.answer.map(|answer| answer.from_memory).into();
         value
     }
 }
@@ -162,6 +164,13 @@ impl Status {
         if let Some(gate) = gate {
             let _ = writeln!(text, "waits: {gate}");
         }
+        let from_memory = sum(|answer| answer.from_memory.into());
+        if from_memory > 0 {
+            let _ = writeln!(
+                text,
+                "{from_memory} of {replicas} containers act from memory: Redis carries out no writes, and a container that is lost now takes its calls with it"
+            );
+        }
         let width = self
             .rows()
             .map(|row| row.part.name.len())
@@ -170,16 +179,22 @@ impl Status {
             .unwrap_or(4);
         let _ = writeln!(
             text,
-            "\n{:<width$}  {:<9}  {:>7}  {:>8}  {:>10}  {:>8}  {:>6}",
+            "\n{:<width$}  {:<9}  {:>7}  {:>8}  {:>10}  {:>8}  {:>6}  REPLICATED",
             "NAME", "STATE", "PID", "RESTARTS", "PARTITIONS", "DIALOGS", "LOAD"
         );
         let rows = self.containers.iter().map(|row| (row, row.answer));
         for (row, counted) in rows.chain(self.proxies.iter().map(|row| (row, None))) {
             let counts = match counted {
                 Some(answer) => {
-                    format!("{:>10}  {:>8}  {:>6}", answer.partitions, answer.dialogs, answer.load)
+                    let Answer {
+                        partitions,
+                        dialogs,
+                        load,
+                        ..
+                    } = answer;
+                    format!("{partitions:>10}  {dialogs:>8}  {load:>6}  {}", answer.copies())
                 }
-                None => format!("{:>10}  {:>8}  {:>6}", "-", "-", "-"),
+                None => format!("{:>10}  {:>8}  {:>6}  -", "-", "-", "-"),
             };
             let _ = writeln!(text, "{}  {counts}", leading(&row.part, row.state(), width, colour));
         }

@@ -416,7 +416,7 @@ fn parts_are_named_rightly_whatever_the_cluster_is_called() {
         .find(|line| line.starts_with("a-proxy-b-3 "))
         .expect("a row");
     assert!(
-        row.trim_end().ends_with("7         5       3"),
+        row.trim_end().ends_with("7         5       3  yes"),
         "a container has counts: {table}"
     );
     let row = table

@@ -155,6 +155,12 @@ pub struct Part {
     /// Open transactions, of a container.
     #[serde(default)]
     pub load: Option<u64>,
+    /// Whether all that it holds is in Redis, of a container.
+    #[serde(default)]
+    pub replicated: Option<bool>,
+    /// Whether it answers before it has written, of a container.
+    #[serde(default, rename = "fromMemory")]
+    pub from_memory: Option<bool>,
     /// Where it can be reached, of Redis.
     #[serde(default)]
     pub url: Option<String>,
@@ -174,6 +180,8 @@ impl Part {
             partitions: None,
             dialogs: None,
             load: None,
+            replicated: None,
+            from_memory: None,
             url: None,
             admin: None,
         }

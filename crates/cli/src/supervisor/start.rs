@@ -221,6 +221,7 @@ fn millis(period: Period) -> String {
 const SERVING_REDIS: probe::Answer = probe::Answer {
     state: State::Active,
     replicated: true,
+    from_memory: false,
     partitions: 0,
     dialogs: 0,
     load: 0,
