@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use container::engine::{Confirm, ConnectionId, Input};
+use container::engine::{Confirm, ConnectionId, Fate, Input, Released};
 use ucf::Epoch;
 use ucf::member::Notice;
 use world::{Caller, PARTITION, World, status, statuses, texts, to_tag};
@@ -13,6 +13,10 @@ use world::{Caller, PARTITION, World, status, statuses, texts, to_tag};
 const AT_ONCE: &str = r#"{"answer": {}}"#;
 const RINGS: &str = r#"{"answer": {"ring": "3s"}}"#;
 const SECOND: Duration = Duration::from_secs(1);
+
+fn fates(released: &Released) -> Vec<Fate> {
+    released.confirms.iter().map(|confirm| confirm.fate).collect()
+}
 
 #[test]
 fn a_call_answered_at_once_costs_two_writes() {
@@ -180,7 +184,8 @@ fn nothing_leaves_before_it_is_written() {
         connection: ConnectionId(1),
         number: 1,
     };
-    assert_eq!(released.confirms, [Confirm { input, returned: false }]);
+    let fate = Fate::Done;
+    assert_eq!(released.confirms, [Confirm { input, fate }]);
     world.write(&mut life, &second);
     assert_eq!(world.released(&mut life).outputs.len(), 1);
 }
@@ -199,7 +204,7 @@ fn a_stale_write_drops_the_partition_and_gives_its_input_back() {
     world.give(&mut old, &bye);
     let released = world.turn(&mut old);
     assert!(released.outputs.is_empty());
-    assert!(released.confirms[0].returned);
+    assert_eq!(released.confirms[0].fate, Fate::Returned);
     assert_eq!(old.engine.epoch(PARTITION), None);
     let notices: Vec<_> = std::iter::from_fn(|| old.engine.poll_notice()).collect();
     let stale = Notice::Stale {
@@ -386,9 +391,9 @@ fn a_frozen_partition_keeps_its_input_until_it_is_thawed_or_another_s() {
     assert_eq!(statuses(&texts(&world.turn(&mut life).outputs)), [200]);
     life.engine.freeze(PARTITION);
     world.give(&mut life, &bye);
+    assert_eq!(fates(&world.turn(&mut life)), [Fate::Kept], "nobody is waited for");
     life.engine.drop_partition(PARTITION);
-    let released = world.turn(&mut life);
-    assert!(released.confirms.iter().all(|confirm| confirm.returned) && released.confirms.len() == 1);
+    assert_eq!(fates(&world.turn(&mut life)), [Fate::Returned]);
     let counters = life.engine.counters();
     assert_eq!((counters.returned_requests, counters.returned_responses), (1, 0));
 }

@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use container::engine::{Released, Turn};
+use container::engine::{Fate, Released, Turn};
 use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId, ProxyId};
 use world::{Caller, Life, PARTITION, PROXY, World, status, statuses, texts, to_tag};
@@ -51,6 +51,10 @@ fn reconcile(world: &mut World, life: &mut Life) -> Vec<Turn> {
     assert!(world.released(life).outputs.is_empty(), "the gate is closed");
     life.engine.set_gate(Gate::Committed);
     turns
+}
+
+fn fates(released: &Released) -> Vec<Fate> {
+    released.confirms.iter().map(|confirm| confirm.fate).collect()
 }
 
 fn stored(world: &World) -> usize {
@@ -101,7 +105,9 @@ fn output_waits_where_another_may_own_its_partition_or_the_promises_have_run_out
     let gate = memory(&world, &[(PROXY, 7)], &[PARTITION]);
     life.engine.set_gate(gate);
     world.give(&mut life, &Caller::new("one").request(&world, "INVITE", 1, ""));
-    assert_eq!(from_memory(&world, &mut life), Released::default(), "held");
+    let held = from_memory(&world, &mut life);
+    assert_eq!((held.outputs.len(), fates(&held)), (0, vec![Fate::Kept]), "held");
+    assert_eq!(from_memory(&world, &mut life), Released::default(), "told once");
 
     let gate = memory(&world, &[(PROXY, 9)], &[]);
     life.engine.set_gate(gate);
@@ -116,7 +122,7 @@ fn output_waits_where_another_may_own_its_partition_or_the_promises_have_run_out
     life.engine.thaw(world.now, PARTITION);
     let released = from_memory(&world, &mut life);
     assert!(texts(&released.outputs)[0].contains("\r\nUCF-Heartbeat: 9\r\n"));
-    assert_eq!(released.confirms.len(), 1);
+    assert_eq!(fates(&released), [Fate::Done]);
 }
 
 #[test]

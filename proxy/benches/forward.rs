@@ -212,7 +212,7 @@ impl Bench {
             messages.truncate(CALLS);
             let confirm = Confirm {
                 upto: self.confirmed[at],
-                returned: vec![],
+                ..Confirm::default()
             };
             self.forwarder
                 .handle_frame(self.now, link, &Body::Confirm(confirm), &mut self.effects);

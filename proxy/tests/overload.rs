@@ -7,6 +7,7 @@ use std::time::Duration;
 use proxy::forward::LinkId;
 use support::{Proxy, config, fields, one, request, tag, udp};
 use ucf::PartitionId;
+use ucf::wire::{Body, Confirm};
 
 const CALLER: &str = "192.0.2.1:5060";
 const URI: &str = "sip:bob@192.0.2.10";
@@ -52,6 +53,32 @@ fn a_moment_without_confirmations_refuses_nobody() {
     let (mut proxy, link) = waiting(Duration::from_millis(900));
     proxy.client(udp(CALLER), &call(1, URI));
     assert_eq!(proxy.arrived(link).len(), 1);
+}
+
+#[test]
+fn what_a_container_keeps_for_a_partition_that_may_be_anothers_refuses_nobody() {
+    let mut proxy = Proxy::new(config(1));
+    let link = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    proxy.client(udp(CALLER), &call(0, URI));
+    let kept = Confirm {
+        kept: vec![1],
+        ..Confirm::default()
+    };
+    proxy.frame(link, Body::Confirm(kept));
+    for n in 1..30 {
+        proxy.client(udp(CALLER), &call(n, URI));
+        assert_eq!(proxy.arrived(link).len(), if n == 1 { 2 } else { 1 }, "{n}");
+        let kept = Confirm {
+            kept: vec![n as u64 + 1],
+            ..Confirm::default()
+        };
+        proxy.frame(link, Body::Confirm(kept));
+        proxy.wait(TICK);
+        proxy.active(link);
+    }
+    // What it keeps goes to whoever turns out to own the partition.
+    let other = proxy.container(0xb, &[0, 1, 2, 3, 4, 5, 6, 7], 2);
+    assert_eq!(proxy.arrived(other).len(), 30);
 }
 
 #[test]

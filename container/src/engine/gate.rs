@@ -8,7 +8,7 @@ use ucf::member::Gate;
 use ucf::routing::HEARTBEAT_HEADER;
 use ucf::{PartitionId, ProxyId};
 
-use super::turn::{Leaving, Released};
+use super::turn::{Confirm, Fate, Input, Leaving, Released};
 use super::turns::Waits;
 use super::{Engine, restore};
 use crate::records::Key;
@@ -19,15 +19,23 @@ use crate::records::Key;
 pub(super) struct AtGate {
     pub outputs: Vec<Leaving>,
     pub confirms: Vec<Waits>,
+    /// Inputs of which the proxy is to hear that they are kept; and how many of `confirms`, the first ones, it has heard that of.
+    kept: Vec<Input>,
+    told: usize,
 }
 
 impl AtGate {
+    /// The input is kept for a partition that is being handed over.
+    pub fn keep(&mut self, input: Input) {
+        self.kept.push(input);
+    }
+
     /// The partition is another's.
     pub fn drop_partition(&mut self, id: PartitionId) {
         self.outputs.retain(|leaving| leaving.output.partition != id);
         let theirs = |waits: &&mut Waits| waits.1.is_some_and(|(partition, _)| partition == id);
         for (confirm, owner) in self.confirms.iter_mut().filter(theirs) {
-            confirm.returned = true;
+            confirm.fate = Fate::Returned;
             *owner = None;
         }
     }
@@ -55,9 +63,11 @@ impl Engine {
             Gate::Hold => return Released::default(),
             Gate::Committed => {
                 let at_gate = std::mem::take(&mut self.released);
+                let mut confirms: Vec<_> = at_gate.kept.into_iter().map(kept).collect();
+                confirms.extend(at_gate.confirms.into_iter().map(|(confirm, _)| confirm));
                 Released {
                     outputs: at_gate.outputs,
-                    confirms: at_gate.confirms.into_iter().map(|(confirm, _)| confirm).collect(),
+                    confirms,
                 }
             }
             Gate::Memory { until, .. } if *until <= now => return Released::default(),
@@ -77,13 +87,18 @@ impl Engine {
                 None => self.released.outputs.push(leaving),
             }
         }
-        for (confirm, owner) in at_gate.confirms {
+        released.confirms.extend(at_gate.kept.into_iter().map(kept));
+        for (place, (confirm, owner)) in at_gate.confirms.into_iter().enumerate() {
             if owner.is_none_or(|(id, _)| self.may_act(id)) {
                 released.confirms.push(confirm);
-            } else {
-                self.released.confirms.push((confirm, owner));
+                continue;
             }
+            if place >= at_gate.told {
+                released.confirms.push(kept(confirm.input));
+            }
+            self.released.confirms.push((confirm, owner));
         }
+        self.released.told = self.released.confirms.len();
         released
     }
 
@@ -124,6 +139,11 @@ impl Engine {
         let partition = self.partitions.get(usize::from(id.0)).and_then(Option::as_ref);
         partition.map_or(&[], |partition| &partition.ripe)
     }
+}
+
+fn kept(input: Input) -> Confirm {
+    let fate = Fate::Kept;
+    Confirm { input, fate }
 }
 
 /// Names the heartbeat in a field behind the start line.

@@ -32,7 +32,9 @@ mod turns;
 pub use dispatch::partition_of;
 pub(crate) use entropy::Entropy;
 pub use flows::DueFlow;
-pub use turn::{Announcement, Confirm, ConnectionId, Input, Leaving, Output, Released, Turn, Write, WriteOutcome};
+pub use turn::{
+    Announcement, Confirm, ConnectionId, Fate, Input, Leaving, Output, Released, Turn, Write, WriteOutcome,
+};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -256,6 +258,7 @@ impl Engine {
         if let Some(frozen) = &mut partition.frozen {
             if frozen.inputs.len() < MAX_KEPT {
                 frozen.inputs.push_back((input, proxy, message));
+                self.released.keep(input);
             } else {
                 self.give_back(input, is_request);
             }

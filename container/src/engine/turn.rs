@@ -18,13 +18,24 @@ pub struct Input {
     pub number: u64,
 }
 
-/// How an input ended.
+/// What a proxy is told of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confirm {
     /// The input.
     pub input: Input,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It needs no keeping any more.
+    Done,
     /// Its partition is not ours: the proxy sends it to the owner.
-    pub returned: bool,
+    Returned,
+    /// It is kept until it is known who owns its partition; told once, another fate follows.
+    Kept,
 }
 
 /// Records of one partition to be written under its epoch.
@@ -95,7 +106,7 @@ pub struct Turn {
 pub struct Released {
     /// Messages.
     pub outputs: Vec<Leaving>,
-    /// Inputs that need no keeping any more.
+    /// What is to be told of inputs.
     pub confirms: Vec<Confirm>,
 }
 

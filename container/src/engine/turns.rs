@@ -9,7 +9,7 @@ use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId};
 
 use super::partition::Partition;
-use super::turn::{Announcement, Confirm, Input, Leaving, Output, Turn, Write, WriteOutcome};
+use super::turn::{Announcement, Confirm, Fate, Input, Leaving, Output, Turn, Write, WriteOutcome};
 use super::{Engine, Scratch, restore};
 use crate::records::Key;
 
@@ -112,12 +112,14 @@ pub(super) struct Waiting {
 impl Open {
     /// The input is done with once the partition's write is; without partition, with the turn.
     pub fn confirm(&mut self, input: Input, owner: Option<(PartitionId, Epoch)>) {
-        self.confirms.push((Confirm { input, returned: false }, owner));
+        let fate = Fate::Done;
+        self.confirms.push((Confirm { input, fate }, owner));
     }
 
     /// The input is another's.
     pub fn give_back(&mut self, input: Input) {
-        self.confirms.push((Confirm { input, returned: true }, None));
+        let fate = Fate::Returned;
+        self.confirms.push((Confirm { input, fate }, None));
     }
 
     /// The partition is looked at when the turn ends.
@@ -345,7 +347,9 @@ impl Engine {
                 }
             }
             for (mut confirm, owner) in turn.confirms {
-                confirm.returned |= owner.is_some_and(|(id, epoch)| self.epoch(id) != Some(epoch));
+                if owner.is_some_and(|(id, epoch)| self.epoch(id) != Some(epoch)) {
+                    confirm.fate = Fate::Returned;
+                }
                 self.released.confirms.push((confirm, owner));
             }
         }

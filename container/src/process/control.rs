@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 use ucf::member::{Effect, Event, LinkEnd, Member, Notice};
 use ucf::store::{StoreReply, StoreRequest};
-use ucf::wire::{Body, Confirm, Hello, KeepOpen, Report, Transactions};
+use ucf::wire::{Body, Hello, KeepOpen, Report, Transactions};
 use ucf::{Incarnation, PartitionId, ProxyId};
 
 use super::links::{self, Identity, LinkEvent, LinkId};
@@ -458,9 +458,7 @@ impl Control {
                     self.spread_directory();
                 }
             }
-            ToControl::Confirm { proxy, upto, returned } => {
-                self.tell_proxy(proxy, Body::Confirm(Confirm { upto, returned }));
-            }
+            ToControl::Confirm { proxy, confirm } => self.tell_proxy(proxy, Body::Confirm(confirm)),
             ToControl::Announce { to, announcements } => self.announce(to, &announcements),
             ToControl::KeepOpen(flows) => self.keep_open(flows),
             ToControl::Notice { worker, notice } => self.on_notice(worker, notice),

@@ -70,11 +70,10 @@ pub enum ToControl {
     Accepted { connection: ConnectionId, peer: SocketAddr },
     /// It ended.
     Ended { connection: ConnectionId },
-    /// What a proxy need not keep any more.
+    /// What a proxy is to be told of its inputs.
     Confirm {
         proxy: ProxyId,
-        upto: u64,
-        returned: Vec<u64>,
+        confirm: ucf::wire::Confirm,
     },
     /// Transactions for all proxies, or for one that has just connected.
     Announce {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::engine::{ConnectionId, Input, partition_of};
+use crate::engine::{ConnectionId, Fate, Input, partition_of};
 use bytes::Bytes;
 use sip::{Frame, Framer, OwnedMessage, Side};
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use transport::legs::INNER;
 use transport::tcp::{Connection, Read};
 use transport::{Error, InBuffer, OutBuffer};
 use ucf::ProxyId;
+use ucf::wire::Confirm;
 
 use super::mail::{MAX_OUTSTANDING, ToWorker};
 use super::worker::Worker;
@@ -51,6 +52,8 @@ struct Tracker {
     /// Of those above `upto`, in order.
     done: VecDeque<bool>,
     returned: Vec<u64>,
+    /// To be told.
+    kept: Vec<u64>,
 }
 
 impl Tracker {
@@ -59,17 +62,24 @@ impl Tracker {
         self.read - self.finished >= MAX_OUTSTANDING || self.read - self.upto >= MAX_SPAN
     }
 
+    /// Whether the proxy could be told something.
+    fn has_news(&self) -> bool {
+        self.upto > self.told || !self.returned.is_empty() || !self.kept.is_empty()
+    }
+
     fn next(&mut self) -> u64 {
         self.read += 1;
         self.read
     }
 
-    fn done(&mut self, number: u64, returned: bool) {
+    fn note(&mut self, number: u64, fate: Fate) {
         if number <= self.upto || number > self.read {
             return;
         }
-        if returned {
-            self.returned.push(number);
+        match fate {
+            Fate::Done => {}
+            Fate::Returned => self.returned.push(number),
+            Fate::Kept => return self.kept.push(number),
         }
         let place = (number - self.upto - 1) as usize;
         if self.done.len() <= place {
@@ -111,31 +121,34 @@ impl SipLink {
         self.go_on.notify_one();
     }
 
-    /// An input is done with.
-    pub fn done(&self, number: u64, returned: bool) {
+    /// What became of an input.
+    pub fn note(&self, number: u64, fate: Fate) {
         let mut tracker = self.tracker.borrow_mut();
-        tracker.done(number, returned);
+        tracker.note(number, fate);
         if !tracker.is_full() {
             self.go_on.notify_one();
         }
     }
 
     /// What the proxy is to be told: `urgent` only if inputs were returned or many are done with.
-    pub fn confirm(&self, urgent: bool) -> Option<(u64, Vec<u64>)> {
+    pub fn confirm(&self, urgent: bool) -> Option<Confirm> {
         let mut tracker = self.tracker.borrow_mut();
         let fresh = tracker.upto - tracker.told;
-        let due = !tracker.returned.is_empty() || fresh >= 64 || (!urgent && fresh > 0);
+        let due = !tracker.returned.is_empty() || fresh >= 64 || (!urgent && tracker.has_news());
         if !due {
             return None;
         }
         tracker.told = tracker.upto;
-        Some((tracker.upto, std::mem::take(&mut tracker.returned)))
+        Some(Confirm {
+            upto: tracker.upto,
+            returned: std::mem::take(&mut tracker.returned),
+            kept: std::mem::take(&mut tracker.kept),
+        })
     }
 
     /// Whether the proxy could be told something.
     pub fn has_news(&self) -> bool {
-        let tracker = self.tracker.borrow();
-        tracker.upto > tracker.told || !tracker.returned.is_empty()
+        self.tracker.borrow().has_news()
     }
 
     /// Appends a message; [`flush`](Self::flush) sends it. False if it was shed, or if the connection is over.
@@ -290,11 +303,11 @@ mod tests {
         let kept = tracker.next();
         for _ in 0..2 * MAX_OUTSTANDING {
             let number = tracker.next();
-            tracker.done(number, false);
+            tracker.note(number, Fate::Done);
             assert!(!tracker.is_full(), "stopped at {number}");
         }
         assert_eq!(tracker.upto, kept - 1);
-        tracker.done(kept, true);
+        tracker.note(kept, Fate::Returned);
         assert_eq!((tracker.upto, tracker.done.len()), (tracker.read, 0));
         for _ in 0..MAX_OUTSTANDING {
             assert!(!tracker.is_full());
@@ -309,7 +322,7 @@ mod tests {
         tracker.next();
         while !tracker.is_full() {
             let number = tracker.next();
-            tracker.done(number, false);
+            tracker.note(number, Fate::Done);
         }
         assert_eq!(tracker.done.len() as u64, MAX_SPAN);
     }

@@ -383,7 +383,7 @@ impl Core {
             let target = worker_of(connection);
             if target == worker.index {
                 if let Some(link) = self.links.get(&connection) {
-                    link.done(confirm.input.number, confirm.returned);
+                    link.note(confirm.input.number, confirm.fate);
                 }
             } else {
                 if others.is_empty() {
@@ -406,8 +406,8 @@ impl Core {
         let all = self.confirm_at.is_some_and(|at| at <= now);
         let mut news = false;
         for link in self.links.values() {
-            if let (Some(proxy), Some((upto, returned))) = (link.proxy.get(), link.confirm(!all)) {
-                worker.tell(ToControl::Confirm { proxy, upto, returned });
+            if let (Some(proxy), Some(confirm)) = (link.proxy.get(), link.confirm(!all)) {
+                worker.tell(ToControl::Confirm { proxy, confirm });
             }
             news |= link.has_news();
         }

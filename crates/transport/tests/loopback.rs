@@ -268,13 +268,20 @@ async fn ucf_peers_greet_and_exchange_frames() {
     };
     let mut out = OutBuffer::new(ucf_link::LINK_BOUND);
     for upto in 1..=100 {
-        ucf_link::push(Body::Confirm(Confirm { upto, returned: vec![] }), &mut out).unwrap();
+        ucf_link::push(
+            Body::Confirm(Confirm {
+                upto,
+                ..Confirm::default()
+            }),
+            &mut out,
+        )
+        .unwrap();
     }
     ucf_link::push(Body::Ownership(large.clone()), &mut out).unwrap();
     let reading = async {
         for upto in 1..=100 {
             let body = ucf_link::next(&far, &mut far_input).await.unwrap();
-            assert_eq!(body, Some(Body::Confirm(Confirm { upto, returned: vec![] })));
+            assert_eq!(body, Some(Body::Confirm(Confirm { upto, ..Confirm::default() })));
         }
         assert_eq!(
             ucf_link::next(&far, &mut far_input).await.unwrap(),
@@ -316,7 +323,7 @@ fn frames_of_the_future_are_skipped_and_rubbish_is_the_peers_fault() {
     ucf_link::push(
         Body::Confirm(Confirm {
             upto: 3,
-            returned: vec![],
+            ..Confirm::default()
         }),
         &mut known,
     )
@@ -327,7 +334,7 @@ fn frames_of_the_future_are_skipped_and_rubbish_is_the_peers_fault() {
         ucf_link::take(&mut input).unwrap(),
         Some(Body::Confirm(Confirm {
             upto: 3,
-            returned: vec![]
+            ..Confirm::default()
         }))
     );
     assert_eq!(ucf_link::take(&mut input).unwrap_err().fault(), Fault::Peer);

@@ -40,6 +40,8 @@ struct Entry {
     len: u32,
     /// It needs no keeping any more.
     done: bool,
+    /// The container has dealt with it as far as it can.
+    kept: bool,
 }
 
 /// The messages sent on one connection.
@@ -53,6 +55,8 @@ pub struct Window {
     entries: VecDeque<Entry>,
     /// Number of `entries[0]`.
     first: u64,
+    /// Number of the first entry that waits for the container: neither `done` nor `kept`.
+    waiting: u64,
     /// Bytes of the entries.
     bytes: usize,
     /// One emptied chunk, to be used again.
@@ -71,6 +75,7 @@ impl Window {
             unwritten: (0, 0),
             entries: VecDeque::new(),
             first: 1,
+            waiting: 1,
             bytes: 0,
             empty: None,
             max_bytes,
@@ -84,11 +89,12 @@ impl Window {
         self.bytes
     }
 
-    /// How long the oldest message has waited to be confirmed.
+    /// How long the oldest message has waited that the container could have dealt with: one that it keeps until it is known who owns the
+    /// partition is no sign of too much to do.
     #[must_use]
     pub fn waited(&self, now: Instant) -> Duration {
         self.entries
-            .front()
+            .get((self.waiting - self.first) as usize)
             .map_or(Duration::ZERO, |oldest| now.since(oldest.sent))
     }
 
@@ -119,6 +125,7 @@ impl Window {
             start: start as u32,
             len: len as u32,
             done: false,
+            kept: false,
         });
         self.first + self.entries.len() as u64 - 1
     }
@@ -164,19 +171,25 @@ impl Window {
     /// The container has confirmed all messages up to this number.
     pub fn confirm(&mut self, upto: u64) {
         while self.first <= upto && self.pop() {}
+        self.pass_settled();
         self.free_chunks();
+    }
+
+    /// The container keeps a message until it is known who owns its partition.
+    pub fn kept(&mut self, number: u64) {
+        if let Some(entry) = self.entry(number) {
+            entry.kept = true;
+            self.pass_settled();
+        }
     }
 
     /// The container has returned a message: gives it to `again`, once.
     pub fn returned(&mut self, number: u64, again: impl FnOnce(Label, &[u8])) {
-        let entry = number
-            .checked_sub(self.first)
-            .and_then(|at| self.entries.get_mut(usize::try_from(at).ok()?));
-        if let Some(entry) = entry
-            && !entry.done
-        {
+        if let Some(entry) = self.entry(number).filter(|entry| !entry.done) {
             entry.done = true;
-            again(entry.label, bytes_of(&self.chunks, self.first_chunk, entry));
+            let entry = *entry;
+            again(entry.label, bytes_of(&self.chunks, self.first_chunk, &entry));
+            self.pass_settled();
         }
     }
 
@@ -188,6 +201,7 @@ impl Window {
                 again(entry.label, bytes_of(&self.chunks, self.first_chunk, entry));
             }
         }
+        self.pass_settled();
     }
 
     /// Gives up what is older than the window keeps: the peer has given it up, too.
@@ -196,7 +210,23 @@ impl Window {
             && entry.sent + self.max_age <= now
             && self.pop()
         {}
+        self.pass_settled();
         self.free_chunks();
+    }
+
+    fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(at)
+    }
+
+    /// Finds the first entry that waits. It only moves on, so each entry is passed once.
+    fn pass_settled(&mut self) {
+        self.waiting = self.waiting.max(self.first);
+        while let Some(entry) = self.entries.get((self.waiting - self.first) as usize)
+            && (entry.done || entry.kept)
+        {
+            self.waiting += 1;
+        }
     }
 
     fn pop(&mut self) -> bool {
@@ -301,6 +331,39 @@ mod tests {
         assert_eq!(taken(&mut window, |_| true), ["one", "three"]);
         window.confirm(u64::MAX);
         assert_eq!(add(&mut window, 1, "four"), 4, "numbers go on");
+    }
+
+    #[test]
+    fn the_wait_is_that_of_the_oldest_message_that_the_container_could_have_dealt_with() {
+        let mut window = window();
+        let at = |millis: u64| Instant::from_micros(millis * 1000);
+        for n in 0..6_u16 {
+            let label = Label {
+                partition: PartitionId(n),
+                order: u64::from(n),
+                returns: 0,
+                relayed: false,
+            };
+            window.append(at(u64::from(n)), label, |out| out.push(b'x'));
+        }
+        let waited = |window: &Window| window.waited(at(100)).as_millis();
+        assert_eq!(waited(&window), 100);
+        window.kept(2);
+        assert_eq!(waited(&window), 100, "the first one waits all the same");
+        window.kept(1);
+        assert_eq!(waited(&window), 98);
+        window.returned(3, |_, _| ());
+        window.take(|partition| partition.0 == 3, |_, _| ());
+        assert_eq!(waited(&window), 96);
+        window.confirm(5);
+        assert_eq!(waited(&window), 95);
+        for number in [0, 6, 7, u64::MAX] {
+            window.kept(number);
+        }
+        assert_eq!(waited(&window), 0, "nothing waits");
+        assert_eq!(taken(&mut window, |_| true), ["x"], "what is kept is not lost");
+        add(&mut window, 1, "later");
+        assert_eq!(window.waited(Instant::from_micros(7)), Duration::from_micros(7));
     }
 
     #[test]

@@ -149,6 +149,10 @@ pub struct Confirm {
     /// Above the last `upto`: not owned here, to be sent to the owner.
     #[prost(uint64, repeated, tag = "2")]
     pub returned: Vec<u64>,
+    /// Above `upto`: kept until it is known who owns the partition (a hand-over, a claim whose outcome is not known). Confirmed or returned
+    /// later; until then it is no sign of too much to do.
+    #[prost(uint64, repeated, tag = "3")]
+    pub kept: Vec<u64>,
 }
 
 /// What a container owns.

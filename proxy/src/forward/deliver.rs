@@ -136,6 +136,7 @@ impl Core {
                 taken.push((Label { returns, ..label }, bytes.to_vec()));
             });
         }
+        confirm.kept.iter().for_each(|number| link.window.kept(*number));
         link.window.confirm(confirm.upto);
         if taken.is_empty() {
             return;

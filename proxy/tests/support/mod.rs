@@ -128,6 +128,7 @@ impl Proxy {
         let confirm = Confirm {
             upto,
             returned: returned.to_vec(),
+            ..Confirm::default()
         };
         self.frame(link, Body::Confirm(confirm));
     }

@@ -180,7 +180,7 @@ impl Container {
                 &mut link.output,
                 Body::Confirm(Confirm {
                     upto,
-                    returned: Vec::new(),
+                    ..Confirm::default()
                 }),
             );
         }

@@ -5,7 +5,7 @@ use crate::sim::container::Clock;
 use crate::sim::net::{ConnId, Context, MS, Message, Node, Records};
 use bytes::Bytes;
 use container::engine::{
-    Announcement, ConnectionId, Engine, Input, Released, Settings, Turn, WriteOutcome, partition_of,
+    Announcement, ConnectionId, Engine, Fate, Input, Released, Settings, Turn, WriteOutcome, partition_of,
 };
 use container::records::Key;
 use sip::{Frame, Framer, Instant, Limits, OwnedMessage, Side};
@@ -64,8 +64,9 @@ struct Sip {
     read: u64,
     upto: u64,
     told: u64,
-    done: BTreeMap<u64, bool>,
+    done: BTreeMap<u64, Fate>,
     returned: Vec<u64>,
+    kept: Vec<u64>,
 }
 
 /// The worker's own connection to the store.
@@ -307,6 +308,7 @@ impl Process {
                 told: 0,
                 done: BTreeMap::new(),
                 returned: Vec::new(),
+                kept: Vec::new(),
             };
             self.sips.insert(conn, sip);
             return;
@@ -585,16 +587,17 @@ impl Process {
         }
         for confirm in released.confirms {
             if let Some(sip) = self.sips.get_mut(&ConnId(confirm.input.connection.0)) {
-                sip.confirm(confirm.input.number, confirm.returned);
+                sip.confirm(confirm.input.number, confirm.fate);
             }
         }
         for (ucf, (_, sip)) in &self.proxies {
             let Some(sip) = self.sips.get_mut(sip) else { continue };
-            if sip.upto > sip.told || !sip.returned.is_empty() {
+            if sip.upto > sip.told || !sip.returned.is_empty() || !sip.kept.is_empty() {
                 sip.told = sip.upto;
                 let confirm = Confirm {
                     upto: sip.upto,
                     returned: std::mem::take(&mut sip.returned),
+                    kept: std::mem::take(&mut sip.kept),
                 };
                 ctx.send(*ucf, 1, Message::Frame(Body::Confirm(confirm)));
             }
@@ -716,11 +719,13 @@ impl Process {
 }
 
 impl Sip {
-    fn confirm(&mut self, number: u64, returned: bool) {
-        if returned {
-            self.returned.push(number);
+    fn confirm(&mut self, number: u64, fate: Fate) {
+        match fate {
+            Fate::Done => {}
+            Fate::Returned => self.returned.push(number),
+            Fate::Kept => return self.kept.push(number),
         }
-        self.done.insert(number, returned);
+        self.done.insert(number, fate);
         while self.done.remove(&(self.upto + 1)).is_some() {
             self.upto += 1;
         }
