@@ -15,7 +15,8 @@ use transport::buffer::READ_CHUNK;
 use transport::legs::INNER;
 use transport::tcp::{Connection, Read};
 use transport::ucf_link::{self, LINK_BOUND};
-use transport::{Error, InBuffer, OutBuffer};
+use transport::{Error, Fault, InBuffer, OutBuffer};
+use ucf::greeting::End;
 use ucf::wire::Body;
 
 use crate::endpoints::Endpoint;
@@ -99,6 +100,8 @@ async fn keep(worker: Rc<Worker>, endpoint: Endpoint, forget: Rc<Notify>) {
         match linked {
             Ok(()) => pause = BACKOFF.0,
             Err(error) if error.is_retryable() => debug!(name = %endpoint.name, %error, "linking"),
+            // The worker has told.
+            Err(error) if error.fault() == Fault::Stranger => pause = BACKOFF.1,
             Err(error) => {
                 warn!(name = %endpoint.name, %error, "linking");
                 pause = BACKOFF.1;
@@ -116,9 +119,9 @@ async fn keep(worker: Rc<Worker>, endpoint: Endpoint, forget: Rc<Notify>) {
 async fn link(worker: &Rc<Worker>, sip: SocketAddr, ucf: SocketAddr) -> transport::Result<()> {
     let sip = Rc::new(Connection::connect(sip, CONNECT_PATIENCE).await?);
     let ucf = Rc::new(Connection::connect(ucf, CONNECT_PATIENCE).await?);
-    let ours = worker.hello(sip.local_addr().to_string());
     let mut frames = InBuffer::new();
-    let hello = ucf_link::hello(&ucf, &mut frames, ours).await?;
+    let local = sip.local_addr().to_string();
+    let hello = worker.greet(&ucf, &mut frames, End::Opened, local).await?;
     let down = Rc::new(Notify::new());
     let name = hello.name.clone();
     let linked = worker.feed(|core, now| {

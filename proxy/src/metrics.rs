@@ -36,7 +36,7 @@ impl Snapshots {
 /// A counter of the driver: name, help, where it stands.
 type DriverCounter = (&'static str, &'static str, fn(&DriverCounters) -> u64);
 
-const DRIVER: [DriverCounter; 13] = [
+const DRIVER: [DriverCounter; 14] = [
     ("datagrams_received", "Datagrams received from clients", |c| {
         c.datagrams_in
     }),
@@ -66,6 +66,11 @@ const DRIVER: [DriverCounter; 13] = [
     ),
     ("container_reads", "Reads that brought them", |c| c.link_reads),
     ("container_writes", "Writes of SIP to containers", |c| c.link_writes),
+    (
+        "links_refused",
+        "Links refused because the other side did not prove that it has the cluster's key",
+        |c| c.strangers,
+    ),
     ("messages_passed", "Messages passed to the worker of their call", |c| {
         c.passed
     }),

@@ -2,13 +2,15 @@
 //! what comes of it is the same on both sides.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, info};
 use transport::tcp::{Connection, Listener};
 use transport::ucf_link;
 use transport::{Error, InBuffer};
+use ucf::greeting::End;
 use ucf::wire::Hello;
 
 use crate::links::{self, CONNECT_PATIENCE, Link};
@@ -19,12 +21,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts other proxies for ever.
 pub async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let greeting = Arc::new(Semaphore::new(ucf_link::MAX_GREETING));
     loop {
         match listener.accept().await {
             Ok(connection) => {
+                let Ok(place) = greeting.clone().try_acquire_owned() else {
+                    continue;
+                };
                 let worker = worker.clone();
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = greet(&worker, connection).await {
+                    if let Err(error) = greet(&worker, connection, End::Accepted, place).await {
                         debug!(%error, "link with a proxy");
                     }
                 });
@@ -40,13 +46,15 @@ pub async fn accept(worker: Rc<Worker>, listener: Listener) {
 /// Dials another proxy and serves the link until it ends.
 pub async fn link(worker: &Rc<Worker>, address: std::net::SocketAddr) -> transport::Result<()> {
     let connection = Connection::connect(address, CONNECT_PATIENCE).await?;
-    greet(worker, connection).await
+    greet(worker, connection, End::Opened, ()).await
 }
 
-async fn greet(worker: &Rc<Worker>, connection: Connection) -> transport::Result<()> {
+/// Gives its `place` among those that have not said hello to others once it has.
+async fn greet<P>(worker: &Rc<Worker>, connection: Connection, end: End, place: P) -> transport::Result<()> {
     let ucf = Rc::new(connection);
     let mut frames = InBuffer::new();
-    let hello = ucf_link::hello(&ucf, &mut frames, worker.hello(String::new())).await?;
+    let hello = worker.greet(&ucf, &mut frames, end, String::new()).await?;
+    drop(place);
     serve(worker, ucf, frames, &hello).await
 }
 

@@ -31,6 +31,8 @@ pub struct DriverCounters {
     pub link_reads: u64,
     /// Writes of SIP to containers.
     pub link_writes: u64,
+    /// Links refused because the other side did not prove that it has the cluster's key.
+    pub strangers: u64,
     /// Messages passed to the worker of their call.
     pub passed: u64,
     /// Mail for other workers that found no room.

@@ -14,11 +14,13 @@ use proxy::forward::{Config as ForwarderConfig, Effect, Effects, Forwarder};
 use sip::Instant;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
-use transport::tcp::Listener;
-use transport::ucf_link::VERSION;
+use transport::tcp::{Connection, Listener};
+use transport::ucf_link::{self, VERSION};
 use transport::udp::{ReceiveBatch, SendBatch, UdpSocket};
+use transport::{Fault, InBuffer};
 use ucf::ProxyId;
 use ucf::flow::{Flow, Transport};
+use ucf::greeting::End;
 use ucf::wire::Hello;
 
 use crate::clients::Clients;
@@ -288,8 +290,30 @@ impl Worker {
         self.me
     }
 
+    /// Says hello on a link and hears the other side's. Strangers are counted, and told of now and then: anybody may knock.
+    pub async fn greet(
+        &self,
+        ucf: &Connection,
+        frames: &mut InBuffer,
+        end: End,
+        sip: String,
+    ) -> transport::Result<Hello> {
+        let keyring = self.core.borrow().forwarder.config().keyring.clone();
+        let greeted = ucf_link::hello(ucf, frames, &keyring, end, self.hello(sip)).await;
+        if let Err(error) = &greeted
+            && error.fault() == Fault::Stranger
+        {
+            let strangers = &mut self.core.borrow_mut().counters.strangers;
+            *strangers += 1;
+            if strangers.is_power_of_two() {
+                warn!(%error, refused = *strangers, "link refused");
+            }
+        }
+        greeted
+    }
+
     /// What it says of itself; `sip` is the local address of the SIP connection beside the link.
-    pub fn hello(&self, sip: String) -> Hello {
+    fn hello(&self, sip: String) -> Hello {
         Hello {
             version: VERSION,
             cluster: self.core.borrow().forwarder.config().cluster.clone(),
@@ -297,6 +321,7 @@ impl Worker {
             incarnation: self.me.incarnation,
             worker: Some(self.me.worker.into()),
             sip,
+            ..Hello::default()
         }
     }
 

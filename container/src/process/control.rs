@@ -301,6 +301,7 @@ impl Control {
                     None => {}
                 }
             }
+            LinkEvent::Stranger { why } => self.stranger(&why),
             LinkEvent::End { link, end } => self.link_over(link, end),
             LinkEvent::NotMade { member, end } => {
                 if !self.peers.contains_key(&member) {
@@ -308,6 +309,16 @@ impl Control {
                     self.parts.member.handle_peer_end(now, member, end);
                 }
             }
+        }
+    }
+
+    /// Counted, and told of now and then: anybody may knock.
+    fn stranger(&mut self, why: &str) {
+        let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
+        shown.events.strangers += 1;
+        let refused = shown.events.strangers;
+        if refused.is_power_of_two() {
+            warn!(%why, refused, "link refused");
         }
     }
 

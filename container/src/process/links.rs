@@ -1,14 +1,18 @@
 //! UCF links of the control task: proxies' and containers', each with a task that reads and one that writes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use transport::tcp::{Connection, Listener};
 use transport::ucf_link::{self, LINK_BOUND, VERSION};
-use transport::{InBuffer, OutBuffer};
+use transport::{Fault, InBuffer, OutBuffer};
 use ucf::Incarnation;
+use ucf::greeting::End;
 use ucf::member::LinkEnd;
+use ucf::token::Keyring;
 use ucf::wire::{Body, Hello};
 
 /// How long a member may take to accept a link.
@@ -36,6 +40,8 @@ pub enum LinkEvent {
     Frame { link: LinkId, body: Body },
     /// It ended.
     End { link: LinkId, end: LinkEnd },
+    /// Somebody does not prove that it has the cluster's key.
+    Stranger { why: String },
     /// A link that the member wanted could not be made.
     NotMade { member: Incarnation, end: LinkEnd },
 }
@@ -46,6 +52,7 @@ pub struct Identity {
     pub cluster: String,
     pub name: String,
     pub incarnation: Incarnation,
+    pub keyring: Arc<Keyring>,
 }
 
 impl Identity {
@@ -55,22 +62,45 @@ impl Identity {
             cluster: self.cluster.clone(),
             name: self.name.clone(),
             incarnation: self.incarnation.0,
-            worker: None,
-            sip: String::new(),
+            ..Hello::default()
         }
+    }
+
+    /// Says hello on a link and hears the other side's. Strangers are counted.
+    async fn greet(
+        &self,
+        connection: &Connection,
+        input: &mut InBuffer,
+        end: End,
+        events: &Sender<LinkEvent>,
+    ) -> transport::Result<Hello> {
+        let greeted = ucf_link::hello(connection, input, &self.keyring, end, self.hello()).await;
+        if let Err(error) = &greeted
+            && error.fault() == Fault::Stranger
+        {
+            let why = error.to_string();
+            let _ = events.send(LinkEvent::Stranger { why }).await;
+        }
+        greeted
     }
 }
 
 /// Accepts links for good.
 pub async fn accept(listener: Listener, me: Identity, events: Sender<LinkEvent>, numbers: Rc<std::cell::Cell<u64>>) {
+    let greeting = Arc::new(Semaphore::new(ucf_link::MAX_GREETING));
     loop {
         match listener.accept().await {
             Ok(connection) => {
+                let Ok(place) = greeting.clone().try_acquire_owned() else {
+                    continue;
+                };
                 let link = next(&numbers);
                 let (me, events) = (me.clone(), events.clone());
                 tokio::task::spawn_local(async move {
                     let mut input = InBuffer::new();
-                    match ucf_link::hello(&connection, &mut input, me.hello()).await {
+                    let greeted = me.greet(&connection, &mut input, End::Accepted, &events).await;
+                    drop(place);
+                    match greeted {
                         // A former life of ours is looked for at this address, and it is us who look.
                         Ok(hello) if hello.incarnation == me.incarnation.0 => {}
                         Ok(hello) => serve(link, connection, input, hello, events).await,
@@ -88,7 +118,7 @@ pub async fn accept(listener: Listener, me: Identity, events: Sender<LinkEvent>,
 
 /// Connects to a member and serves the link.
 pub async fn connect(member: Incarnation, address: String, link: LinkId, me: Identity, events: Sender<LinkEvent>) {
-    let end = match try_connect(member, &address, &me).await {
+    let end = match try_connect(member, &address, &me, &events).await {
         Ok((connection, input, hello)) => return serve(link, connection, input, hello, events).await,
         Err(end) => end,
     };
@@ -99,6 +129,7 @@ async fn try_connect(
     member: Incarnation,
     address: &str,
     me: &Identity,
+    events: &Sender<LinkEvent>,
 ) -> Result<(Connection, InBuffer, Hello), LinkEnd> {
     let address = address.parse().map_err(|_| LinkEnd::Lost)?;
     let connection = Connection::connect(address, CONNECT_PATIENCE)
@@ -108,7 +139,8 @@ async fn try_connect(
             _ => LinkEnd::Lost,
         })?;
     let mut input = InBuffer::new();
-    let hello = ucf_link::hello(&connection, &mut input, me.hello())
+    let hello = me
+        .greet(&connection, &mut input, End::Opened, events)
         .await
         .map_err(|_| LinkEnd::Lost)?;
     // Another life at the same address: the one that we look for is gone.

@@ -54,6 +54,7 @@ pub struct Events {
     pub claims_refused: u64,
     pub handed_over: u64,
     pub store_losses: u64,
+    pub strangers: u64,
 }
 
 const REASONS: [&str; 4] = ["closed", "silent", "lease", "cut_off"];
@@ -68,6 +69,7 @@ impl Default for Events {
             claims_refused: 0,
             handed_over: 0,
             store_losses: 0,
+            strangers: 0,
         }
     }
 }
@@ -302,6 +304,8 @@ impl Events {
             "Partitions handed over",
             self.handed_over,
         )?;
+        let help = "Links refused because the other side did not prove that it has the cluster's key";
+        counter(out, "links_refused", help, self.strangers)?;
         counter(
             out,
             "store_losses",

@@ -73,7 +73,8 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     let stats: Vec<Arc<Stats>> = (0..config.workers).map(|_| Arc::default()).collect();
     let (told, workers_tell) = mpsc::unbounded_channel();
-    let (workers, threads, sip) = start_workers(&config, incarnation, &stats, &told, start)?;
+    let keyring = Arc::new(Keyring::new(config.key, &config.retired, config.partitions.into()));
+    let (workers, threads, sip) = start_workers(&config, &keyring, incarnation, &stats, &told, start)?;
     let shown = Shown {
         state: MemberState::Joining,
         replicated: false,
@@ -116,6 +117,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
         cluster: config.cluster.clone(),
         name: config.name.clone(),
         incarnation,
+        keyring: keyring.clone(),
     };
     let numbers = Rc::new(Cell::new(0));
     tokio::task::spawn_local(links::accept(ucf, identity.clone(), links.clone(), numbers.clone()));
@@ -200,12 +202,12 @@ type Threads = Vec<std::thread::JoinHandle<()>>;
 /// Starts all workers; says where they take SIP.
 fn start_workers(
     config: &Config,
+    keyring: &Arc<Keyring>,
     member: Incarnation,
     stats: &[Arc<Stats>],
     told: &mpsc::UnboundedSender<ToControl>,
     start: std::time::Instant,
 ) -> anyhow::Result<(Workers, Threads, std::net::SocketAddr)> {
-    let keyring = Arc::new(Keyring::new(config.key, &config.retired, config.partitions.into()));
     let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     let workers: Workers = senders.into();
     let (bound, all_bound) = std::sync::mpsc::channel();

@@ -15,6 +15,8 @@ pub enum Fault {
     Network,
     /// The peer speaks wrongly. Trying again does not help; the connection is to be closed.
     Peer,
+    /// The peer does not prove that it is of this cluster. An operator must act if it is.
+    Stranger,
 }
 
 /// An error with its fault and a sentence on what was being done.
@@ -50,6 +52,14 @@ impl Error {
             fault: Fault::Peer,
             doing: what.into(),
             source: None,
+        }
+    }
+
+    /// The peer is a stranger: `what` says why, and what to do if it is not.
+    pub fn stranger(what: impl Into<String>) -> Self {
+        Self {
+            fault: Fault::Stranger,
+            ..Self::peer(what)
         }
     }
 

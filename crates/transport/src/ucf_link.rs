@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use prost::Message;
+use ucf::greeting::{End, Greeting, NONCE_LEN};
+use ucf::token::Keyring;
 use ucf::wire::{Body, Frame, Hello, MAX_FRAME};
 
 use crate::buffer::{Full, InBuffer, OutBuffer};
@@ -14,6 +16,13 @@ pub const LINK_BOUND: usize = 2 * (MAX_FRAME + PREFIX);
 
 /// How long a peer may take to say hello.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connections that one listener has accepted and that have not said hello, at most; more are closed at once. More than a cluster's parts
+/// make together, and each holds a read buffer.
+pub const MAX_GREETING: usize = 256;
+
+/// The largest frame that is read from a peer that is not known yet.
+const MAX_HELLO: usize = 2 << 10;
 
 /// The version of `ucf::wire` that is spoken here.
 pub const VERSION: u32 = 1;
@@ -36,15 +45,19 @@ pub fn push(body: Body, out: &mut OutBuffer) -> std::result::Result<(), Full> {
 
 /// Takes the next whole frame from what was read; `None` if there is none yet. Frames of kinds unknown here are skipped.
 pub fn take(input: &mut InBuffer) -> Result<Option<Body>> {
+    take_within(input, MAX_FRAME)
+}
+
+fn take_within(input: &mut InBuffer, most: usize) -> Result<Option<Body>> {
     loop {
         let data = input.data();
         let Some((prefix, rest)) = data.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
         let len = u32::from_be_bytes(*prefix) as usize;
-        if len > MAX_FRAME {
+        if len > most {
             return Err(Error::peer(format!(
-                "UCF peer announces a frame of {len} bytes; at most {MAX_FRAME} are allowed"
+                "UCF peer announces a frame of {len} bytes; at most {most} are allowed"
             )));
         }
         let Some(bytes) = rest.get(..len) else { return Ok(None) };
@@ -59,8 +72,12 @@ pub fn take(input: &mut InBuffer) -> Result<Option<Body>> {
 
 /// Waits for the next frame; `None` is the end of the link.
 pub async fn next(connection: &Connection, input: &mut InBuffer) -> Result<Option<Body>> {
+    next_within(connection, input, MAX_FRAME).await
+}
+
+async fn next_within(connection: &Connection, input: &mut InBuffer, most: usize) -> Result<Option<Body>> {
     loop {
-        if let Some(body) = take(input)? {
+        if let Some(body) = take_within(input, most)? {
             return Ok(Some(body));
         }
         if !connection.read(input).await? {
@@ -69,36 +86,82 @@ pub async fn next(connection: &Connection, input: &mut InBuffer) -> Result<Optio
     }
 }
 
-/// Says hello and waits for the peer's, which is checked for version and cluster. What the peer sent after it stays in `input`.
-pub async fn hello(connection: &Connection, input: &mut InBuffer, ours: Hello) -> Result<Hello> {
+/// Says hello and waits for the peer's, which is checked for version, cluster and proof (`ucf::greeting`). What the peer sent after it stays
+/// in `input`.
+///
+/// # Errors
+/// [`Fault::Stranger`](crate::Fault::Stranger) if the peer proves nothing: whoever accepted it counts and logs that.
+pub async fn hello(
+    connection: &Connection,
+    input: &mut InBuffer,
+    keyring: &Keyring,
+    end: End,
+    ours: Hello,
+) -> Result<Hello> {
+    let peer = connection.peer_addr();
+    match tokio::time::timeout(HELLO_PATIENCE, greet(connection, input, keyring, end, ours)).await {
+        Ok(greeted) => greeted,
+        Err(_) => Err(Error::network(
+            format!("no hello from tcp:{peer}"),
+            std::io::ErrorKind::TimedOut.into(),
+        )),
+    }
+}
+
+async fn greet(
+    connection: &Connection,
+    input: &mut InBuffer,
+    keyring: &Keyring,
+    end: End,
+    ours: Hello,
+) -> Result<Hello> {
     let peer = connection.peer_addr();
     let cluster = ours.cluster.clone();
-    let mut out = OutBuffer::new(LINK_BOUND);
-    push(Body::Hello(ours), &mut out).expect("a hello is small");
-    connection.write(&mut out).await?;
-    let theirs = match tokio::time::timeout(HELLO_PATIENCE, next(connection, input)).await {
-        Err(_) => {
-            return Err(Error::network(
-                format!("no hello from tcp:{peer}"),
-                std::io::ErrorKind::TimedOut.into(),
-            ));
-        }
-        Ok(first) => first?,
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(|error| {
+        Error::local(
+            "no random numbers from the system",
+            std::io::Error::other(error.to_string()),
+        )
+    })?;
+    let greeting = Greeting::new(keyring, end, nonce);
+    say(connection, Body::Challenge(greeting.challenge())).await?;
+    let Body::Challenge(challenge) = first_words(connection, input).await? else {
+        return Err(Error::stranger(format!("tcp:{peer} sent no challenge first")));
     };
-    match theirs {
-        Some(Body::Hello(hello)) if hello.version != VERSION => Err(Error::peer(format!(
+    say(connection, Body::Hello(greeting.hello(&challenge, ours))).await?;
+    match first_words(connection, input).await? {
+        Body::Hello(hello) if hello.version != VERSION => Err(Error::peer(format!(
             "tcp:{peer} speaks UCF version {}, not {VERSION}",
             hello.version
         ))),
-        Some(Body::Hello(hello)) if hello.cluster != cluster => Err(Error::peer(format!(
+        Body::Hello(hello) if hello.cluster != cluster => Err(Error::peer(format!(
             "tcp:{peer} is of cluster {:?}, not {cluster:?}",
             hello.cluster
         ))),
-        Some(Body::Hello(hello)) => Ok(hello),
-        Some(_) => Err(Error::peer(format!("tcp:{peer} did not say hello first"))),
-        None => Err(Error::network(
-            format!("tcp:{peer} closed instead of saying hello"),
-            std::io::ErrorKind::UnexpectedEof.into(),
-        )),
+        Body::Hello(hello) if !greeting.verifies(&challenge, &hello) => Err(Error::stranger(format!(
+            "tcp:{peer} says that it is {:?} and does not have the cluster's key: give all proxies and containers the same SIPCLUSTER_KEY, or \
+             its own among SIPCLUSTER_RETIRED_KEYS",
+            hello.name
+        ))),
+        Body::Hello(hello) => Ok(hello),
+        _ => Err(Error::stranger(format!("tcp:{peer} did not say hello first"))),
     }
+}
+
+async fn say(connection: &Connection, body: Body) -> Result<()> {
+    let mut out = OutBuffer::new(MAX_HELLO + PREFIX);
+    push(body, &mut out).map_err(|_| Error::peer("this side's hello is too long"))?;
+    connection.write(&mut out).await
+}
+
+/// The next frame of a peer that is not known yet.
+async fn first_words(connection: &Connection, input: &mut InBuffer) -> Result<Body> {
+    let body = next_within(connection, input, MAX_HELLO).await?;
+    body.ok_or_else(|| {
+        Error::network(
+            format!("tcp:{} closed instead of saying hello", connection.peer_addr()),
+            std::io::ErrorKind::UnexpectedEof.into(),
+        )
+    })
 }

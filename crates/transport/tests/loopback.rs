@@ -6,6 +6,8 @@ use std::time::Duration;
 use transport::tcp::{Connection, Listener, Read};
 use transport::udp::{Options, ReceiveBatch, SendBatch, UdpSocket};
 use transport::{Fault, Full, InBuffer, OutBuffer, ucf_link};
+use ucf::greeting::End;
+use ucf::token::{Key, Keyring};
 use ucf::wire::{Body, Confirm, Frame, Hello, Ownership};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -236,6 +238,10 @@ async fn nobody_listening_is_the_networks_fault() {
     assert!(!within(near.read(&mut input)).await.unwrap());
 }
 
+fn ring(id: u8) -> Keyring {
+    Keyring::new(Key { id, secret: [id; 16] }, &[], 8)
+}
+
 fn greeting(cluster: &str) -> Hello {
     Hello {
         version: ucf_link::VERSION,
@@ -250,15 +256,24 @@ async fn ucf_peers_greet_and_exchange_frames() {
     let (near, far) = pair().await;
     let mut near_input = InBuffer::new();
     let mut far_input = InBuffer::new();
+    let ring = ring(1);
     let (first, second) = within(async {
         tokio::join!(
-            ucf_link::hello(&near, &mut near_input, greeting("demo")),
-            ucf_link::hello(&far, &mut far_input, greeting("demo"))
+            ucf_link::hello(&near, &mut near_input, &ring, End::Opened, greeting("demo")),
+            ucf_link::hello(&far, &mut far_input, &ring, End::Accepted, greeting("demo"))
         )
     })
     .await;
-    assert_eq!(first.unwrap(), greeting("demo"));
-    assert_eq!(second.unwrap(), greeting("demo"));
+    for said in [first.unwrap(), second.unwrap()] {
+        let proof = said.proof.clone();
+        assert_eq!(
+            said,
+            Hello {
+                proof,
+                ..greeting("demo")
+            }
+        );
+    }
 
     let large = Ownership {
         owner: 1,
@@ -281,7 +296,13 @@ async fn ucf_peers_greet_and_exchange_frames() {
     let reading = async {
         for upto in 1..=100 {
             let body = ucf_link::next(&far, &mut far_input).await.unwrap();
-            assert_eq!(body, Some(Body::Confirm(Confirm { upto, ..Confirm::default() })));
+            assert_eq!(
+                body,
+                Some(Body::Confirm(Confirm {
+                    upto,
+                    ..Confirm::default()
+                }))
+            );
         }
         assert_eq!(
             ucf_link::next(&far, &mut far_input).await.unwrap(),
@@ -300,15 +321,78 @@ async fn ucf_peers_greet_and_exchange_frames() {
 async fn a_ucf_peer_of_another_cluster_is_refused() {
     let (near, far) = pair().await;
     let (mut a, mut b) = (InBuffer::new(), InBuffer::new());
+    let ring = ring(1);
     let (first, second) = within(async {
         tokio::join!(
-            ucf_link::hello(&near, &mut a, greeting("demo")),
-            ucf_link::hello(&far, &mut b, greeting("other"))
+            ucf_link::hello(&near, &mut a, &ring, End::Opened, greeting("demo")),
+            ucf_link::hello(&far, &mut b, &ring, End::Accepted, greeting("other"))
         )
     })
     .await;
     assert_eq!(first.unwrap_err().fault(), Fault::Peer);
     assert_eq!(second.unwrap_err().fault(), Fault::Peer);
+}
+
+#[tokio::test]
+async fn a_ucf_peer_with_another_key_is_a_stranger_to_both() {
+    let (near, far) = pair().await;
+    let (mut a, mut b) = (InBuffer::new(), InBuffer::new());
+    let (ours, theirs) = (ring(1), ring(2));
+    let (first, second) = within(async {
+        tokio::join!(
+            ucf_link::hello(&near, &mut a, &ours, End::Opened, greeting("demo")),
+            ucf_link::hello(&far, &mut b, &theirs, End::Accepted, greeting("demo"))
+        )
+    })
+    .await;
+    let error = first.unwrap_err();
+    assert!(error.to_string().contains("SIPCLUSTER_KEY"), "{error}");
+    assert_eq!(
+        (error.fault(), second.unwrap_err().fault()),
+        (Fault::Stranger, Fault::Stranger)
+    );
+}
+
+#[tokio::test]
+async fn a_ucf_peer_that_says_back_what_it_hears_or_sends_much_is_refused() {
+    let (near, far) = pair().await;
+    let mut input = InBuffer::new();
+    let ring = ring(1);
+    let echo = async {
+        let mut heard = InBuffer::new();
+        while let Ok(true) = far.read(&mut heard).await {
+            let mut back = OutBuffer::new(1 << 20);
+            back.push(heard.data()).unwrap();
+            heard.consume(heard.data().len());
+            far.write(&mut back).await.unwrap();
+        }
+    };
+    let greeted = within(async {
+        tokio::select! {
+            greeted = ucf_link::hello(&near, &mut input, &ring, End::Opened, greeting("demo")) => greeted,
+            () = echo => unreachable!("the other side is open"),
+        }
+    })
+    .await;
+    assert_eq!(greeted.unwrap_err().fault(), Fault::Stranger);
+
+    let (near, far) = pair().await;
+    let mut large = OutBuffer::new(1 << 20);
+    large.push(&[0, 0, 0x80, 0]).unwrap();
+    within(far.write(&mut large)).await.unwrap();
+    let greeted = within(ucf_link::hello(
+        &near,
+        &mut input,
+        &ring,
+        End::Accepted,
+        greeting("demo"),
+    ))
+    .await;
+    assert_eq!(
+        greeted.unwrap_err().fault(),
+        Fault::Peer,
+        "before it waits for all of it"
+    );
 }
 
 #[test]

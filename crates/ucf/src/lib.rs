@@ -8,6 +8,7 @@ pub mod assignment;
 pub mod base32;
 pub mod detector;
 pub mod flow;
+pub mod greeting;
 pub mod hold;
 pub mod id;
 pub mod lease;

@@ -103,6 +103,7 @@ pub struct Keyring {
 struct Tokens {
     id: u8,
     flow: SipHasher24,
+    link: SipHasher24of128,
     tokens: Vec<Token>,
 }
 
@@ -191,6 +192,16 @@ impl Keyring {
         self.keys.iter().any(|key| hash(key.flow, bytes) == check)
     }
 
+    /// The check by which one end of a link proves to the other that it has the current key. `words` are never said twice.
+    pub(crate) fn prove(&self, words: &[u8]) -> [u8; 16] {
+        hash128(self.keys[0].link, words)
+    }
+
+    /// Whether a key that verifies made this check.
+    pub(crate) fn proves(&self, words: &[u8], proof: &[u8]) -> bool {
+        self.keys.iter().any(|key| same(&hash128(key.link, words), proof))
+    }
+
     /// The keyed hash of transactions: equal in all parts of the cluster.
     pub(crate) fn transaction_hasher(&self) -> SipHasher24 {
         self.transaction
@@ -215,6 +226,7 @@ impl Tokens {
         Self {
             id: key.id & 31,
             flow: derive(key, b"flow"),
+            link: SipHasher24of128::new_with_key(&derived(key, b"link")),
             tokens: (0..count).map(|partition| token(key, partition as u16)).collect(),
         }
     }
@@ -231,12 +243,21 @@ fn token(key: Key, partition: u16) -> Token {
     Token(text)
 }
 
-/// A hasher of its own for each use, so that what one use reveals does not help to forge another's.
 fn derive(key: Key, usage: &[u8]) -> SipHasher24 {
+    SipHasher24::new_with_key(&derived(key, usage))
+}
+
+/// A key of its own for each use, so that what one use reveals does not help to forge another's.
+fn derived(key: Key, usage: &[u8]) -> [u8; 16] {
     let mut hasher = SipHasher24of128::new_with_key(&key.secret);
     hasher.write(b"derive ");
     hasher.write(usage);
-    SipHasher24::new_with_key(&hasher.finish128().as_u128().to_be_bytes())
+    hasher.finish128().as_u128().to_be_bytes()
+}
+
+fn hash128(mut hasher: SipHasher24of128, bytes: &[u8]) -> [u8; 16] {
+    hasher.write(bytes);
+    hasher.finish128().as_u128().to_be_bytes()
 }
 
 fn hash(mut hasher: SipHasher24, bytes: &[u8]) -> u64 {
@@ -245,8 +266,8 @@ fn hash(mut hasher: SipHasher24, bytes: &[u8]) -> u64 {
 }
 
 /// Compares all of it whatever differs first, so that the time tells a forger nothing.
-fn same(a: &[u8; TOKEN_LEN], b: &[u8; TOKEN_LEN]) -> bool {
-    a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
 #[cfg(test)]

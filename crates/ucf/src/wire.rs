@@ -9,14 +9,14 @@ pub const MAX_FRAME: usize = 2 << 20;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Frame {
     /// What it says; a frame whose body is unknown is ignored.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub body: Option<Body>,
 }
 
 /// The kinds of frames.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
-    /// First on every link, in both directions.
+    /// On every link behind the challenge, in both directions.
     #[prost(message, tag = "1")]
     Hello(Hello),
     /// Proxy to container, and to proxy, every 100 ms.
@@ -52,6 +52,17 @@ pub enum Body {
     /// Proxy to proxy: what a container that the receiver does not reach has told the speaker.
     #[prost(message, tag = "12")]
     Heard(Heard),
+    /// First on every link, in both directions (`ucf::greeting`).
+    #[prost(message, tag = "13")]
+    Challenge(Challenge),
+}
+
+/// What the other end's `Hello` has to prove.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Challenge {
+    /// Random bytes, never sent before.
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: Vec<u8>,
 }
 
 /// Who speaks.
@@ -75,6 +86,9 @@ pub struct Hello {
     /// For a proxy: the local address of the worker's SIP connection to this container, which ties the two connections together.
     #[prost(string, tag = "6")]
     pub sip: String,
+    /// Keyed check of the fields above and of the challenges of both ends (`ucf::greeting`): the speaker has the cluster's key.
+    #[prost(bytes = "vec", tag = "7")]
+    pub proof: Vec<u8>,
 }
 
 /// A proxy lives, and says which containers it reaches.

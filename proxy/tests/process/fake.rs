@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use sip::{Frame, Framer, Limits, Side};
 use transport::tcp::{Connection, Listener};
 use transport::{InBuffer, OutBuffer, ucf_link};
+use ucf::greeting::End;
+use ucf::token::{Key, Keyring};
 use ucf::wire::{Body, Hello, MemberState, Ownership, Report};
 
 pub const CLUSTER: &str = "demo";
@@ -124,7 +126,9 @@ impl Container {
             incarnation: self.state.incarnation,
             ..Hello::default()
         };
-        if ucf_link::hello(&connection, &mut input, ours).await.is_err() {
+        let keyring = keyring();
+        let greeted = ucf_link::hello(&connection, &mut input, &keyring, End::Accepted, ours).await;
+        if greeted.is_err() {
             return;
         }
         let owned = Ownership {
@@ -157,6 +161,12 @@ impl Container {
             }
         }
     }
+}
+
+/// The cluster's, as the proxy is told.
+pub fn keyring() -> Keyring {
+    let secret = std::array::from_fn(|n| n as u8);
+    Keyring::new(Key { id: 0, secret }, &[], PARTITIONS)
 }
 
 /// The value of the first header of that name.

@@ -9,9 +9,12 @@ use std::net::SocketAddr;
 use sip::{Frame, Framer, Limits, Side};
 use tokio::net::UdpSocket;
 use transport::tcp::Connection;
-use transport::{InBuffer, OutBuffer};
+use transport::{InBuffer, OutBuffer, ucf_link};
+use ucf::greeting::End;
+use ucf::token::{Key, Keyring};
+use ucf::wire::{Body, Hello};
 
-use fake::{Container, header};
+use fake::{CLUSTER, Container, PARTITIONS, header, keyring};
 use harness::{Call, PATIENCE, Proxy, binary};
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
@@ -389,4 +392,73 @@ async fn calls_of_a_proxy_that_reaches_no_container_go_through_another() {
         seen.iter().any(|(id, method)| *id == call.id && method == "ACK"),
         "{seen:?}"
     );
+}
+
+fn proxy_hello() -> Hello {
+    Hello {
+        version: ucf_link::VERSION,
+        cluster: CLUSTER.into(),
+        name: "proxy-9".into(),
+        incarnation: 9,
+        worker: Some(0),
+        ..Hello::default()
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_without_the_clusters_key_is_refused_and_counted() {
+    let proxy = Proxy::start(1, &[Container::start("demo-0", 7, 1)]).await;
+    let other = Keyring::new(Key { id: 0, secret: [9; 16] }, &[], PARTITIONS);
+    for (keyring, is_known) in [(keyring(), true), (other, false)] {
+        let connection = Connection::connect(proxy.ucf, PATIENCE).await.unwrap();
+        let mut input = InBuffer::new();
+        let greeted = within(ucf_link::hello(
+            &connection,
+            &mut input,
+            &keyring,
+            End::Opened,
+            proxy_hello(),
+        ))
+        .await;
+        assert_eq!(greeted.is_ok(), is_known, "{greeted:?}");
+        let next = within(ucf_link::next(&connection, &mut input)).await;
+        assert_eq!(matches!(next, Ok(Some(Body::Heartbeat(_)))), is_known, "{next:?}");
+    }
+    proxy
+        .until_metric("sipcluster_proxy_links_refused_total", |refused| refused == 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn connections_that_do_not_say_hello_are_bounded_and_closed_in_time() {
+    let proxy = Proxy::start(1, &[Container::start("demo-0", 7, 1)]).await;
+    let mut silent = Vec::new();
+    let mut input = InBuffer::new();
+    for _ in 0..ucf_link::MAX_GREETING {
+        let connection = Connection::connect(proxy.ucf, PATIENCE).await.unwrap();
+        assert!(within(connection.read(&mut input)).await.unwrap(), "it is challenged");
+        silent.push(connection);
+    }
+    let one_more = Connection::connect(proxy.ucf, PATIENCE).await.unwrap();
+    let mut nothing = InBuffer::new();
+    assert!(
+        !within(one_more.read(&mut nothing)).await.unwrap_or(false),
+        "it is closed at once"
+    );
+    for connection in &silent {
+        assert!(
+            !within(connection.read(&mut input)).await.unwrap_or(false),
+            "it is closed in the end"
+        );
+    }
+    let later = Connection::connect(proxy.ucf, PATIENCE).await.unwrap();
+    let greeted = within(ucf_link::hello(
+        &later,
+        &mut nothing,
+        &keyring(),
+        End::Opened,
+        proxy_hello(),
+    ))
+    .await;
+    assert!(greeted.is_ok(), "{greeted:?}");
 }

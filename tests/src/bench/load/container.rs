@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use ucf::greeting::{End, Greeting, NONCE_LEN};
 use ucf::token::Keyring;
 use ucf::transactions::Keys;
 use ucf::wire::{Body, Confirm, Frame, Hello, MemberState, Ownership, Report, Transactions};
@@ -49,6 +50,7 @@ struct UcfLink {
     stream: TcpStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    nonce: [u8; NONCE_LEN],
     sip: Option<SocketAddr>,
     heartbeat: u64,
 }
@@ -126,10 +128,16 @@ impl Container {
             if prepare(&stream).is_err() {
                 continue;
             }
+            // Nobody is to be kept out of a bench.
+            let nonce = [7; NONCE_LEN];
+            let mut output = Vec::new();
+            let greeting = Greeting::new(&self.keyring, End::Accepted, nonce);
+            push(&mut output, Body::Challenge(greeting.challenge()));
             self.ucf_links.push(UcfLink {
                 stream,
                 input: Vec::new(),
-                output: Vec::new(),
+                output,
+                nonce,
                 sip: None,
                 heartbeat: 0,
             });
@@ -157,10 +165,12 @@ impl Container {
         let mut taken = 0;
         while let Some(frame) = next_frame(&link.input, &mut taken)? {
             match frame.body {
-                Some(Body::Hello(hello)) => {
-                    link.sip = hello.sip.parse().ok();
+                Some(Body::Challenge(challenge)) => {
+                    let greeting = Greeting::new(&self.keyring, End::Accepted, link.nonce);
+                    push(&mut link.output, Body::Hello(greeting.hello(&challenge, self.hello())));
                     self.introduce(&mut link.output);
                 }
+                Some(Body::Hello(hello)) => link.sip = hello.sip.parse().ok(),
                 Some(Body::Heartbeat(heartbeat)) => link.heartbeat = heartbeat.number,
                 _ => {}
             }
@@ -193,15 +203,17 @@ impl Container {
         write(&mut link.stream, &mut link.output)
     }
 
-    fn introduce(&self, output: &mut Vec<u8>) {
-        let hello = Hello {
+    fn hello(&self) -> Hello {
+        Hello {
             version: 1,
             cluster: self.cluster.clone(),
             name: "stand-in".into(),
             incarnation: self.incarnation,
             ..Hello::default()
-        };
-        push(output, Body::Hello(hello));
+        }
+    }
+
+    fn introduce(&self, output: &mut Vec<u8>) {
         self.report(0, output);
         let partitions: Vec<u32> = (0..self.keyring.partitions() as u32).collect();
         let ownership = Ownership {
