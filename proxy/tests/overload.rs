@@ -7,7 +7,7 @@ use std::time::Duration;
 use proxy::forward::LinkId;
 use support::{Proxy, config, fields, one, request, tag, udp};
 use ucf::PartitionId;
-use ucf::wire::{Body, Confirm};
+use ucf::wire::{Body, Confirm, MemberState, Report};
 
 const CALLER: &str = "192.0.2.1:5060";
 const URI: &str = "sip:bob@192.0.2.10";
@@ -95,31 +95,54 @@ fn what_belongs_to_calls_that_are_up_is_never_refused() {
     assert!(one(proxy.arrived(link)).starts_with("CANCEL"), "of the call that waits");
 }
 
+/// A proxy with a container that says for more than a second that its input waits for so many milliseconds.
+fn reporting(millis: u32) -> (Proxy, LinkId) {
+    let mut proxy = Proxy::new(config(1));
+    let link = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    for _ in 0..12 {
+        let report = Report {
+            state: MemberState::Active as i32,
+            queue_delay_us: millis * 1000,
+            ..Report::default()
+        };
+        proxy.frame(link, Body::Report(report));
+        proxy.wait(TICK);
+    }
+    proxy.out();
+    (proxy, link)
+}
+
 #[test]
 fn emergency_calls_are_refused_last() {
-    let (mut proxy, link) = waiting(Duration::from_secs(5));
-    for (n, uri) in [
+    let emergencies = [
         "urn:service:sos",
         "URN:service:sos.fire",
         "sip:112@192.0.2.10",
         "tel:112",
-    ]
-    .iter()
-    .enumerate()
-    {
-        proxy.client(udp(CALLER), &call(n + 1, uri));
+    ];
+    let (mut proxy, link) = reporting(460);
+    for (n, uri) in emergencies.iter().cycle().take(100).enumerate() {
+        proxy.client(udp(CALLER), &call(n, uri));
         assert_eq!(proxy.arrived(link).len(), 1, "{uri}");
     }
-    for (n, uri) in ["urn:service:sosx", "urn:service:counseling", "sip:1123@192.0.2.10"]
-        .iter()
-        .enumerate()
-    {
-        proxy.client(udp(CALLER), &call(n + 10, uri));
-        assert!(
-            proxy.arrived(link).is_empty() && proxy.sent().1.starts_with("SIP/2.0 503"),
-            "{uri}"
-        );
+    let others = ["urn:service:sosx", "urn:service:counseling", "sip:1123@192.0.2.10"];
+    for (n, uri) in others.iter().cycle().take(100).enumerate() {
+        proxy.client(udp(CALLER), &call(100 + n, uri));
     }
+    let taken = proxy.arrived(link).len();
+    assert!(taken < 20, "{taken} of 100 that are none");
+    assert!(
+        proxy
+            .out()
+            .clients
+            .iter()
+            .all(|(_, answer)| answer.starts_with("SIP/2.0 503"))
+    );
+    let (mut proxy, link) = reporting(1260);
+    proxy.client(udp(CALLER), &call(1, emergencies[0]));
+    assert!(proxy.arrived(link).is_empty() && proxy.sent().1.starts_with("SIP/2.0 503"));
+    proxy.client(udp(CALLER), &request("BYE", URI, "up", &tag(PartitionId(2)), ""));
+    assert!(one(proxy.arrived(link)).starts_with("BYE"), "calls that are up go on");
 }
 
 #[test]

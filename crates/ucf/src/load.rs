@@ -7,7 +7,8 @@
 //! Overload: the longer a container lets its input wait, the smaller the part of new dialogs that it is given, from all of them at
 //! [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
 //! store is no overload. So the queue settles where what is admitted is what the container can do, whoever else sends: all
-//! proxies see the same queue, and none has to know of the others. In-dialog requests are never held back.
+//! proxies see the same queue, and none has to know of the others. Emergency calls are held back by the same law, but later: whoever floods
+//! with them does not take the calls that are up with him. In-dialog requests are never held back.
 
 use std::time::Duration;
 
@@ -44,8 +45,9 @@ pub const STALL: Duration = Duration::from_secs(1);
 /// takes to answer is no sign of too much to do: refusing calls would not make it shorter.
 const STORE: Duration = Duration::from_millis(250);
 
-/// The same for emergency calls: they are given up only with the container.
-const HOPELESS: Duration = Duration::from_secs(8);
+/// How much longer input may have waited for emergency calls: when the first of them is refused, of sixteen others one is taken. More
+/// would be better for them and worse for the calls that are up, should they come in a flood.
+const EMERGENCY: Duration = HALVES.saturating_mul(4);
 
 /// How long a fresh container gets less than its share: caches are cold and connections young.
 const RAMP: Duration = Duration::from_secs(10);
@@ -165,9 +167,12 @@ impl Balancer {
         // One draw for all containers: a call is refused only if even the one with the shortest queue would not take it.
         let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
         let takes = |slot: Slot, load: &Load| {
-            waits(slot).is_some_and(|waited| match urgency {
-                Urgency::Usual => !load.sheds || draw < admitted(load.wait(waited)),
-                Urgency::Emergency => load.wait(waited) < HOPELESS,
+            waits(slot).is_some_and(|waited| {
+                let more = match urgency {
+                    Urgency::Usual => Duration::ZERO,
+                    Urgency::Emergency => EMERGENCY,
+                };
+                !load.sheds || draw < admitted(load.wait(waited).saturating_sub(more))
             })
         };
         self.choose_among(now, random, |slot, load| {
@@ -375,7 +380,22 @@ mod tests {
         );
         let usual = balancer.choose(now, 0, Urgency::Usual, anybody);
         assert_eq!(usual, None, "now the caller is told");
-        assert!(balancer.choose(now, 0, Urgency::Emergency, anybody).is_some());
+    }
+
+    #[test]
+    fn emergency_calls_are_held_back_later_and_in_the_end_as_well() {
+        let taken = |waited: Duration, urgency: Urgency| {
+            let (mut balancer, now) = warm(&[10]);
+            let now = overloaded(&mut balancer, now, 0, waited, EASY);
+            let randoms = (0..1000_u64).map(|n| n.wrapping_mul(0x1234_5678_9abc_def1));
+            let chosen = randoms.filter(|random| balancer.choose(now, *random, urgency, anybody).is_some());
+            chosen.count()
+        };
+        let late = EASY + EMERGENCY;
+        assert_eq!(taken(late, Urgency::Emergency), 1000);
+        assert!((40..90).contains(&taken(late, Urgency::Usual)));
+        assert!((450..550).contains(&taken(late + HALVES, Urgency::Emergency)));
+        assert_eq!(taken(BUSY + EMERGENCY, Urgency::Emergency), 0);
     }
 
     #[test]

@@ -38,8 +38,10 @@ struct Asked {
 #[derive(Clone, Copy, PartialEq)]
 enum How {
     RoundRobin,
-    LeastLoaded,
+    LeastLoaded(Urgency),
 }
+
+const USUAL: How = How::LeastLoaded(Urgency::Usual);
 
 /// What callers saw.
 #[derive(Default, Debug)]
@@ -122,13 +124,13 @@ fn run(rates: &[u64], calls: u64, seconds: u64, how: How, fresh: Option<usize>) 
             let proxy = (random(&mut state) % PROXIES as u64) as usize;
             let chosen = match how {
                 How::RoundRobin => Some(Slot((turn % rates.len() as u64) as u16)),
-                How::LeastLoaded => {
+                How::LeastLoaded(urgency) => {
                     let draw = random(&mut state);
                     let waits = |slot: Slot| {
                         let oldest = containers[usize::from(slot.0)].queue.front();
                         Some(Duration::from_millis(oldest.map_or(0, |asked| now - asked.at)))
                     };
-                    balancers[proxy].choose(at(now), draw, Urgency::Usual, waits)
+                    balancers[proxy].choose(at(now), draw, urgency, waits)
                 }
             };
             turn += 1;
@@ -203,10 +205,7 @@ fn throughput(rates: &[u64], how: How) -> u64 {
 #[test]
 fn one_of_four_at_half_speed_costs_less_than_its_half() {
     const RATES: [u64; 4] = [3000, 3000, 3000, 1500];
-    let (round_robin, least_loaded) = (
-        throughput(&RATES, How::RoundRobin),
-        throughput(&RATES, How::LeastLoaded),
-    );
+    let (round_robin, least_loaded) = (throughput(&RATES, How::RoundRobin), throughput(&RATES, USUAL));
     println!("calls a second set up in 100 ms: round robin {round_robin}, least loaded {least_loaded}");
     assert!(least_loaded * 10 >= round_robin * 14, "{least_loaded} of {round_robin}");
 }
@@ -217,11 +216,11 @@ fn at_twice_and_four_times_the_capacity_as_many_calls_succeed_as_at_the_best_of_
     const SECONDS: u64 = 20;
     let capacity = capacity(&RATES);
     let peak = (6..=10)
-        .map(|step| run(&RATES, capacity * step / 10, SECONDS, How::LeastLoaded, None).within(PATIENCE))
+        .map(|step| run(&RATES, capacity * step / 10, SECONDS, USUAL, None).within(PATIENCE))
         .max()
         .unwrap_or(0);
     for times in [2, 4] {
-        let seen = run(&RATES, capacity * times, SECONDS, How::LeastLoaded, None);
+        let seen = run(&RATES, capacity * times, SECONDS, USUAL, None);
         let good = seen.within(PATIENCE);
         let slowest = seen.in_dialog.iter().max().copied().unwrap_or(0);
         let slow = seen.in_dialog.iter().filter(|took| **took > 500).count();
@@ -246,10 +245,32 @@ fn at_twice_and_four_times_the_capacity_as_many_calls_succeed_as_at_the_best_of_
 }
 
 #[test]
+fn a_flood_of_emergency_calls_leaves_the_calls_that_are_up_their_answers() {
+    const RATES: [u64; 3] = [3000, 3000, 3000];
+    for times in [2, 4] {
+        let flood = run(
+            &RATES,
+            capacity(&RATES) * times,
+            20,
+            How::LeastLoaded(Urgency::Emergency),
+            None,
+        );
+        let slowest = flood.in_dialog.iter().max().copied().unwrap_or(0);
+        let good = flood.within(PATIENCE);
+        println!(
+            "{times} times the capacity in emergency calls: {good} set up, {} refused, in dialog at most {slowest} ms",
+            flood.refused
+        );
+        assert!(slowest < PATIENCE, "{slowest} ms");
+        assert!(good * 10 >= capacity(&RATES) * 20 * 9, "{good}");
+    }
+}
+
+#[test]
 fn a_full_and_a_fresh_one_among_four_leave_the_work_to_the_others_without_a_refusal() {
     // The first does next to nothing, the last has just become active.
     const RATES: [u64; 4] = [30, 3000, 3000, 3000];
-    let seen = run(&RATES, 1000, 5, How::LeastLoaded, Some(3));
+    let seen = run(&RATES, 1000, 5, USUAL, Some(3));
     let [full, one, other, fresh] = seen.new_by_container[..] else {
         panic!("four")
     };
