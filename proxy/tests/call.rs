@@ -435,6 +435,41 @@ fn a_containers_call_is_record_routed_with_its_flow() {
 }
 
 #[test]
+fn the_clusters_own_header_fields_pass_neither_in_nor_out() {
+    const OWN: &str = "UCF-Heartbeat: 1\r\nX-Other: stays\r\nucf-heartbeat: 2\r\nUCF-Later: 3\r\nUCFX: stays\r\n";
+    let is_clean = |message: &str| {
+        let fields = message
+            .lines()
+            .filter(|line| line.to_ascii_lowercase().starts_with("ucf-"));
+        assert_eq!(fields.count(), 0, "{message}");
+        assert!(message.contains("\r\nX-Other: stays\r\nUCFX: stays\r\n"), "{message}");
+    };
+    let (mut proxy, link) = proxy();
+    proxy.client(udp(CALLER), &invite("1", OWN));
+    let inner = one(proxy.arrived(link));
+    is_clean(&inner);
+    let others = OWN
+        .replace("UCF-Heartbeat", "UCF-Else")
+        .replace("ucf-heartbeat", "ucf-else");
+    let answer = response(&inner, "200 OK", &tag(partition(&inner)));
+    proxy.container_says(
+        link,
+        &answer.replace("Content-Length", &format!("{others}Content-Length")),
+    );
+    is_clean(&proxy.sent().1);
+    let asked = from_container(&format!("Route: <sip:192.0.2.77;lr>\r\n{others}"));
+    proxy.container_says(link, &asked);
+    let (_, asked) = proxy.sent();
+    is_clean(&asked);
+    let answer = response(&asked, "200 OK", "");
+    proxy.client(
+        udp(CALLER),
+        &answer.replace("Content-Length", &format!("{OWN}Content-Length")),
+    );
+    is_clean(&one(proxy.arrived(link)));
+}
+
+#[test]
 fn stray_responses_are_dropped() {
     let (mut proxy, link) = proxy();
     let foreign = response(&request("BYE", URI, "1", "x", ""), "200 OK", "");

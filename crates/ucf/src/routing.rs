@@ -11,6 +11,10 @@ use crate::{Epoch, Incarnation, PartitionId};
 /// proxy takes it off.
 pub const HEARTBEAT_HEADER: &str = "UCF-Heartbeat";
 
+/// What the names of all header fields begin with that parts of the cluster write for one another: proxies let none of them pass, neither
+/// in nor out.
+pub const HEADER_PREFIX: &str = "UCF-";
+
 /// Members that a table knows at most: far more than containers of a cluster; lives that ended are forgotten.
 pub const MAX_MEMBERS: usize = 1024;
 

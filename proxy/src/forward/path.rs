@@ -10,11 +10,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sip::{Edit, HeaderName, Host, Instant, Message, Method, Via};
+use sip::{Edit, Header, HeaderName, Host, Instant, Message, Method, Via};
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
 use ucf::load::Urgency;
-use ucf::routing::{HEARTBEAT_HEADER, Slot};
+use ucf::routing::{HEADER_PREFIX, HEARTBEAT_HEADER, Slot};
 use ucf::token::Affinity;
 use ucf::transactions::Keys;
 use ucf::wire::{Body, Fenced};
@@ -210,6 +210,7 @@ impl Core {
         };
         let flow = flow.encode(&self.config.keyring);
         edit.clear();
+        remove_own_fields(message, edit);
         edit.push_above_with(message, HeaderName::Via, |out| {
             let branch = request.keys.branch(request.looped);
             self.own.write_via(out, source.listener, source.transport, &branch);
@@ -253,6 +254,7 @@ impl Core {
             return self.counters.drop(DropReason::StrayResponse);
         };
         edit.clear();
+        remove_own_fields(message, edit);
         edit.pop(message, HeaderName::Via, 1);
         edit.ensure_content_length(message);
         let outcome = match self.deliver(arrival.now, partition, message, edit, effects) {
@@ -338,23 +340,22 @@ impl Core {
             };
             return Err(Unfit::Fenced(partition, fenced));
         }
-        // Looked for only if there is a field of unknown name at all: most output has none.
-        let stamp = message.index().first(HeaderName::Other).and_then(|_| {
-            let mut others = message.headers(HeaderName::Other);
-            others.find(|header| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes()))
-        });
-        if let Some(stamp) = stamp {
-            let fresh = std::str::from_utf8(stamp.value)
-                .ok()
-                .and_then(|number| number.parse().ok())
-                .and_then(|number| self.containers.link(slot)?.age(arrival.now, number))
-                .is_some_and(|age| age <= self.config.lease * 4 / 5);
-            if !fresh {
-                return Err(Unfit::Drop(DropReason::Stale));
-            }
-            edit.remove_header(message, stamp.ordinal);
+        let stamps = |header: &Header<'_>| header.name_bytes.eq_ignore_ascii_case(HEARTBEAT_HEADER.as_bytes());
+        let is_stale = |header: &Header<'_>| !self.is_fresh(arrival.now, slot, header.value);
+        if own_fields(message).any(|header| stamps(&header) && is_stale(&header)) {
+            return Err(Unfit::Drop(DropReason::Stale));
         }
+        remove_own_fields(message, edit);
         Ok(partition)
+    }
+
+    /// Whether a container's output from memory names a heartbeat that was sent not long ago.
+    fn is_fresh(&self, now: Instant, slot: Slot, heartbeat: &[u8]) -> bool {
+        std::str::from_utf8(heartbeat)
+            .ok()
+            .and_then(|number| number.parse().ok())
+            .and_then(|number| self.containers.link(slot)?.age(now, number))
+            .is_some_and(|age| age <= self.config.lease * 4 / 5)
     }
 
     /// Sends a response, whose topmost Via is ours and whose next is the client's, to the client (RFC 3261 s16.7, s18.2.2).
@@ -486,6 +487,21 @@ impl Core {
             _ => (),
         }
         effects.push_message(write, |message| Effect::Client { to, message });
+    }
+}
+
+/// Header fields that parts of the cluster write for one another. Free for a message without fields of unknown name, as most are.
+fn own_fields<'a>(message: &Message<'a>) -> impl Iterator<Item = Header<'a>> + use<'a> {
+    let is_own = |header: &Header<'_>| {
+        let start = header.name_bytes.get(..HEADER_PREFIX.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(HEADER_PREFIX.as_bytes()))
+    };
+    message.headers(HeaderName::Other).filter(is_own)
+}
+
+fn remove_own_fields(message: &Message<'_>, edit: &mut Edit) {
+    for header in own_fields(message) {
+        edit.remove_header(message, header.ordinal);
     }
 }
 
