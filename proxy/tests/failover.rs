@@ -319,6 +319,33 @@ fn output_from_memory_needs_a_fresh_heartbeat() {
 }
 
 #[test]
+fn a_heartbeat_of_an_earlier_link_is_not_fresh_whatever_the_later_one_has_sent() {
+    let (mut proxy, a, _) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    let inner = one(proxy.arrived(a));
+    let last = |proxy: &mut Proxy, link: LinkId| {
+        proxy.wait(Duration::from_secs(1));
+        let frames = proxy.out().frames;
+        let numbers = frames.iter().rev().filter(|(to, _)| *to == link);
+        let number = |body: &Body| match body {
+            Body::Heartbeat(heartbeat) => Some(heartbeat.number),
+            _ => None,
+        };
+        numbers.filter_map(|(_, body)| number(body)).next().expect("it is told")
+    };
+    let earlier = last(&mut proxy, a);
+    proxy.down(a);
+    let a = proxy.container(A, &[0, 1, 2, 3], 1);
+    let later = last(&mut proxy, a);
+    let answer = response(&inner, "200 OK", "");
+    for (stamp, passes) in [(earlier, false), (later, true)] {
+        let stamped = answer.replace("\r\nCSeq", &format!("\r\nUCF-Heartbeat: {stamp}\r\nCSeq"));
+        proxy.container_says(a, &stamped);
+        assert_eq!(proxy.out().clients.len(), usize::from(passes), "{stamp} of {later}");
+    }
+}
+
+#[test]
 fn heartbeats_say_how_every_container_is() {
     let (mut proxy, a, b) = pair();
     proxy.wait(Duration::from_millis(1050));

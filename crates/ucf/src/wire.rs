@@ -94,7 +94,7 @@ pub struct Hello {
 /// A proxy lives, and says which containers it reaches.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Heartbeat {
-    /// Running number of this link, from 1.
+    /// Running number of the speaker over all its links, from 1.
     #[prost(uint64, tag = "1")]
     pub number: u64,
     /// Its view of every container it knows.

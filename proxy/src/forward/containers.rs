@@ -44,20 +44,17 @@ pub(super) struct Container {
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) window: Window,
-    /// Number of the last heartbeat sent, and when it and those before it were.
-    heartbeat: u64,
-    beats: VecDeque<Instant>,
+    /// Numbers of the last heartbeats sent on it, and when.
+    beats: VecDeque<(u64, Instant)>,
 }
 
 impl Link {
-    /// The number of the next heartbeat.
-    pub(super) fn beat(&mut self, now: Instant) -> u64 {
+    /// A heartbeat is sent.
+    pub(super) fn beat(&mut self, now: Instant, number: u64) {
         if self.beats.len() == HEARTBEATS {
             self.beats.pop_front();
         }
-        self.beats.push_back(now);
-        self.heartbeat += 1;
-        self.heartbeat
+        self.beats.push_back((number, now));
     }
 
     /// Bytes of the window, the last ones, that have not been written to the connection.
@@ -68,11 +65,13 @@ impl Link {
         pieces[..count].iter().map(|piece| piece.len()).sum()
     }
 
-    /// How long ago a heartbeat was sent; none if that is not known any more.
+    /// How long ago a heartbeat was sent on this link; none if it was not, or if that is not known any more.
     pub(super) fn age(&self, now: Instant, heartbeat: u64) -> Option<Duration> {
-        let back = usize::try_from(self.heartbeat.checked_sub(heartbeat)?).ok()?;
-        let at = self.beats.len().checked_sub(back + 1)?;
-        Some(now.since(self.beats[at]))
+        let at = self
+            .beats
+            .binary_search_by_key(&heartbeat, |(number, _)| *number)
+            .ok()?;
+        Some(now.since(self.beats[at].1))
     }
 }
 
@@ -129,7 +128,6 @@ impl Containers {
             link: Some(Link {
                 id,
                 window,
-                heartbeat: 0,
                 beats: VecDeque::new(),
             }),
         });

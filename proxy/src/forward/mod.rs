@@ -82,6 +82,8 @@ struct Core {
     random: u64,
     buffer: Vec<u8>,
     next_heartbeat: Instant,
+    /// Number of the last one. It runs through all links: a container that has two of them after one another cannot take one's for the other's.
+    heartbeat: u64,
 }
 
 impl Forwarder {
@@ -106,6 +108,7 @@ impl Forwarder {
                 random: config.entropy | 1,
                 buffer: Vec::new(),
                 next_heartbeat: Instant::default(),
+                heartbeat: 0,
                 config,
             },
             index: Index::new(),
@@ -339,27 +342,20 @@ impl Core {
         for (slot, link) in self.containers.links_with_slots_mut() {
             self.balancer.waited(now, slot, link.window.waited(now));
         }
-        let views = self.containers.views(now);
+        self.heartbeat += 1;
+        let heartbeat = Heartbeat {
+            number: self.heartbeat,
+            views: self.containers.views(now),
+        };
+        let mut tell = |link| {
+            let body = Body::Heartbeat(heartbeat.clone());
+            effects.push(Effect::Frame { link, body });
+        };
         for link in self.containers.links_mut() {
-            let heartbeat = Heartbeat {
-                number: link.beat(now),
-                views: views.clone(),
-            };
-            effects.push(Effect::Frame {
-                link: link.id,
-                body: Body::Heartbeat(heartbeat),
-            });
+            link.beat(now, heartbeat.number);
+            tell(link.id);
         }
-        for peer in self.peers.iter_mut() {
-            let heartbeat = Heartbeat {
-                number: peer.beat(),
-                views: views.clone(),
-            };
-            effects.push(Effect::Frame {
-                link: peer.id,
-                body: Body::Heartbeat(heartbeat),
-            });
-        }
+        self.peers.iter_mut().for_each(|peer| tell(peer.id));
         let silent = self.containers.silent(now, |container| self.peers.reach(container));
         for (link, reason) in silent.chain(self.peers.silent(now)) {
             effects.push(Effect::Close { link, reason });

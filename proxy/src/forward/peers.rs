@@ -41,7 +41,6 @@ pub(super) struct Peer {
     reaches: Vec<u64>,
     /// Containers that we reach and it does not: it has been told of their live transactions.
     pub(super) told: Vec<Incarnation>,
-    heartbeat: u64,
     kept: VecDeque<Kept>,
     bytes: usize,
 }
@@ -80,12 +79,6 @@ impl Peer {
         let reaches = &self.reaches;
         self.told
             .retain(|container| reaches.binary_search(&container.0).is_err());
-    }
-
-    /// The number of our next heartbeat to it.
-    pub(super) fn beat(&mut self) -> u64 {
-        self.heartbeat += 1;
-        self.heartbeat
     }
 
     /// Keeps what is relayed through it.
@@ -131,7 +124,6 @@ impl Peers {
             lively: true,
             reaches: Vec::new(),
             told: Vec::new(),
-            heartbeat: 0,
             kept: VecDeque::new(),
             bytes: 0,
         });
