@@ -330,7 +330,7 @@ impl Member {
             return;
         }
         self.set_state(MemberState::Quiescing);
-        self.claims.clear_unsent();
+        self.forget_unsent_claims();
         self.plan_moves(now);
         self.check_state(now);
     }
@@ -429,6 +429,7 @@ impl Member {
     fn drop_effects(&mut self, partition: PartitionId, why: DropReason) {
         self.announce.remove(&partition);
         self.effects.push_back(Effect::Drop { partition, why });
+        self.takeover_progress(partition, None);
     }
 
     fn drop_all(&mut self, why: DropReason) {

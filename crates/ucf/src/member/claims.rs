@@ -92,16 +92,9 @@ impl Claims {
         self.wanted.is_empty()
     }
 
-    pub(super) fn clear_unsent(&mut self) {
-        self.wanted.retain(|_, claim| claim.sent);
-    }
-
-    /// The reply to a claim will not come.
-    pub(super) fn lost(&mut self, partition: PartitionId) {
-        if self.wanted.remove(&partition).is_some_and(|claim| claim.sent) {
-            self.under_way -= 1;
-            self.unresolved.insert(partition);
-        }
+    fn unsent(&self, which: impl Fn(&Claim) -> bool) -> Vec<PartitionId> {
+        let unsent = self.wanted.iter().filter(|(_, claim)| !claim.sent && which(claim));
+        unsent.map(|(partition, _)| *partition).collect()
     }
 
     /// Somebody else owns it now: a claim that still waits is moot. `true` if there was one.
@@ -223,8 +216,8 @@ impl Member {
         if unsent == 0 || !self.claims.has_room() {
             return;
         }
-        let expired = |c: &Claim| c.as_target && !c.sent && now.since(c.due) > OFFER_TTL;
-        self.claims.wanted.retain(|_, claim| !expired(claim));
+        let expired = |claim: &Claim| claim.as_target && now.since(claim.due) > OFFER_TTL;
+        self.forget_claims(&self.claims.unsent(expired));
         if self.claims.wanted.is_empty() || !self.may_claim(now) {
             // What is due waits for something else than time: the next tick looks again.
             let due = self
@@ -244,7 +237,7 @@ impl Member {
                 break;
             }
             if !claim.as_target && !self.is_claimable(partition, claim.from) {
-                self.forget_claim(partition);
+                self.forget_claims(&[partition]);
                 continue;
             }
             if !claim.as_target && self.must_wait_for(now, claim.from) {
@@ -313,9 +306,25 @@ impl Member {
         unheard || unwritten
     }
 
-    fn forget_claim(&mut self, partition: PartitionId) {
-        self.claims.wanted.remove(&partition);
-        self.takeover_progress(partition, None);
+    /// Claims nothing any more that is not under way.
+    pub(super) fn forget_unsent_claims(&mut self) {
+        self.forget_claims(&self.claims.unsent(|_| true));
+    }
+
+    fn forget_claims(&mut self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            self.claims.wanted.remove(partition);
+            self.takeover_progress(*partition, None);
+        }
+    }
+
+    /// The reply to a claim will not come.
+    pub(super) fn claim_lost(&mut self, partition: PartitionId) {
+        if self.claims.wanted.remove(&partition).is_some_and(|claim| claim.sent) {
+            self.claims.under_way -= 1;
+            self.claims.unresolved.insert(partition);
+            self.takeover_progress(partition, None);
+        }
     }
 
     pub(super) fn on_claim(&mut self, now: Instant, partition: PartitionId, reply: StoreReply) {

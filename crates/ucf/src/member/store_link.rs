@@ -160,7 +160,7 @@ impl Member {
         }
         for (_, what) in under_way.into_values() {
             match what {
-                What::Claim(partition) => self.claims.lost(partition),
+                What::Claim(partition) => self.claim_lost(partition),
                 What::Mark(partition) | What::Withdraw(partition) => self.hand_over_reply_lost(now, partition),
                 What::Leave => self.phase = Phase::Listed,
                 _ => {}
