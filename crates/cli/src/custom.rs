@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crds::Custom;
@@ -12,6 +13,12 @@ use crate::failure::{Failure, USAGE};
 
 /// How long the executable may take to read its options.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long its last words are waited for once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How much of what it says is repeated, in bytes.
+const MAX_WORDS: usize = 4096;
 
 /// Finds the executable that the manifest `file` names, and asks it whether it takes its options, before anything is started.
 pub fn prepare(custom: &mut Custom, file: &Path) -> Result<(), Failure> {
@@ -65,6 +72,7 @@ fn ask(command: &Path, application: &str) -> Result<(Option<i32>, String), Strin
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("it does not start: {error}"))?;
+    let words = listen(child.stderr.take().expect("it is piped"));
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         match child.try_wait() {
@@ -77,10 +85,70 @@ fn ask(command: &Path, application: &str) -> Result<(Option<i32>, String), Strin
             }
         }
     };
+    // A program that it has started may hold the pipe open: what was said until then is enough.
+    let until = Instant::now() + LAST_WORDS;
     let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        // What fits into a pipe is all that it can have said by now.
-        let _ = stderr.take(4096).read_to_end(&mut said);
+    while let Ok(words) = words.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        said.extend(words);
     }
+    said.truncate(MAX_WORDS);
     Ok((status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Reads what the executable says while it runs, or it would stop once the pipe is full; gives its first words.
+fn listen(mut stderr: ChildStderr) -> Receiver<Vec<u8>> {
+    let (tell, words) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut heard = 0;
+        let mut chunk = [0; MAX_WORDS];
+        while let Ok(count @ 1..) = stderr.read(&mut chunk) {
+            if heard < MAX_WORDS {
+                // Whoever does not wait any more needs no words.
+                let _ = tell.send(chunk[..count].to_vec());
+            }
+            heard = heard.saturating_add(count);
+        }
+    });
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(name: &str, text: &str) -> Custom {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+        Custom {
+            command: path,
+            options: serde_json::Map::new(),
+        }
+    }
+
+    fn said(name: &str, text: &str) -> String {
+        let mut custom = script(name, text);
+        let started = Instant::now();
+        let failure = prepare(&mut custom, Path::new("/manifest.yaml")).unwrap_err();
+        assert!(started.elapsed() < PATIENCE, "it is not waited for in vain");
+        std::fs::remove_file(&custom.command).unwrap();
+        failure.message
+    }
+
+    #[test]
+    fn an_application_that_says_much_is_heard_out_and_its_first_words_are_repeated() {
+        let text = "echo no such option >&2; head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 64";
+        let failure = said("custom-loud", text);
+        assert!(
+            failure.contains("options") && failure.contains("no such option\nxxx"),
+            "{failure}"
+        );
+        assert!(failure.len() < 5000, "{}", failure.len());
+    }
+
+    #[test]
+    fn an_application_is_not_waited_for_because_of_one_that_it_has_started() {
+        let failure = said("custom-daemon", "sleep 12 & echo such a thing is unknown >&2; exit 64");
+        assert!(failure.contains("such a thing is unknown"), "{failure}");
+    }
 }
