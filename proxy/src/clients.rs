@@ -101,10 +101,24 @@ async fn connect(worker: Rc<Worker>, listener: u8, id: u32, remote: SocketAddr, 
         Ok(connection) => serve(worker, listener, id, connection, Side::Opened, closed).await,
         Err(error) => {
             debug!(%error, "connecting to a client");
-            let mut core = worker.core.borrow_mut();
-            core.counters.connects_failed += 1;
-            core.clients.close(id);
+            worker.feed(|core, now| {
+                core.counters.connects_failed += 1;
+                let to = flow(listener, remote, None);
+                core.clients.give_up(id, |message| {
+                    core.forwarder.handle_unsent(now, &to, message, &mut core.effects);
+                });
+            });
         }
+    }
+}
+
+fn flow(listener: u8, remote: SocketAddr, held: Option<Held>) -> Flow {
+    Flow {
+        transport: Transport::Tcp,
+        listener,
+        remote,
+        translated: false,
+        held,
     }
 }
 
@@ -113,20 +127,15 @@ async fn serve(worker: Rc<Worker>, listener: u8, id: u32, connection: Connection
     let connection = Rc::new(connection);
     worker.core.borrow_mut().clients.opened(id, connection.clone());
     worker.want_flush();
+    let held = Held {
+        by: worker.me(),
+        connection: ConnectionId(id),
+    };
     let mut reader = Reader {
         // What is beyond the edge's limits is answered by the forwarder, as long as the stream can be read on.
         framer: Framer::new(side, INNER),
         input: None,
-        source: Flow {
-            transport: Transport::Tcp,
-            listener,
-            remote: connection.peer_addr(),
-            translated: false,
-            held: Some(Held {
-                by: worker.me(),
-                connection: ConnectionId(id),
-            }),
-        },
+        source: flow(listener, connection.peer_addr(), Some(held)),
     };
     loop {
         tokio::select! {
@@ -369,6 +378,20 @@ impl Clients {
             if self.by_remote.get(&client.remote) == Some(&id) {
                 self.by_remote.remove(&client.remote);
             }
+        }
+    }
+
+    /// The connection could not be made: gives each message that waits for it to `unsent`.
+    fn give_up(&mut self, id: u32, mut unsent: impl FnMut(&[u8])) {
+        let Some(client) = self.open.get_mut(&id) else { return };
+        let out = std::mem::replace(&mut client.out, OutBuffer::new(0));
+        self.close(id);
+        let (mut waiting, mut framer) = (out.pending(), Framer::new(Side::Opened, INNER));
+        while let Ok((consumed @ 1.., frame)) = framer.next(waiting) {
+            if let Some(Frame::Message(range)) = frame {
+                unsent(&waiting[range]);
+            }
+            waiting = &waiting[consumed..];
         }
     }
 

@@ -4,10 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use proxy::forward::{Kind, LinkId, Outcome};
+use proxy::forward::{DropReason, Kind, LinkId, Outcome};
 use support::{Proxy, config, fields, keyring, one, param, partition, request, response, tag, tcp, udp};
 use ucf::PartitionId;
-use ucf::flow::Flow;
+use ucf::flow::{Flow, Transport};
 use ucf::transactions::Keys;
 use ucf::wire::{Body, MemberState, Report, Transactions};
 
@@ -412,6 +412,26 @@ fn a_containers_request_without_flow_goes_to_the_next_hop() {
             "the container is told"
         );
     }
+}
+
+#[test]
+fn a_containers_request_that_cannot_be_sent_is_answered_with_503_and_a_response_is_dropped() {
+    let (mut proxy, link) = proxy();
+    let asked = from_container("").replace("5070 SIP", "5070;transport=tcp SIP");
+    proxy.container_says(link, &asked);
+    let (to, outer) = proxy.sent();
+    assert_eq!(to.transport, Transport::Tcp);
+    proxy.unsent(to, &outer);
+    let answer = one(proxy.arrived(link));
+    assert!(answer.starts_with("SIP/2.0 503 Service Unavailable\r\n"), "{answer}");
+    for name in ["Via", "Call-ID", "CSeq"] {
+        assert_eq!(fields(&answer, name), fields(&asked, name));
+    }
+    for unanswered in [outer.replace("BYE", "ACK"), response(&outer, "200 OK", "")] {
+        proxy.unsent(to, &unanswered);
+    }
+    assert!(proxy.arrived(link).is_empty() && proxy.out().clients.is_empty());
+    assert_eq!(proxy.forwarder.counters().drops[DropReason::NoFlow as usize], 2);
 }
 
 #[test]

@@ -312,7 +312,7 @@ impl Core {
     }
 
     /// The answer to a request as it stands; none to a response or an ACK.
-    fn answer_to(&mut self, refusal: Refusal, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn answer_to(&mut self, refusal: Refusal, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut index = Index::new();
         index.scan(bytes, &INNER).ok()?;
         let message = Message::new(bytes, &index);

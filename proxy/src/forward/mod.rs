@@ -165,6 +165,19 @@ impl Forwarder {
         core.refuse(Kind::NewRequest, refusal, message, source, &mut self.edit, effects);
     }
 
+    /// A message that could not be sent, because there is no connection to be had with the peer. A container's request is answered at once, as
+    /// if the peer had said 503 (RFC 3261 s16.9).
+    pub fn handle_unsent(&mut self, now: Instant, to: &Flow, bytes: &[u8], effects: &mut Effects) {
+        let refusal = Refusal::NO_FLOW;
+        match self.core.answer_to(refusal, bytes) {
+            Some(answer) => {
+                self.core.counters.answer(refusal.status);
+                self.client(now, to, &answer, effects, true);
+            }
+            None => self.core.counters.drop(refusal.drop),
+        }
+    }
+
     /// One whole message from a container's SIP connection.
     pub fn handle_container(&mut self, now: Instant, link: LinkId, bytes: &[u8], effects: &mut Effects) {
         let Some(slot) = self.core.heard(now, link) else { return };

@@ -31,7 +31,7 @@ struct State {
     /// Writes its last words for the first request and ends at once.
     dies: bool,
     ends: tokio::sync::Notify,
-    /// Requests in order of arrival, per connection: Call-ID and method.
+    /// What came, in order of arrival, per connection: Call-ID and method, of responses the status.
     requests: Mutex<Vec<(String, String)>>,
 }
 
@@ -111,7 +111,8 @@ impl Container {
     }
 
     fn note(&self, message: &str) {
-        let method = message.split(' ').next().unwrap().to_owned();
+        let mut words = message.split(' ');
+        let method = words.find(|word| *word != "SIP/2.0").unwrap().to_owned();
         let call = header(message, "Call-ID").unwrap().to_owned();
         self.state.requests.lock().unwrap().push((call, method));
     }
@@ -179,10 +180,21 @@ pub fn header<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
+/// DIAL is another method of the tests: the container itself asks whom its Request-URI names.
+fn dial(request: &str, token: &str) -> String {
+    let uri = request.split(' ').nth(1).unwrap();
+    let id = header(request, "Call-ID").unwrap();
+    format!(
+        "OPTIONS {uri} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK{token}-1\r\nMax-Forwards: 70\r\n\
+         From: <sip:fake@192.0.2.1>;tag={token}-2\r\nTo: <{uri}>\r\nCall-ID: dialled-{id}\r\nCSeq: 1 OPTIONS\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
+}
+
 fn answer(request: &str, out: &mut OutBuffer) {
     let method = request.split(' ').next().unwrap();
     // WAIT is a method of the tests: nobody ever answers it.
-    if method == "ACK" || method == "WAIT" {
+    if method == "ACK" || method == "WAIT" || method == "SIP/2.0" {
         return;
     }
     let via = header(request, "Via").unwrap();
@@ -190,6 +202,9 @@ fn answer(request: &str, out: &mut OutBuffer) {
         .split(';')
         .find_map(|part| part.trim().strip_prefix("pt="))
         .expect("the proxy names the partition");
+    if method == "DIAL" {
+        out.push(dial(request, token).as_bytes()).unwrap();
+    }
     for status in if method == "INVITE" {
         &["180 Ringing", "200 OK"][..]
     } else {

@@ -233,6 +233,11 @@ impl Call {
         self.request("WAIT", 1, &uri, "<sip:service@example.com>", "")
     }
 
+    /// Has the container ask whom `uri` names.
+    pub fn dial(&self, uri: &str) -> String {
+        self.request("DIAL", 1, uri, "<sip:service@example.com>", "")
+    }
+
     fn request(&self, method: &str, cseq: u32, uri: &str, to: &str, route: &str) -> String {
         let Self {
             id, transport, sent_by, ..

@@ -462,3 +462,38 @@ async fn connections_that_do_not_say_hello_are_bounded_and_closed_in_time() {
     .await;
     assert!(greeted.is_ok(), "{greeted:?}");
 }
+
+/// A container asks a peer that accepts no connection, and hears at once that it cannot be reached.
+#[tokio::test]
+async fn a_container_hears_at_once_that_a_peer_takes_no_connection() {
+    let container = Container::start("demo-0", 7, 1);
+    let proxy = Proxy::start(2, std::slice::from_ref(&container)).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut stream = Stream::open(proxy.address).await;
+    let local = stream.connection.local_addr();
+    for n in 0..4 {
+        let call = Call::new(format!("dial-{n}"), "TCP", local, proxy.address);
+        stream
+            .send(&call.dial(&format!("sip:nobody@{nobody};transport=tcp")))
+            .await;
+        let answer = stream.receive().await.expect("an answer");
+        assert!(answer.starts_with("SIP/2.0 200"), "{answer}");
+    }
+    let heard = || {
+        let requests = container.requests();
+        requests
+            .iter()
+            .filter(|(id, status)| id.starts_with("dialled-dial-") && status == "503")
+            .count()
+    };
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(10));
+    within(async {
+        while heard() < 4 {
+            look.tick().await;
+        }
+    })
+    .await;
+}

@@ -151,6 +151,12 @@ impl Proxy {
             .handle_client(self.now, &source, message, &mut self.effects);
     }
 
+    /// The connection was not to be had.
+    pub fn unsent(&mut self, to: Flow, message: &str) {
+        self.forwarder
+            .handle_unsent(self.now, &to, message.as_bytes(), &mut self.effects);
+    }
+
     /// What another worker has passed on.
     pub fn passed(&mut self, source: Flow, message: &str) {
         self.forwarder
