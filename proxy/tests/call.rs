@@ -557,6 +557,39 @@ fn a_proxy_that_has_just_started_lets_new_calls_wait_for_its_first_container() {
 }
 
 #[test]
+fn a_call_that_is_cancelled_while_it_waits_for_a_container_ends_there() {
+    let mut proxy = Proxy::new(config(1));
+    let (call, cancel) = (invite("1", ""), request("CANCEL", URI, "1", "", ""));
+    for branch in ["1", "2"] {
+        proxy.client(
+            udp(CALLER),
+            &invite(branch, "").replace("call-1@", &format!("call-{branch}@")),
+        );
+    }
+    proxy.client(udp(CALLER), &cancel);
+    let statuses = |proxy: &mut Proxy| -> Vec<String> {
+        let answers = proxy.out().clients;
+        answers
+            .iter()
+            .map(|(_, answer)| format!("{} {}", &answer[8..11], fields(answer, "CSeq")[0]))
+            .collect()
+    };
+    assert_eq!(statuses(&mut proxy), ["487 1 INVITE", "200 1 CANCEL"]);
+    let link = proxy.container(A, &ALL, 1);
+    assert!(
+        one(proxy.arrived(link)).contains("Call-ID: call-2@"),
+        "the other one goes on"
+    );
+    // The answers were lost.
+    proxy.client(udp(CALLER), &call);
+    proxy.client(udp(CALLER), &cancel);
+    assert_eq!(statuses(&mut proxy), ["487 1 INVITE", "200 1 CANCEL"]);
+    proxy.client(udp(CALLER), &request("ACK", URI, "1", "of-the-487", ""));
+    proxy.wait(Duration::from_secs(40));
+    assert!(proxy.arrived(link).is_empty() && statuses(&mut proxy).is_empty());
+}
+
+#[test]
 fn each_call_stays_with_one_worker() {
     let mut workers: Vec<Proxy> = (0..4)
         .map(|worker| {

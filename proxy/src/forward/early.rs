@@ -2,7 +2,8 @@
 //!
 //! A client may send a CANCEL to another proxy than its INVITE. That proxy hears of the transaction from the container, but on
 //! another connection, so the CANCEL may win the race; 481 at once would let the call ring on. And a proxy that has just started
-//! gets new calls from its first moment on, before any container has told it anything.
+//! gets new calls from its first moment on, before any container has told it anything. Who cancels such a call meanwhile has it ended here:
+//! no container ever hears of it, nor of its repetitions.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::counters::Kind;
 use super::effects::Effects;
 use super::path::Arrival;
 use super::refusal::Refusal;
+use super::request::Request;
 
 /// How long a CANCEL waits: announcements take milliseconds, and below T1 (500 ms) nobody repeats the CANCEL.
 const FOR_INVITE: Duration = Duration::from_millis(300);
@@ -24,16 +26,21 @@ const FOR_INVITE: Duration = Duration::from_millis(300);
 /// How long a new dialog waits for the first container that takes it. Longer than T1: its repetitions wait with it.
 const FOR_CONTAINER: Duration = Duration::from_secs(1);
 
+/// How long the repetitions of a cancelled INVITE are answered here: 64 * T1, Timer B (RFC 3261 s17.1.1.2).
+const FOR_REPETITIONS: Duration = Duration::from_secs(32);
+
 /// How many wait at most; beyond, they are answered at once.
 const MAX_WAITING: usize = 1024;
 
 /// What a request waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
     /// The announcement of its transaction.
     Transaction(u64),
     /// A container that takes new dialogs.
     Container,
+    /// Nothing: it is cancelled.
+    Never,
 }
 
 /// A request that waits.
@@ -47,6 +54,13 @@ pub(super) struct Waiting {
     refusal: Refusal,
     source: Flow,
     bytes: Box<[u8]>,
+}
+
+impl Waiting {
+    /// Whether it is the INVITE of this transaction, and waits for a container.
+    fn is_invite(&self, key: u64) -> bool {
+        self.key == key && !matches!(self.news, News::Transaction(_)) && self.bytes.starts_with(b"INVITE ")
+    }
 }
 
 /// Those that wait.
@@ -80,6 +94,30 @@ impl Core {
         true
     }
 
+    /// The answer to a request whose INVITE waits here for a container and is cancelled, or has been; the INVITE is answered too (RFC 3261
+    /// s9.2).
+    pub(super) fn called_off(&mut self, now: Instant, request: &Request<'_>, effects: &mut Effects) -> Option<Refusal> {
+        let key = request.keys.transaction;
+        let at = self.early.iter().position(|waiting| waiting.is_invite(key))?;
+        let waiting = &mut self.early[at];
+        match (request.method, waiting.news) {
+            (Method::Cancel, News::Container) => {
+                waiting.news = News::Never;
+                waiting.deadline = now + FOR_REPETITIONS;
+                let (bytes, source) = (waiting.bytes.clone(), waiting.source);
+                self.refuse_waiting(Refusal::CANCELLED, &bytes, &source, effects);
+                Some(Refusal::CANCELS)
+            }
+            (Method::Cancel, News::Never) => Some(Refusal::CANCELS),
+            (Method::Invite, News::Never) => Some(Refusal::CANCELLED),
+            (Method::Ack, News::Never) => {
+                self.early.remove(at);
+                None
+            }
+            _ => None,
+        }
+    }
+
     /// Something has been announced: what waited for it goes on.
     pub(super) fn news(&mut self, now: Instant, effects: &mut Effects) {
         for _ in 0..self.early.len() {
@@ -87,6 +125,7 @@ impl Core {
             let has_come = match waiting.news {
                 News::Transaction(key) => self.transactions.find(key).is_some(),
                 News::Container => self.has_active(),
+                News::Never => false,
             };
             if !has_come {
                 self.early.push_back(waiting);
@@ -108,12 +147,17 @@ impl Core {
                 self.early.push_back(waiting);
                 continue;
             }
-            let mut index = Index::new();
-            if index.scan(&waiting.bytes, &INNER).is_ok() {
-                let message = Message::new(&waiting.bytes, &index);
-                let (kind, source) = (Kind::NewRequest, &waiting.source);
-                self.refuse(kind, waiting.refusal, &message, source, &mut Edit::new(), effects);
+            if waiting.news != News::Never {
+                self.refuse_waiting(waiting.refusal, &waiting.bytes, &waiting.source, effects);
             }
+        }
+    }
+
+    fn refuse_waiting(&mut self, refusal: Refusal, bytes: &[u8], source: &Flow, effects: &mut Effects) {
+        let mut index = Index::new();
+        if index.scan(bytes, &INNER).is_ok() {
+            let message = Message::new(bytes, &index);
+            self.refuse(Kind::NewRequest, refusal, &message, source, &mut Edit::new(), effects);
         }
     }
 

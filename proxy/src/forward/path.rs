@@ -81,6 +81,9 @@ impl Core {
         self.check_hops(&request).map_err(early)?;
         self.check_loop(&request).map_err(early)?;
         self.check_proxy_require(&request).map_err(early)?;
+        if let Some(answer) = self.called_off(arrival.now, &request, effects) {
+            return Err(early(answer));
+        }
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
         let class = match self.classify(arrival.now, &request, &routes) {
             Err(refusal) if self.wait_for_news(arrival, source, request.keys.transaction, refusal) => {

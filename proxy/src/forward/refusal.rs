@@ -50,6 +50,10 @@ impl Refusal {
     );
     /// A Route or Request-URI with a token that this cluster never made.
     pub(super) const FORGED: Self = Self::new(403, "Forbidden", Extra::Nothing, DropReason::StrayAck);
+    /// RFC 3261 s16.10: its INVITE is found, and ends.
+    pub(super) const CANCELS: Self = Self::new(200, "OK", Extra::Nothing, DropReason::StrayAck);
+    /// RFC 3261 s21.4.25: cancelled before any container had it.
+    pub(super) const CANCELLED: Self = Self::new(487, "Request Terminated", Extra::Nothing, DropReason::StrayAck);
     /// RFC 3261 s21.5.4: no container takes new dialogs.
     pub(super) const NO_CONTAINER: Self = Self::new(503, "Service Unavailable", Extra::RetryAfter, DropReason::Full);
     /// The same because all of them have more than enough to do.
