@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::engine::{ConnectionId, Fate, Input, partition_of};
 use bytes::Bytes;
@@ -23,6 +24,9 @@ const SHED_BEYOND: usize = 16 << 20;
 
 /// The same for what nobody repeats, because its outer leg is a stream. Beyond, the connection is closed: this proxy does not live.
 const OUT_BOUND: usize = 64 << 20;
+
+/// How long a proxy may take to name this connection on UCF: it makes this one first, then that.
+const TIE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connection.
 pub struct SipLink {
@@ -209,12 +213,29 @@ async fn resume(link: Rc<SipLink>) {
     }
 }
 
+/// Waits until a proxy has named the connection, or until it is over.
+async fn tied(link: &SipLink, patience: Duration) -> transport::Result<()> {
+    let tied = async {
+        while !link.over.get() && link.proxy.get().is_none() {
+            link.go_on.notified().await;
+        }
+    };
+    tokio::time::timeout(patience, tied).await.map_err(|_| {
+        let peer = link.connection.peer_addr();
+        Error::network(
+            format!("no proxy names tcp:{peer}"),
+            std::io::ErrorKind::TimedOut.into(),
+        )
+    })
+}
+
 /// Reads until the connection ends. Nothing is read before the proxy has said who it is.
 pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>) -> transport::Result<()> {
+    tied(&link, TIE_PATIENCE).await?;
     let mut input = InBuffer::new();
     let mut framer = Framer::new(Side::Accepted, INNER);
     loop {
-        while !link.over.get() && (link.proxy.get().is_none() || link.is_full()) {
+        while !link.over.get() && link.is_full() {
             link.go_on.notified().await;
         }
         if link.over.get() {
@@ -295,6 +316,26 @@ mod tests {
             assert!(link.out.borrow().len() <= OUT_BOUND);
         }
         assert!(link.over.get(), "nobody repeats these");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_no_proxy_names_is_given_up() {
+        let listener = transport::tcp::Listener::bind(([127, 0, 0, 1], 0).into(), false).expect("a free port");
+        let (dialled, accepted) = tokio::join!(
+            Connection::connect(listener.local_addr(), Duration::from_secs(5)),
+            listener.accept()
+        );
+        let _stranger = dialled.expect("it connects");
+        let link = SipLink::new(ConnectionId(1), accepted.expect("it is accepted"));
+        let error = tied(&link, Duration::from_millis(20))
+            .await
+            .expect_err("nobody names it");
+        assert_eq!(error.io_kind(), Some(std::io::ErrorKind::TimedOut));
+        link.tie(ProxyId {
+            incarnation: 7,
+            worker: 0,
+        });
+        tied(&link, Duration::ZERO).await.expect("it is named");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::{debug, warn};
 use transport::tcp::Listener;
+use transport::ucf_link::MAX_GREETING;
 use ucf::member::Notice;
 use ucf::token::Keyring;
 use ucf::{Incarnation, PartitionId, ProxyId};
@@ -230,6 +231,11 @@ pub async fn run(parts: Parts, listener: Listener) {
 }
 
 impl Core {
+    /// SIP connections that no proxy has named.
+    fn untied(&self) -> usize {
+        self.links.values().filter(|link| link.proxy.get().is_none()).count()
+    }
+
     fn poll_timeout(&self) -> Instant {
         let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
         let own = [self.confirm_at, self.publish_at];
@@ -535,6 +541,8 @@ async fn write(mut store: Store, member: Incarnation, batch: Batch) -> Written {
 async fn accept(worker: Rc<Worker>, listener: Listener) {
     loop {
         match listener.accept().await {
+            // Nobody knows whose they are, and they are given up soon.
+            Ok(_) if worker.core.borrow().untied() >= MAX_GREETING => {}
             Ok(connection) => {
                 worker.connections.set(worker.connections.get() + 1);
                 let id = ConnectionId(worker.connections.get() * u64::from(MAX_WORKERS) + worker.index as u64);
