@@ -676,6 +676,30 @@ fn a_place_that_nobody_has_cannot_be_taken() {
 }
 
 #[test]
+fn a_stranger_takes_no_place_even_if_it_knows_the_names_of_the_dialog() {
+    // Who may call, and who is called: a transferred party is either. Anybody else is refused, and the call goes on.
+    // That one route (of others' calls) takes everybody does not help.
+    for (source, welcome) in [("198.51.100.77", true), ("203.0.113.7", true), ("203.0.113.8", false)] {
+        let mut call = Call::connected();
+        let replaces = format!(
+            "Replaces: one@198.51.100.9;to-tag={};from-tag=a-one\r\n",
+            call.caller.to_tag
+        );
+        let third = Caller::new("third");
+        let invite = third.request(&call.world, "INVITE", 1, &replaces);
+        let out = call.give(&invite.replace("UDP 198.51.100.9:5080;", &format!("UDP {source}:5080;")));
+        if welcome {
+            assert_eq!(starts(&out), ["INVITE"], "{source}");
+            continue;
+        }
+        assert_eq!(statuses(&out), [403], "{source}");
+        let ack = third.request(&call.world, "ACK", 1, "");
+        assert!(call.give(&ack).is_empty());
+        call.end();
+    }
+}
+
+#[test]
 fn a_callee_that_leaves_the_proxy_out_aims_nothing_at_others() {
     let mut call = Call::begin("");
     let ok = call.callee.respond(&call.world, 200, "", SDP);

@@ -98,6 +98,9 @@ impl B2bua {
 
     /// An INVITE that takes the place of one side (RFC 3891): the other side is asked with its offer.
     fn replace(&self, session: &mut Session<'_>, request: &Request<'_>, replaced: DialogNumber) {
+        if !self.may_replace(request) {
+            return session.respond(request.transaction(), Reply::new(403));
+        }
         let other = peer(session, replaced).filter(|_| legs(session).is_some());
         match other.and_then(|other| session.dialog(other)) {
             Some(view) if view.may_invite() => {
@@ -108,6 +111,15 @@ impl B2bua {
             Some(_) => session.respond(request.transaction(), Reply::new(491)),
             None => session.respond(request.transaction(), Reply::new(481)),
         }
+    }
+
+    /// RFC 3891 s3: to know the names of a dialog is not enough. Whoever takes a place comes from where calls come from or go to, as one does
+    /// who is transferred. Whom a route is for (user, domain) says nothing here: nobody is called. A route that is open to all opens its
+    /// own calls, not the places in others'.
+    fn may_replace(&self, request: &Request<'_>) -> bool {
+        let routes = &self.options.routes;
+        let named = |source| routes.iter().any(|route| route.names(source));
+        routes.iter().all(|route| route.source.is_none()) || request.source().is_some_and(named)
     }
 
     /// The other side answers whoever asked; if that is a newcomer, it is connected from now on, and the side that it replaces ended.

@@ -68,6 +68,12 @@ impl Route {
                 .is_none_or(|domain| domain.as_bytes().eq_ignore_ascii_case(host))
             && self.source.as_ref().is_none_or(from)
     }
+
+    /// Whether it names the address: as the source of its calls, or as their target.
+    #[must_use]
+    pub fn names(&self, address: IpAddr) -> bool {
+        self.source.is_some_and(|source| source.holds(address)) || self.target.address() == Some(address.to_canonical())
+    }
 }
 
 /// `*` stands for any characters, none included.
@@ -144,6 +150,15 @@ impl TryFrom<String> for Target {
 }
 
 impl Target {
+    /// The address that it names.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match Uri::parse(self.uri.as_bytes())?.host()? {
+            Host::Address(address) => Some(address.to_canonical()),
+            Host::Name(_) => None,
+        }
+    }
+
     /// The Request-URI of a call to it: with the user part that was called, unless it has one of its own. `None` if what was called is no
     /// user part: in front of the target it would name another one.
     #[must_use]
