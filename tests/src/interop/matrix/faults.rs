@@ -84,7 +84,7 @@ pub fn cells(application: Application) -> Vec<Cell> {
 }
 
 /// `kill -9` of containers, all at once; they are started again by themselves.
-fn kill(cluster: &Cluster, which: &[usize]) -> anyhow::Result<()> {
+pub fn kill(cluster: &Cluster, which: &[usize]) -> anyhow::Result<()> {
     let status = cluster.status()?;
     for container in which {
         signal(status.containers[*container].running()?, libc::SIGKILL)?;

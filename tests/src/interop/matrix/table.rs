@@ -17,12 +17,14 @@ const BRIEF: Load = Load {
     ringing: 40,
     rate: 20,
     ring: Duration::from_secs(3),
+    stop: Duration::from_secs(10),
 };
 
 /// In `make report`.
 const FULL: Load = Load {
     dialogs: 1_000,
     ringing: 100,
+    stop: Duration::from_secs(60),
     ..BRIEF
 };
 
@@ -32,16 +34,21 @@ const THREADS: usize = 2;
 /// A cell that was run.
 type Done = (Cell, anyhow::Result<Row>);
 
-/// The test: arguments without a dash choose cells whose title contains one of them; of cargo's own, `--list` and `--test-threads=N` count.
+/// The test: arguments without a dash choose cells whose title contains one of them, `--full` the report's load; of cargo's own arguments `--list`
+/// and `--test-threads=N` count.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let all = cells();
     let count = all.len();
-    let chosen = |cell: &Cell| wanted.is_empty() || wanted.iter().any(|word| cell.title().contains(word.as_str()));
+    let chosen = |cell: &Cell| match wanted.is_empty() {
+        true => cell.is_of_every_test(),
+        false => wanted.iter().any(|word| cell.title().contains(word.as_str())),
+    };
     let chosen: Vec<_> = (0..).zip(all).filter(|(_, cell)| chosen(cell)).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    if has("--list") {
         chosen.iter().for_each(|(_, cell)| println!("{}: test", cell.title()));
         return ExitCode::SUCCESS;
     }
@@ -50,9 +57,10 @@ pub fn main() -> ExitCode {
         .find_map(|argument| argument.strip_prefix("--test-threads="));
     let threads = given.and_then(|number| number.parse().ok()).unwrap_or(THREADS);
     let left_out = count - chosen.len();
-    println!("\nrunning {} cells, {} dialogs each", chosen.len(), BRIEF.dialogs);
+    let load = if has("--full") { FULL } else { BRIEF };
+    println!("\nrunning {} cells, {} dialogs each", chosen.len(), load.dialogs);
     let begun = Instant::now();
-    let done = run(chosen, BRIEF, threads);
+    let done = run(chosen, load, threads);
     println!("\n{}", table(&done));
     let failed = failures(&done);
     let (word, passed) = (if failed == 0 { "ok" } else { "FAILED" }, done.len() - failed);

@@ -28,6 +28,8 @@ pub struct Load {
     pub rate: u32,
     /// How long each rings: the manifest's `ring`.
     pub ring: Duration,
+    /// How long a Redis that is stopped stands still.
+    pub stop: Duration,
 }
 
 /// What became of them.

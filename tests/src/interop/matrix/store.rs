@@ -1,0 +1,128 @@
+//! What befalls Redis: all containers lose it at once and go on from memory. When it is back, a container dies: only what has been written
+//! anew survives that.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::{Application, Cell, Fault, LIMIT, Load, Today, faults};
+use crate::interop::cluster::{self, Cluster, Manifest};
+use crate::interop::process::{scratch, wait_every};
+use crate::interop::redis::{Relay, Server};
+
+/// How long it is away where the time itself is not what is tried.
+const AWAY: Duration = Duration::from_secs(3);
+
+/// How often containers are asked what they say of their store.
+const ASK: Duration = Duration::from_millis(40);
+
+/// A redis-server that can be harmed, behind a relay that can be slow.
+pub struct Store {
+    server: Server,
+    relay: Relay,
+}
+
+impl Store {
+    /// Starts both beside a cluster's address.
+    pub fn start(manifest: &Manifest) -> anyhow::Result<Self> {
+        let [third, fourth] = manifest.address;
+        let at = |port| SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), port));
+        let server = Server::start(at(6379), &scratch(&format!("{}-redis", manifest.name))?)?;
+        let relay = Relay::start(at(6380), server.address())?;
+        Ok(Self { server, relay })
+    }
+
+    /// Where containers find it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.relay.address()
+    }
+}
+
+/// The cells of an application.
+pub fn cells(application: Application) -> Vec<Cell> {
+    let store = Fault::Store;
+    [
+        ("Redis killed, back with its data", store(back_with_its_data)),
+        ("Redis killed, back empty", store(back_empty)),
+        ("Redis stopped", store(stopped)),
+        ("Redis full", store(full)),
+        ("Redis slow, 100 ms a command", store(slow)),
+    ]
+    .map(|(name, fault)| Cell {
+        application,
+        name,
+        fault,
+        today: Today::Holds,
+        worst: Duration::from_secs(4),
+    })
+    .into()
+}
+
+/// Waits until every container says this of its store.
+fn until_all(cluster: &Cluster, what: &str, replicated: bool, from_memory: bool) -> anyhow::Result<()> {
+    let containers = cluster.status()?.containers;
+    let says = |admin: SocketAddr| {
+        let state = cluster::state(admin).ok()?;
+        Some((state["replicated"].as_bool()?, state["fromMemory"].as_bool()?))
+    };
+    wait_every(ASK, what, LIMIT, || {
+        let mut said = containers.iter().map(|part| part.admin.and_then(says));
+        said.all(|said| said == Some((replicated, from_memory))).then_some(())
+    })
+}
+
+/// From memory while it is away; afterwards a container dies.
+fn outage(
+    cluster: &Cluster,
+    store: &mut Store,
+    time: Duration,
+    harm: impl FnOnce(&mut Server) -> anyhow::Result<()>,
+    heal: impl FnOnce(&mut Server) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    harm(&mut store.server)?;
+    until_all(cluster, "every container acts from memory", false, true)?;
+    std::thread::sleep(time);
+    heal(&mut store.server)?;
+    then_a_kill(cluster)
+}
+
+fn then_a_kill(cluster: &Cluster) -> anyhow::Result<()> {
+    until_all(cluster, "every container is replicated", true, false)?;
+    faults::kill(cluster, &[0])
+}
+
+/// Its data are older than what it held: what it was told since then is missing.
+fn back_with_its_data(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    store.server.ask(&["SAVE"])?;
+    let kill = |server: &mut Server| {
+        server.kill();
+        Ok(())
+    };
+    outage(cluster, store, AWAY, kill, Server::start_again)
+}
+
+fn back_empty(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    let kill = |server: &mut Server| {
+        server.kill();
+        Ok(())
+    };
+    outage(cluster, store, AWAY, kill, Server::start_again)
+}
+
+fn stopped(cluster: &Cluster, store: &mut Store, load: Load) -> anyhow::Result<()> {
+    let send = |signal| move |server: &mut Server| server.signal(signal);
+    outage(cluster, store, load.stop, send(libc::SIGSTOP), send(libc::SIGCONT))
+}
+
+fn full(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    let limit = |bytes| move |server: &mut Server| server.ask(&["CONFIG", "SET", "maxmemory", bytes]).map(drop);
+    outage(cluster, store, AWAY, limit("1mb"), limit("0"))
+}
+
+/// Answers wait for it, or leave from memory: both are right.
+fn slow(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    store.relay.delay(Duration::from_millis(100));
+    std::thread::sleep(AWAY * 2);
+    store.relay.delay(Duration::ZERO);
+    then_a_kill(cluster)
+}
