@@ -1,10 +1,12 @@
-//! The back-to-back user agent between SIPp and SIPp: real processes, a real redis-server, `kill -9` in the middle of it.
+//! The back-to-back user agent between SIPp and SIPp, and between phones that are played word by word: real processes, a real redis-server,
+//! `kill -9` and hand-overs in the middle of it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest};
+use tests::interop::phone::{Leg, Phone};
 use tests::interop::process::signal;
 use tests::interop::sipp::{Run, Sipp};
 
@@ -163,4 +165,202 @@ fn callees_end_their_calls_after_the_death_of_a_container() -> anyhow::Result<()
     cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
     println!("{CALLS} b2bua calls ended by their callees, {lost} of them in the container that died");
     Ok(())
+}
+
+/// A cluster between two phones; the second one is everybody who is called.
+struct Scene {
+    cluster: Cluster,
+    caller: Phone,
+    callee: Phone,
+}
+
+impl Scene {
+    fn start(name: &'static str, last: u8, containers: u32) -> anyhow::Result<Self> {
+        let mut manifest = Manifest {
+            name,
+            address: [89, last],
+            containers,
+            session: "30m",
+            ..Manifest::default()
+        };
+        let local = callees(&manifest);
+        manifest.b2bua = Some(local.to_string());
+        let cluster = Cluster::start(manifest)?;
+        let proxy = cluster.address();
+        Ok(Self {
+            caller: Phone::open((cluster.caller_address(), 5080).into(), proxy)?,
+            callee: Phone::open(local, proxy)?,
+            cluster,
+        })
+    }
+
+    /// A call that is answered: the caller's side and the callee's.
+    fn call(&mut self, user: &str) -> anyhow::Result<(Leg, Leg)> {
+        let mut caller = Leg::calling(&self.caller, user, &format!("sip:{user}@{}", self.cluster.address()));
+        let invite = caller.request("INVITE", 1, "");
+        self.caller.say(&invite)?;
+        let called = self.callee.hear_call(user)?;
+        let callee = Leg::called(&self.callee, &called)?;
+        self.callee.say(&callee.answer(&called, 200)?)?;
+        caller.answered(&self.caller.hear_answer(&invite, 200)?)?;
+        self.caller.say(&caller.ack(1))?;
+        self.callee.hear_request(&callee, "ACK")?;
+        Ok((caller, callee))
+    }
+
+    /// `kill -9` of every container that holds a call; there are `calls`, and others remain.
+    fn kill_the_owners(&self, calls: u64) -> anyhow::Result<()> {
+        let counted = |status: &tests::interop::cluster::Status| status.dialogs() == calls;
+        let status = self.cluster.until("the calls are counted", LIMIT, counted)?;
+        let owners = status.containers.iter().filter(|part| part.dialogs > Some(0));
+        for owner in owners {
+            signal(owner.running()?, libc::SIGKILL)?;
+        }
+        Ok(())
+    }
+
+    fn ends(&self) -> anyhow::Result<()> {
+        let what = "no dialog is left";
+        self.cluster.until(what, LIMIT, |status| status.dialogs() == 0)?;
+        Ok(())
+    }
+}
+
+/// One phone asks in the dialog, the other answers 200; with the ACK of an INVITE.
+fn ask(
+    (asking, leg): (&mut Phone, &Leg),
+    (asked, other): (&mut Phone, &Leg),
+    method: &str,
+    cseq: u32,
+) -> anyhow::Result<()> {
+    let request = leg.request(method, cseq, "");
+    asking.say(&request)?;
+    let heard = asked.hear_request(other, method)?;
+    asked.say(&other.answer(&heard, 200)?)?;
+    asking.hear_answer(&request, 200)?;
+    if method == "INVITE" {
+        asking.say(&leg.ack(cseq))?;
+        asked.hear_request(other, "ACK")?;
+    }
+    Ok(())
+}
+
+/// Both sides re-INVITE at once, and the container dies before either has its answer: both get 491 (RFC 3261 s14.1), and who asks again
+/// gets through.
+#[test]
+fn re_invites_that_meet_survive_the_death_of_a_container() -> anyhow::Result<()> {
+    let mut scene = Scene::start("b2bua-glare", 1, 3)?;
+    let (caller, callee) = scene.call("glare")?;
+    let theirs = callee.request("INVITE", 1, "");
+    scene.callee.say(&theirs)?;
+    let passed_on = scene.caller.hear_request(&caller, "INVITE")?;
+    let ours = caller.request("INVITE", 2, "");
+    scene.kill_the_owners(1)?;
+    scene.caller.say(&ours)?;
+    scene.caller.hear_answer(&ours, 491)?;
+    scene.caller.say(&caller.ack_refusal(2))?;
+    // It has an INVITE of its own under way, so it refuses as well.
+    scene.caller.say(&caller.answer(&passed_on, 491)?)?;
+    scene.callee.hear_answer(&theirs, 491)?;
+    scene.callee.say(&callee.ack_refusal(1))?;
+    let Scene {
+        caller: calling,
+        callee: called,
+        ..
+    } = &mut scene;
+    ask((called, &callee), (calling, &caller), "INVITE", 2)?;
+    ask((calling, &caller), (called, &callee), "INVITE", 3)?;
+    ask((calling, &caller), (called, &callee), "BYE", 4)?;
+    scene.ends()
+}
+
+/// Calls move to a new container while a re-INVITE of either side waits for its answer.
+#[test]
+fn re_invites_under_way_are_handed_over() -> anyhow::Result<()> {
+    const CALLS: usize = 16;
+    let mut scene = Scene::start("b2bua-scaled", 2, 1)?;
+    let legs = (0..CALLS)
+        .map(|call| scene.call(&format!("moved{call}")))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut passed_on = Vec::new();
+    for (call, (caller, callee)) in legs.iter().enumerate() {
+        passed_on.push(if call % 2 == 0 {
+            scene.caller.say(&caller.request("INVITE", 2, ""))?;
+            scene.callee.hear_request(callee, "INVITE")?
+        } else {
+            scene.callee.say(&callee.request("INVITE", 1, ""))?;
+            scene.caller.hear_request(caller, "INVITE")?
+        });
+    }
+    let scaled = scene.cluster.command(&["scale", "2"]).output()?;
+    assert!(scaled.status.success(), "{scaled:?}");
+    let status = scene.cluster.until("calls have moved", LIMIT, |status| {
+        let moved = status.containers.get(1).and_then(|part| part.dialogs);
+        moved > Some(0) && status.dialogs() == CALLS as u64
+    })?;
+    let Scene {
+        caller: calling,
+        callee: called,
+        ..
+    } = &mut scene;
+    for ((call, (caller, callee)), passed_on) in legs.iter().enumerate().zip(&passed_on) {
+        let ((asking, leg, cseq), (asked, other)) = if call % 2 == 0 {
+            ((&mut *calling, caller, 2), (&mut *called, callee))
+        } else {
+            ((&mut *called, callee, 1), (&mut *calling, caller))
+        };
+        asked.say(&other.answer(passed_on, 200)?)?;
+        asking.hear_answer(&leg.request("INVITE", cseq, ""), 200)?;
+        asking.say(&leg.ack(cseq))?;
+        asked.hear_request(other, "ACK")?;
+    }
+    for (caller, callee) in &legs {
+        ask((calling, caller), (called, callee), "BYE", 3)?;
+    }
+    println!(
+        "{:?} of {CALLS} calls with a re-INVITE under way moved",
+        status.containers[1].dialogs
+    );
+    scene.ends()
+}
+
+/// Attended transfer (RFC 5589 s7): the caller talks to two, and tells the first one to take its place in the call with the second. The
+/// containers of both calls die between the REFER and the INVITE that it leads to.
+#[test]
+fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
+    let mut scene = Scene::start("b2bua-transfer", 3, 3)?;
+    let (to_first, first) = scene.call("first")?;
+    let (to_second, second) = scene.call("second")?;
+    // The Contact that the caller has of the second, which is the cluster's, names the partition.
+    let whom = to_second.target.clone();
+    let refer = format!(
+        "Refer-To: <{whom}?Replaces={}>\r\n",
+        to_second.replaces().replace(';', "%3B")
+    );
+    let refer = to_first.request("REFER", 2, &refer);
+    scene.caller.say(&refer)?;
+    let heard = scene.callee.hear_request(&first, "REFER")?;
+    assert!(heard.contains(&format!("Refer-To: <{whom}?Replaces=")), "{heard}");
+    scene.callee.say(&first.answer(&heard, 202)?)?;
+    scene.caller.hear_answer(&refer, 202)?;
+    scene.kill_the_owners(2)?;
+
+    let mut newcomer = Leg::calling(&scene.callee, "newcomer", &whom);
+    let invite = newcomer.request("INVITE", 1, &format!("Replaces: {}\r\n", to_second.replaces()));
+    scene.callee.say(&invite)?;
+    let asked = scene.callee.hear_request(&second, "INVITE")?;
+    scene.callee.say(&second.answer(&asked, 200)?)?;
+    newcomer.answered(&scene.callee.hear_answer(&invite, 200)?)?;
+    scene.callee.say(&newcomer.ack(1))?;
+    let bye = scene.caller.hear_request(&to_second, "BYE")?;
+    scene.caller.say(&to_second.answer(&bye, 200)?)?;
+
+    // The two talk to one another, and the call with the first goes on until it is ended.
+    let bye = second.request("BYE", 1, "");
+    scene.callee.say(&bye)?;
+    let heard = scene.callee.hear_request(&newcomer, "BYE")?;
+    scene.callee.say(&newcomer.answer(&heard, 200)?)?;
+    scene.callee.hear_answer(&bye, 200)?;
+    ask((&mut scene.caller, &to_first), (&mut scene.callee, &first), "BYE", 3)?;
+    scene.ends()
 }

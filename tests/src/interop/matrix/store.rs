@@ -4,6 +4,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::{Application, Cell, Fault, LIMIT, Load, Today, faults};
 use crate::interop::cluster::{self, Cluster, Manifest};
 use crate::interop::process::{scratch, wait_every};
@@ -58,17 +60,23 @@ pub fn cells(application: Application) -> Vec<Cell> {
     .into()
 }
 
-/// Waits until every container says this of its store.
-fn until_all(cluster: &Cluster, what: &str, replicated: bool, from_memory: bool) -> anyhow::Result<()> {
+/// Waits until this is so of every container, by what it says of itself.
+fn until_all(cluster: &Cluster, what: &str, is_so: impl Fn(&State) -> bool) -> anyhow::Result<()> {
     let containers = cluster.status()?.containers;
-    let says = |admin: SocketAddr| {
-        let state = cluster::state(admin).ok()?;
-        Some((state["replicated"].as_bool()?, state["fromMemory"].as_bool()?))
-    };
+    let ask = |admin| serde_json::from_value::<State>(cluster::state(admin).ok()?).ok();
     wait_every(ASK, what, LIMIT, || {
-        let mut said = containers.iter().map(|part| part.admin.and_then(says));
-        said.all(|said| said == Some((replicated, from_memory))).then_some(())
+        let mut said = containers.iter().map(|part| part.admin.and_then(ask));
+        said.all(|said| said.is_some_and(|state| is_so(&state))).then_some(())
     })
+}
+
+/// What a container says of its store.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct State {
+    replicated: bool,
+    from_memory: bool,
+    partitions: u64,
 }
 
 /// From memory while it is away; afterwards a container dies.
@@ -80,14 +88,19 @@ fn outage(
     heal: impl FnOnce(&mut Server) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     harm(&mut store.server)?;
-    until_all(cluster, "every container acts from memory", false, true)?;
+    // Who owns nothing has nothing to act on.
+    until_all(cluster, "all go on from memory", |state| {
+        !state.replicated && (state.from_memory || state.partitions == 0)
+    })?;
     std::thread::sleep(time);
     heal(&mut store.server)?;
     then_a_kill(cluster)
 }
 
 fn then_a_kill(cluster: &Cluster) -> anyhow::Result<()> {
-    until_all(cluster, "every container is replicated", true, false)?;
+    until_all(cluster, "every container is replicated", |state| {
+        state.replicated && !state.from_memory
+    })?;
     faults::kill(cluster, &[0])
 }
 
