@@ -17,6 +17,8 @@ pub const MAX_CALLS: usize = 8;
 pub const MAX_ATTRIBUTES: usize = 64;
 /// The most timers of one session.
 pub const MAX_TIMERS: usize = 16;
+/// The most asks of one session that are not answered.
+pub const MAX_ASKS: usize = 8;
 /// The most responses of one dialog that wait for a PRACK, with the final one.
 pub const MAX_RELIABLE: usize = 16;
 
@@ -106,6 +108,49 @@ pub struct Session {
     /// How many numbers its dialogs and calls have used up; 0: as the dialogs say.
     #[prost(uint32, tag = "5")]
     pub numbers: u32,
+    /// What the application has asked and is not answered yet: a successor asks again.
+    #[prost(message, repeated, tag = "6")]
+    pub asks: Vec<Ask>,
+}
+
+/// A question to something outside, and the message that waits for its answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ask {
+    /// Its number, unique in the partition.
+    #[prost(fixed64, tag = "1")]
+    pub number: u64,
+    /// The question, in the application's words.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub question: Bytes,
+    /// What it was asked about; nothing, if nothing waits for the answer.
+    #[prost(message, optional, tag = "3")]
+    pub about: Option<About>,
+}
+
+/// The request or the response that an ask is about.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct About {
+    /// The message; empty for a response that stands for one that did not come.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: Bytes,
+    /// Its transaction.
+    #[prost(fixed64, tag = "2")]
+    pub transaction: u64,
+    /// Its dialog.
+    #[prost(uint32, optional, tag = "3")]
+    pub dialog: Option<u32>,
+    /// Status of a response; 0: a request.
+    #[prost(uint32, tag = "4")]
+    pub status: u32,
+    /// The call out that it is a response to.
+    #[prost(uint32, optional, tag = "5")]
+    pub call: Option<u32>,
+    /// The server transaction of the request that was passed on.
+    #[prost(fixed64, optional, tag = "6")]
+    pub relays: Option<u64>,
+    /// The dialog whose place a request wants to take.
+    #[prost(uint32, optional, tag = "7")]
+    pub replaces: Option<u32>,
 }
 
 /// A call out (RFC 3261 s13.2) until its final response. The INVITE stands in its client transaction, our tag in `local`.
@@ -469,6 +514,7 @@ impl Session {
             && self.calls.len() <= MAX_CALLS
             && self.attributes.len() <= MAX_ATTRIBUTES
             && self.timers.len() <= MAX_TIMERS
+            && self.asks.len() <= MAX_ASKS
             && self.dialogs.iter().all(|dialog| dialog.reliable.len() <= MAX_RELIABLE)
     }
 }

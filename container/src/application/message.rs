@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sip::{HeaderName, Host};
 
 use super::session::{CallNumber, DialogNumber, TransactionId};
+use crate::records;
 
 /// A message that came in: typed access without copies, and rsip's types on demand.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +174,66 @@ impl<'a> Response<'a> {
     pub fn to_rsip(&self) -> Option<Result<rsip::Response, rsip::Error>> {
         self.message
             .map(|message| rsip::Response::try_from(message.wire().as_bytes()))
+    }
+}
+
+/// What an ask is about.
+#[derive(Clone, Copy, Debug)]
+pub enum About<'a> {
+    /// A request, which is still unanswered unless it is an ACK.
+    Request(Request<'a>),
+    /// A response.
+    Response(Response<'a>),
+    /// Nothing, or a request that has got its answer meanwhile (CANCEL, the end of its dialog).
+    Nothing,
+}
+
+impl About<'_> {
+    /// What is kept of it, and stored.
+    pub(crate) fn to_record(self) -> Option<records::About> {
+        let copy = |message: Message<'_>| Bytes::copy_from_slice(message.wire().as_bytes());
+        match self {
+            Self::Request(request) => Some(records::About {
+                message: copy(request.message),
+                transaction: request.transaction.0,
+                dialog: request.dialog.map(|DialogNumber(number)| number),
+                replaces: request.replaces.map(|DialogNumber(number)| number),
+                ..records::About::default()
+            }),
+            Self::Response(response) => Some(records::About {
+                message: response.message.map(copy).unwrap_or_default(),
+                transaction: response.transaction.0,
+                dialog: response.dialog.map(|DialogNumber(number)| number),
+                status: response.status.into(),
+                call: response.call.map(|CallNumber(number)| number),
+                relays: response.relays.map(|TransactionId(id)| id),
+                replaces: None,
+            }),
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl<'a> About<'a> {
+    /// What was kept; `message` is what its bytes say.
+    pub(crate) fn from_record(record: &records::About, message: Option<sip::Message<'a>>) -> Self {
+        let transaction = TransactionId(record.transaction);
+        let dialog = record.dialog.map(DialogNumber);
+        match (u16::try_from(record.status), message) {
+            (Ok(0), Some(message)) => {
+                let mut request = Request::new(message, transaction, dialog);
+                request.replaces = record.replaces.map(DialogNumber);
+                Self::Request(request)
+            }
+            (Ok(status @ 1..), message) => {
+                let mut response = Response::new(message, status, transaction);
+                response.dialog = dialog;
+                response.call = record.call.map(CallNumber);
+                response.relays = record.relays.map(TransactionId);
+                Self::Response(response)
+            }
+            _ => Self::Nothing,
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! A session has dialogs: one for an answering application, two for a b2bua. All dialogs of a session live in one partition.
 //!
+//! What has to be known from elsewhere is [asked](Session::ask) of the application's [`Outside`]; the answer comes to a handler of its own.
+//!
 //! What the engine does by itself, before an application is asked: retransmissions, CANCEL (487, and a CANCEL for the INVITE that passes
 //! the cancelled one on), CSeq, unknown dialogs (481), unknown extensions (420) and methods (405, 501), PRACK, ACK, session timers (422,
 //! refreshes, BYE when a session expires), BYE when no ACK comes, forks that answer too late.
@@ -13,9 +15,12 @@
 pub mod answer;
 pub mod b2bua;
 mod message;
+mod outside;
 mod session;
 
-pub use message::{Call, Message, Outgoing, Reply, Request, Response};
+pub use message::{About, Call, Message, Outgoing, Reply, Request, Response};
+pub use outside::{AskId, Outside};
+pub(crate) use session::AskSlot;
 pub use session::{CallNumber, DialogNumber, DialogView, Session, SessionId, TimerId, TransactionId};
 pub(crate) use session::{CallSlot, Command, DialogSlot, Flow, SessionCore};
 
@@ -134,7 +139,19 @@ pub trait Application: Send + Sync + 'static {
         let _ = (session, timer);
     }
 
-    /// A dialog has ended. When the last one has, and no call is under way, the session goes with everything in it.
+    /// What [`Session::ask`] or [`Session::hold_and_ask`] asked is answered, or will not be (`None`). `about` is the message that has
+    /// waited for this.
+    fn on_answer(&self, session: &mut Session<'_>, about: &About<'_>, answer: Option<&[u8]>) {
+        let _ = (session, about, answer);
+    }
+
+    /// What carries out asks: one for each worker, with a number that nobody outside foresees. Without one nothing is answered.
+    fn outside(&self, seed: u64) -> Option<Box<dyn Outside>> {
+        let _ = seed;
+        None
+    }
+
+    /// A dialog has ended. When the last one has, and neither a call is under way nor an ask, the session goes with everything in it.
     fn on_ended(&self, session: &mut Session<'_>, dialog: DialogNumber, why: Ended) {
         let _ = (session, dialog, why);
     }

@@ -7,9 +7,12 @@ use sip::Instant;
 use sip::dialog::{Dialog, DialogId, DialogState, OutgoingInvite};
 use ucf::ProxyId;
 
-use super::message::{Call, Outgoing, Reply};
+use super::message::{About, Call, Outgoing, Reply};
 use crate::engine::Entropy;
-use crate::records::{MAX_ATTRIBUTES, MAX_CALLS, MAX_TIMERS};
+use crate::records::{self, MAX_ASKS, MAX_ATTRIBUTES, MAX_CALLS, MAX_TIMERS};
+
+/// Questions of a session and the messages that wait for their answers, in bytes, so that its record stays readable.
+const MAX_ASKED: usize = 48 * 1024;
 
 /// A session's number, unique in the cluster; it stands in our tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +60,9 @@ pub(crate) enum Command {
         dialog: DialogNumber,
         answer: Option<(String, Bytes)>,
     },
+    Ask {
+        number: u64,
+    },
 }
 
 /// The state of a session between two handlers.
@@ -69,6 +75,7 @@ pub(crate) struct SessionCore {
     pub numbers: u32,
     pub attributes: Vec<(Box<str>, Bytes)>,
     pub timers: Vec<(TimerId, Instant)>,
+    pub asks: Vec<AskSlot>,
     /// Transactions that still need this session.
     pub open: u32,
     /// The next deadline, as it stands in the worker's queue.
@@ -107,6 +114,20 @@ pub(crate) struct CallSlot {
     pub flow: Flow,
 }
 
+/// An ask until its answer.
+#[derive(Debug)]
+pub(crate) struct AskSlot {
+    pub number: u64,
+    pub question: Bytes,
+    pub about: Option<records::About>,
+}
+
+impl AskSlot {
+    fn size(&self) -> usize {
+        self.question.len() + self.about.as_ref().map_or(0, |about| about.message.len())
+    }
+}
+
 /// Where a peer was last heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
@@ -141,6 +162,7 @@ impl SessionCore {
             numbers: 0,
             attributes: Vec::new(),
             timers: Vec::new(),
+            asks: Vec::new(),
             open: 0,
             armed: None,
             dirty: false,
@@ -164,7 +186,7 @@ impl SessionCore {
 
     /// Whether nothing is left that its application would hear of.
     pub fn is_over(&self) -> bool {
-        self.dialogs.is_empty() && self.calls.is_empty()
+        self.dialogs.is_empty() && self.calls.is_empty() && self.asks.is_empty()
     }
 
     /// When something of it is due.
@@ -237,6 +259,8 @@ pub struct Session<'a> {
     pub(crate) core: &'a mut SessionCore,
     pub(crate) commands: &'a mut Vec<Command>,
     pub(crate) now: Instant,
+    /// The message under work.
+    pub(crate) about: About<'a>,
     /// Numbers of client transactions.
     pub(crate) entropy: &'a mut Entropy,
 }
@@ -352,6 +376,41 @@ impl Session<'_> {
     pub fn acknowledge(&mut self, dialog: DialogNumber, answer: Option<(&str, Bytes)>) {
         let answer = answer.map(|(content_type, body)| (content_type.to_owned(), body));
         self.commands.push(Command::Acknowledge { dialog, answer });
+    }
+
+    /// Asks something of the application's [`Outside`](super::Outside), once what this handler does is written. The answer comes to
+    /// [`Application::on_answer`](super::Application::on_answer); if this process dies before, its successor asks again. `false` if the
+    /// session has [`MAX_ASKS`] others, or 48 KiB of them.
+    pub fn ask(&mut self, question: impl Into<Bytes>) -> bool {
+        self.ask_about(About::Nothing, question.into())
+    }
+
+    /// The same, and the message under work is kept and comes back with the answer.
+    pub fn hold_and_ask(&mut self, question: impl Into<Bytes>) -> bool {
+        self.ask_about(self.about, question.into())
+    }
+
+    fn ask_about(&mut self, about: About<'_>, question: Bytes) -> bool {
+        let ask = AskSlot {
+            number: self.entropy.number(),
+            question,
+            about: about.to_record(),
+        };
+        let asks = &mut self.core.asks;
+        let size: usize = asks.iter().chain([&ask]).map(AskSlot::size).sum();
+        if asks.len() >= MAX_ASKS || size > MAX_ASKED {
+            return false;
+        }
+        self.commands.push(Command::Ask { number: ask.number });
+        asks.push(ask);
+        self.core.dirty = true;
+        true
+    }
+
+    /// Whether anything that was asked is not answered yet.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        !self.core.asks.is_empty()
     }
 
     /// Ends a dialog: BYE if it is confirmed, once the peer's ACK has come (RFC 3261 s15); else 480 to its INVITE. An early dialog of a

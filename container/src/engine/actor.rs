@@ -12,7 +12,7 @@ use super::partition::{Partition, ServerTx};
 use super::queue::{Due, Queue};
 use super::turn::{Announcement, Output};
 use super::{Counters, Open, Shared};
-use crate::application::{DialogNumber, DialogSlot, Ended, Flow, Reply, Request, SessionCore, TransactionId};
+use crate::application::{About, DialogNumber, DialogSlot, Ended, Flow, Reply, Request, SessionCore, TransactionId};
 use crate::records::{Key, Kind, MAX_DIALOGS};
 
 /// A partition at work, with what it may use of its worker.
@@ -140,7 +140,7 @@ impl Actor<'_> {
             });
             let mut request = Request::new(wire, TransactionId(id), Some(DialogNumber(dialog)));
             request.replaces = replaces.map(DialogNumber);
-            self.handle(&mut session, |application, session| {
+            self.handle_about(&mut session, About::Request(request), |application, session| {
                 application.on_request(session, &request)
             });
         }
@@ -322,7 +322,7 @@ impl Actor<'_> {
             let verdict = slot.dialog.receive(self.now, &facts, policy, 0, &mut Vec::new());
             if let Verdict::Acknowledged { first: true, .. } = verdict {
                 let request = Request::new(*wire, TransactionId(id), Some(DialogNumber(number)));
-                self.handle(&mut session, |application, session| {
+                self.handle_about(&mut session, About::Request(request), |application, session| {
                     application.on_request(session, &request)
                 });
             }
@@ -400,7 +400,7 @@ impl Actor<'_> {
     /// Passes a request to the application.
     fn deliver(&mut self, session: &mut SessionCore, id: u64, dialog: Option<u32>, wire: &Message<'_>) {
         let request = Request::new(*wire, TransactionId(id), dialog.map(DialogNumber));
-        self.handle(session, |application, session| {
+        self.handle_about(session, About::Request(request), |application, session| {
             application.on_request(session, &request)
         });
     }

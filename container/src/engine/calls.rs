@@ -12,7 +12,7 @@ use super::actor::Actor;
 use super::client::{Purpose, is_answer};
 use super::partition::{Cancel, NO_DIALOG};
 use crate::application::{
-    Call, CallNumber, CallSlot, DialogNumber, DialogSlot, Flow, Outgoing, Response, SessionCore, TransactionId,
+    About, Call, CallNumber, CallSlot, DialogNumber, DialogSlot, Flow, Outgoing, Response, SessionCore, TransactionId,
 };
 use crate::records::MAX_DIALOGS;
 
@@ -57,7 +57,7 @@ impl Actor<'_> {
         let mut response = Response::new(None, 503, TransactionId(id));
         response.call = Some(CallNumber(number));
         response.relays = relays;
-        self.handle(session, |application, session| {
+        self.handle_about(session, About::Response(response), |application, session| {
             application.on_response(session, &response)
         });
     }
@@ -296,7 +296,7 @@ impl Actor<'_> {
         response.call = Some(CallNumber(call));
         response.dialog = dialog.map(DialogNumber);
         response.relays = client.relays.map(TransactionId);
-        self.handle(session, |application, session| {
+        self.handle_about(session, About::Response(response), |application, session| {
             application.on_response(session, &response)
         });
     }

@@ -11,7 +11,9 @@ use super::entropy;
 use super::partition::{Cancel, ClientTx, NO_DIALOG};
 use super::queue::Due;
 use super::turn::Output;
-use crate::application::{DialogNumber, DialogSlot, Ended, Flow, Outgoing, Response, SessionCore, TransactionId};
+use crate::application::{
+    About, DialogNumber, DialogSlot, Ended, Flow, Outgoing, Response, SessionCore, TransactionId,
+};
 use crate::records::{Key, Kind};
 
 /// A CANCEL shares the branch, and so the number in it, with its INVITE.
@@ -377,7 +379,7 @@ impl Actor<'_> {
             let mut response = Response::new(wire, facts.status, TransactionId(id));
             response.dialog = Some(DialogNumber(number));
             response.relays = relays;
-            self.handle(session, |application, session| {
+            self.handle_about(session, About::Response(response), |application, session| {
                 application.on_response(session, &response)
             });
         }

@@ -8,6 +8,7 @@ use ucf::member::Gate;
 use ucf::routing::HEARTBEAT_HEADER;
 use ucf::{PartitionId, ProxyId};
 
+use super::asks::Asking;
 use super::turn::{Confirm, Fate, Input, Leaving, Released};
 use super::turns::Waits;
 use super::{Engine, restore};
@@ -22,6 +23,7 @@ pub(super) struct AtGate {
     /// Inputs of which the proxy is to hear that they are kept; and how many of `confirms`, the first ones, it has heard that of.
     kept: Vec<Input>,
     told: usize,
+    pub asks: Vec<Asking>,
 }
 
 impl AtGate {
@@ -33,6 +35,7 @@ impl AtGate {
     /// The partition is another's.
     pub fn drop_partition(&mut self, id: PartitionId) {
         self.outputs.retain(|leaving| leaving.output.partition != id);
+        self.asks.retain(|asking| asking.id.partition != id);
         let theirs = |waits: &&mut Waits| waits.1.is_some_and(|(partition, _)| partition == id);
         for (confirm, owner) in self.confirms.iter_mut().filter(theirs) {
             confirm.fate = Fate::Returned;
@@ -68,6 +71,7 @@ impl Engine {
                 Released {
                     outputs: at_gate.outputs,
                     confirms,
+                    asks: at_gate.asks,
                 }
             }
             Gate::Memory { until, .. } if *until <= now => return Released::default(),
@@ -99,6 +103,14 @@ impl Engine {
             self.released.confirms.push((confirm, owner));
         }
         self.released.told = self.released.confirms.len();
+        // Nobody could tell that an ask is old; but one that the next owner asks too does no harm.
+        for asking in at_gate.asks {
+            if self.may_act(asking.id.partition) {
+                released.asks.push(asking);
+            } else {
+                self.released.asks.push(asking);
+            }
+        }
         released
     }
 

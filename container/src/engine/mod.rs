@@ -8,12 +8,14 @@
 //!   in its order. Nothing leaves in any other way, so nothing leaves that is not written (invariant 1), or that under [`Gate::Memory`]
 //!   nobody else can act on: then turns have no writes, may be ended at any time, and messages name a heartbeat of their proxy;
 //! - a write whose answer is lost is sent again as it is: its running number makes that harmless;
+//! - carry out the asks among it, and hand in what came of them (`handle_answer`);
 //! - pass what [`Engine::poll_notice`] gives to the member.
 //!
 //! Later turns may run while earlier writes are under way. The engine knows no clock and no randomness: times and the seed are arguments,
 //! and the same inputs give the same turns.
 
 mod actor;
+mod asks;
 mod bounds;
 mod calls;
 mod client;
@@ -29,6 +31,7 @@ mod restore;
 mod turn;
 mod turns;
 
+pub use asks::Asking;
 pub use dispatch::partition_of;
 pub(crate) use entropy::Entropy;
 pub use flows::DueFlow;
@@ -46,7 +49,7 @@ use ucf::member::{Gate, Notice};
 use ucf::token::Keyring;
 use ucf::{Epoch, PartitionId, ProxyId};
 
-use crate::application::{Application, TransactionId};
+use crate::application::{About, Application, TransactionId};
 use crate::records::{Key, Kind};
 use actor::Actor;
 use clock::StoreClock;
@@ -336,6 +339,9 @@ impl Engine {
                 actor.due(key);
             }
         });
+        for (ask, answer) in frozen.answers {
+            self.handle_answer(now, ask, answer);
+        }
         for (input, proxy, message) in frozen.inputs {
             self.handle_sip(now, input, proxy, message);
         }
@@ -523,6 +529,7 @@ impl Actor<'_> {
                     for number in numbers {
                         self.bye_due(&mut session, number);
                     }
+                    self.ask_again(&session);
                     self.put(session);
                 }
             }
@@ -554,7 +561,7 @@ impl Actor<'_> {
         self.put(session);
     }
 
-    /// A request that the old owner had taken on without any response, and without a timer or a request of ours that leads to one, goes
+    /// A request that the old owner had taken on without any response, and without a timer, an ask or a request of ours that leads to one, goes
     /// to the application once more: its turn was written, so this happens only for applications that answer later.
     fn deliver_again(&mut self, id: u64) {
         let Some(server) = self.partition.servers.get(&id) else {
@@ -568,13 +575,13 @@ impl Actor<'_> {
         let Some(mut session) = self.partition.sessions.remove(&session) else {
             return;
         };
-        if untouched && !relayed && session.timers.is_empty() {
+        if untouched && !relayed && session.timers.is_empty() && session.asks.is_empty() {
             let request = crate::application::Request::new(
                 message.as_message(),
                 TransactionId(id),
                 dialog.map(crate::application::DialogNumber),
             );
-            self.handle(&mut session, |application, session| {
+            self.handle_about(&mut session, About::Request(request), |application, session| {
                 application.on_request(session, &request)
             });
         }

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use sip::transaction::{ClientTransaction, ServerTransaction};
 use sip::{Instant, OwnedMessage};
 use ucf::{Epoch, PartitionId, ProxyId};
 
 use super::turn::Input;
-use crate::application::{Flow, SessionCore};
+use crate::application::{AskId, Flow, SessionCore};
 use crate::records::{Key, Kind};
 
 /// Inputs kept for a partition while it is frozen. A hand-over takes milliseconds; beyond this a proxy holds them itself.
@@ -127,6 +128,7 @@ pub(super) struct Partition {
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     pub inputs: VecDeque<(Input, ProxyId, OwnedMessage)>,
+    pub answers: Vec<(AskId, Option<Bytes>)>,
     pub due: Vec<Key>,
     /// The member knows that all is written.
     pub told: bool,

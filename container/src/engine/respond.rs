@@ -11,7 +11,7 @@ use super::actor::{Actor, Field};
 use super::entropy;
 use super::turn::{Announcement, Output};
 use crate::application::{
-    Application, CallNumber, Command, DialogNumber, DialogSlot, Ended, Outgoing, Reply, Session, SessionCore,
+    About, Application, CallNumber, Command, DialogNumber, DialogSlot, Ended, Outgoing, Reply, Session, SessionCore,
     TransactionId,
 };
 use crate::records::{Key, Kind};
@@ -19,11 +19,22 @@ use crate::records::{Key, Kind};
 impl Actor<'_> {
     /// Runs a handler and does what it asked for.
     pub fn handle(&mut self, session: &mut SessionCore, call: impl FnOnce(&dyn Application, &mut Session<'_>)) {
+        self.handle_about(session, About::Nothing, call);
+    }
+
+    /// Runs the handler of a message and does what it asked for.
+    pub fn handle_about(
+        &mut self,
+        session: &mut SessionCore,
+        about: About<'_>,
+        call: impl FnOnce(&dyn Application, &mut Session<'_>),
+    ) {
         let mut commands = Vec::new();
         let mut view = Session {
             core: session,
             commands: &mut commands,
             now: self.now,
+            about,
             entropy: self.entropy,
         };
         call(self.shared.application.as_ref(), &mut view);
@@ -63,6 +74,7 @@ impl Actor<'_> {
                 number: CallNumber(number),
                 call,
             } => self.call(session, number, &call),
+            Command::Ask { number } => self.ask(session, number),
             Command::Cancel {
                 call: CallNumber(number),
             } => self.cancel_call(session, number),

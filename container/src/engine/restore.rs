@@ -13,7 +13,7 @@ use ucf::ProxyId;
 
 use super::clock::StoreClock;
 use super::partition::{Cancel, ClientTx, Partition, ServerTx};
-use crate::application::{CallSlot, DialogSlot, Flow, SessionCore, TimerId};
+use crate::application::{AskSlot, CallSlot, DialogSlot, Flow, SessionCore, TimerId};
 use crate::records::{self, Key, Kind, Record};
 
 /// Writes the record of a key, which counts as stored from then on; `None` if there is nothing to be kept.
@@ -85,6 +85,7 @@ fn from_session(session: &SessionCore, clock: StoreClock, now: Instant, contact:
             })
             .collect(),
         calls: session.calls.iter().map(|call| from_call(call, contact)).collect(),
+        asks: session.asks.iter().map(from_ask).collect(),
         numbers: if session.numbers == numbers_by(&session.dialogs) {
             0
         } else {
@@ -100,6 +101,32 @@ fn numbers_by(dialogs: &[DialogSlot]) -> u32 {
         .map(|slot| slot.number.saturating_add(1))
         .max()
         .unwrap_or(0)
+}
+
+fn from_ask(ask: &AskSlot) -> records::Ask {
+    let AskSlot {
+        number,
+        question,
+        about,
+    } = ask;
+    records::Ask {
+        number: *number,
+        question: question.clone(),
+        about: about.clone(),
+    }
+}
+
+fn to_ask(record: records::Ask) -> AskSlot {
+    let records::Ask {
+        number,
+        question,
+        about,
+    } = record;
+    AskSlot {
+        number,
+        question,
+        about,
+    }
 }
 
 fn from_call(call: &CallSlot, contact: &[u8]) -> records::Call {
@@ -350,6 +377,7 @@ fn load_session(
         .into_iter()
         .map(|timer| (TimerId(timer.id), clock.load(timer.deadline)))
         .collect();
+    session.asks = record.asks.into_iter().map(to_ask).collect();
     session.numbers = record.numbers.max(numbers_by(&session.dialogs));
     for call in &record.calls {
         session.calls.push(to_call(call, contact)?);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
 
+use super::asks::Asking;
 use crate::records::Key;
 
 /// A SIP connection from a proxy worker, numbered by the driver; never used again after it closed.
@@ -108,6 +109,8 @@ pub struct Released {
     pub outputs: Vec<Leaving>,
     /// What is to be told of inputs.
     pub confirms: Vec<Confirm>,
+    /// What applications ask.
+    pub asks: Vec<Asking>,
 }
 
 /// How one write went.

@@ -8,6 +8,7 @@ use sip::Instant;
 use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId};
 
+use super::asks::Asking;
 use super::partition::Partition;
 use super::turn::{Announcement, Confirm, Fate, Input, Leaving, Output, Turn, Write, WriteOutcome};
 use super::{Engine, Scratch, restore};
@@ -76,6 +77,7 @@ pub(super) struct Batch {
     writes: Vec<Write>,
     outputs: Vec<Leaving>,
     confirms: Vec<Waits>,
+    asks: Vec<Asking>,
 }
 
 /// Partitions that are written whole, a few with each turn.
@@ -93,6 +95,7 @@ pub(super) struct Reconciling {
 pub(super) struct Open {
     pub outputs: Vec<Output>,
     confirms: Vec<Waits>,
+    pub asks: Vec<Asking>,
     pub announcements: Vec<Announcement>,
     touched: Vec<PartitionId>,
     /// Reused by every machine that is driven.
@@ -105,6 +108,7 @@ pub(super) struct Waiting {
     number: u64,
     outputs: Vec<Leaving>,
     confirms: Vec<Waits>,
+    asks: Vec<Asking>,
     pub(super) writes: Vec<(PartitionId, Epoch)>,
     pub(super) written: bool,
 }
@@ -157,7 +161,7 @@ impl Engine {
         if !self.acts_from_memory() {
             self.rewrite(now, &mut room);
         }
-        if self.open.outputs.is_empty() && self.open.confirms.is_empty() {
+        if self.open.outputs.is_empty() && self.open.confirms.is_empty() && self.open.asks.is_empty() {
             return;
         }
         if self.batches.is_empty() {
@@ -168,6 +172,7 @@ impl Engine {
         if let Some(last) = self.batches.back_mut() {
             last.outputs = outputs;
             last.confirms = std::mem::take(&mut self.open.confirms);
+            last.asks = std::mem::take(&mut self.open.asks);
         }
     }
 
@@ -221,6 +226,7 @@ impl Engine {
                 number: self.turn,
                 outputs: batch.outputs,
                 confirms: batch.confirms,
+                asks: batch.asks,
                 writes: batch
                     .writes
                     .iter()
@@ -344,6 +350,11 @@ impl Engine {
             for leaving in turn.outputs {
                 if self.epoch(leaving.output.partition) == Some(leaving.output.epoch) {
                     self.released.outputs.push(leaving);
+                }
+            }
+            for asking in turn.asks {
+                if self.epoch(asking.id.partition) == Some(asking.epoch) {
+                    self.released.asks.push(asking);
                 }
             }
             for (mut confirm, owner) in turn.confirms {

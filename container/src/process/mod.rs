@@ -1,5 +1,6 @@
 //! The process around the engines: threads, sockets, the member, the admin pages.
 
+mod asker;
 mod config;
 mod control;
 mod cpu;
@@ -222,6 +223,7 @@ fn start_workers(
         let parts = worker::Parts {
             index,
             engine: Engine::new(settings, [random()?, random()?]),
+            outside: config.application.outside(random()?),
             keyring: keyring.clone(),
             store: Store::new(&config.redis, &config.cluster, STORE_BUDGET, 0)?,
             member,

@@ -4,12 +4,14 @@
 //! writes of the last one were under way: one pipeline per turn, one turn on its way at a time.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Announcement, Confirm, ConnectionId, Engine, Input, Leaving, Write, WriteOutcome};
+use crate::application::Outside;
+use crate::engine::{Announcement, Asking, Confirm, ConnectionId, Engine, Input, Leaving, Write, WriteOutcome};
 use crate::store::{Lost, Store};
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -23,6 +25,7 @@ use ucf::member::Notice;
 use ucf::token::Keyring;
 use ucf::{Incarnation, PartitionId, ProxyId};
 
+use super::asker::Asker;
 use super::config::MAX_WORKERS;
 use super::mail::{Directory, ToControl, ToWorker, Workers, worker_of};
 use super::sip_link::{self, SipLink};
@@ -44,6 +47,8 @@ const MAIL_BATCH: usize = 64;
 pub struct Parts {
     pub index: usize,
     pub engine: Engine,
+    /// What carries out the asks of the application, if it has any.
+    pub outside: Option<Box<dyn Outside>>,
     pub keyring: Arc<Keyring>,
     pub store: Store,
     pub member: Incarnation,
@@ -70,6 +75,7 @@ pub struct Worker {
 
 struct Core {
     engine: Engine,
+    asker: Option<Asker>,
     links: HashMap<ConnectionId, Rc<SipLink>>,
     directory: Arc<Directory>,
     stats: Arc<Stats>,
@@ -121,6 +127,15 @@ impl Worker {
         let _ = self.workers[worker].send(mail);
     }
 
+    /// A datagram of whoever asks are sent to, or of anybody.
+    pub fn handle_datagram(&self, from: SocketAddr, datagram: &[u8]) {
+        let now = self.now();
+        if let Some(asker) = &mut self.core.borrow_mut().asker {
+            asker.handle_datagram(now, from, datagram);
+            self.wake.notify_one();
+        }
+    }
+
     fn tell(&self, what: ToControl) {
         let _ = self.control.send(what);
     }
@@ -135,6 +150,7 @@ pub async fn run(parts: Parts, listener: Listener) {
     let Parts {
         index,
         engine,
+        outside,
         keyring,
         store,
         member,
@@ -146,6 +162,7 @@ pub async fn run(parts: Parts, listener: Listener) {
     } = parts;
     let core = Core {
         engine,
+        asker: outside.map(Asker::new),
         links: HashMap::new(),
         directory: Arc::default(),
         stats,
@@ -201,6 +218,7 @@ pub async fn run(parts: Parts, listener: Listener) {
         let now = worker.now();
         let mut core = worker.core.borrow_mut();
         core.engine.handle_timeout(now);
+        core.ask(&worker, now, Vec::new());
         core.announce(&worker);
         if core.engine.acts_from_memory() {
             // Whatever is written meanwhile: turns wait for nothing.
@@ -239,7 +257,9 @@ impl Core {
     fn poll_timeout(&self) -> Instant {
         let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
         let own = [self.confirm_at, self.publish_at];
-        own.into_iter().flatten().fold(engine.min(self.flows_at), Instant::min)
+        let asker = self.asker.as_ref().map_or(Instant::MAX, Asker::poll_timeout);
+        let first = engine.min(self.flows_at).min(asker);
+        own.into_iter().flatten().fold(first, Instant::min)
     }
 
     /// Tells all proxies of new transactions before their outputs leave, even while a write is stuck: if the proxy that sent one dies
@@ -317,12 +337,25 @@ impl Core {
         let released = self.engine.take_released(now, self.directory.proxies());
         self.send(worker, released.outputs);
         self.confirm(worker, released.confirms);
+        self.ask(worker, now, released.asks);
         self.tell_proxies(worker, now);
         while let Some(notice) = self.engine.poll_notice() {
             worker.tell(ToControl::Notice {
                 worker: worker.index,
                 notice,
             });
+        }
+    }
+
+    /// Asks, and hands in what came of asks: in time for the turn at hand, or for one that follows at once.
+    fn ask(&mut self, worker: &Rc<Worker>, now: Instant, asks: Vec<Asking>) {
+        let answers = match &mut self.asker {
+            Some(asker) => asker.drive(worker, now, asks),
+            None => asks.into_iter().map(|asking| (asking.id, None)).collect(),
+        };
+        for (id, answer) in answers {
+            self.engine.handle_answer(now, id, answer);
+            worker.wake.notify_one();
         }
     }
 
