@@ -4,12 +4,14 @@
 //! - [`application`]: what handles a call, and the session that is replicated for it;
 //! - [`records`]: what is replicated, and its bounds;
 //! - [`engine`]: one worker, sans-IO: partitions as actors, transactions, dialogs, timers, turns;
+//! - [`rtpengine`]: through which media is led;
 //! - [`store`]: Redis behind a link of our own.
 
 pub mod application;
 pub mod engine;
 mod process;
 pub mod records;
+pub mod rtpengine;
 pub mod store;
 
 pub use process::{run, run_built_in};

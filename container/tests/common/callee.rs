@@ -21,6 +21,7 @@ fn header(text: &str, name: HeaderName) -> String {
 }
 
 /// The value of a header field.
+#[allow(dead_code, reason = "not every test that shares this needs it")]
 pub fn value(text: &str, name: HeaderName) -> String {
     header(text, name)
 }

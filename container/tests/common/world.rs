@@ -136,6 +136,7 @@ impl World {
     }
 
     /// Hands a message in, ends the turn, and gives what left.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
     pub fn exchange(&mut self, life: &mut Life, message: &str) -> Vec<String> {
         self.give(life, message);
         texts(&self.turn(life).outputs)
@@ -151,6 +152,7 @@ impl World {
     }
 
     /// Lets time pass, deadline by deadline, and gives what left.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
     pub fn pass(&mut self, life: &mut Life, time: Duration) -> Vec<(Duration, String)> {
         let start = self.now;
         let end = self.now + time;
