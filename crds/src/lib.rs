@@ -18,8 +18,8 @@ pub use manifest::parse;
 pub use reference::{crd_yaml, reference};
 pub use rules::broken;
 pub use sip_cluster::{
-    Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Mode, Proxies, Redis, Replication,
-    Route, RoutedMethod, SipCluster, SipClusterSpec, Transport,
+    Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Media, Mode, Proxies, Redis,
+    Replication, Route, RoutedMethod, SipCluster, SipClusterSpec, Transport,
 };
 pub use status::SipClusterStatus;
 pub use values::Period;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{Application, Period, Problem, Redis, Route, SipCluster};
+use crate::{Application, Media, Period, Problem, Redis, Route, SipCluster};
 
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
@@ -64,6 +64,7 @@ fn application(application: &Application) -> Vec<Problem> {
     let mut problems: Vec<Problem> = session_expires(expires.0, expires.1).into_iter().collect();
     if let Some(b2bua) = b2bua {
         problems.extend(outside("spec.application.b2bua.ring", b2bua.ring, "1s", "1h"));
+        problems.extend(b2bua.media.as_ref().and_then(media));
         problems.extend(b2bua.routes.iter().enumerate().flat_map(|(at, entry)| route(at, entry)));
     }
     problems
@@ -120,6 +121,25 @@ fn route(at: usize, route: &Route) -> Vec<Problem> {
         problems.push(problem("target", &route.target, remedy));
     }
     problems
+}
+
+/// The first instance that no container could ask, or that stands there twice.
+fn media(media: &Media) -> Option<Problem> {
+    let instances: Vec<Option<SocketAddr>> = media.rtpengine.iter().map(|text| text.parse().ok()).collect();
+    let (at, wrong) = instances.iter().enumerate().find_map(|(at, instance)| match instance {
+        Some(instance) if instance.port() > 0 && !instance.ip().is_unspecified() => {
+            let twice = instances[..at].contains(&Some(*instance));
+            twice.then_some((at, "it stands there twice"))
+        }
+        _ => Some((at, "it does not read like one")),
+    })?;
+    Some(Problem {
+        field: format!("spec.application.b2bua.media.rtpengine[{at}]"),
+        value: format!("{:?}", media.rtpengine[at]),
+        wrong: wrong.into(),
+        remedy: "write an IP address with the port of listen-ng, such as 10.0.0.5:2223; names are not looked up yet"
+            .into(),
+    })
 }
 
 fn is_network(text: &str) -> bool {

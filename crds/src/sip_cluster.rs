@@ -166,6 +166,20 @@ pub struct B2bua {
     /// Session timer (RFC 4028) of both sides: a call whose peer does not refresh it for so long is ended. From `90s` to `24h`.
     #[serde(default = "defaults::session_expires")]
     pub session_expires: Period,
+
+    /// What leads the media of calls. Left out: it goes from end to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<Media>,
+}
+
+/// What leads the media of calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Media {
+    /// Where instances of rtpengine take the ng protocol over UDP (`listen-ng`): IP address and port, such as `10.0.0.5:2223`. Calls are
+    /// spread over them; one that does not answer is left out until it does.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 7, max = 47)))]
+    pub rtpengine: Vec<String>,
 }
 
 /// A route. What is left out matches everything.

@@ -184,6 +184,20 @@ fn a_wrong_value_names_field_value_and_remedy() {
             "spec.application.b2bua.routes[0].method: \"BYE\": this is not known; write INVITE\n",
         ),
         (
+            "{application: {b2bua: {media: {}, routes: [{target: sip:127.0.0.1}]}}}",
+            "spec.application.b2bua.media.rtpengine: it is missing; write a list\n",
+        ),
+        (
+            "{application: {b2bua: {media: {rtpengine: ['10.0.0.5:2223', 'media:2223']}, routes: [{target: sip:127.0.0.1}]}}}",
+            "spec.application.b2bua.media.rtpengine[1]: \"media:2223\": it does not read like one; write an IP address with the port \
+             of listen-ng, such as 10.0.0.5:2223; names are not looked up yet\n",
+        ),
+        (
+            "{application: {b2bua: {media: {rtpengine: ['[::1]:2223', '[::1]:2223']}, routes: [{target: sip:127.0.0.1}]}}}",
+            "spec.application.b2bua.media.rtpengine[1]: \"[::1]:2223\": it stands there twice; write an IP address with the port \
+             of listen-ng, such as 10.0.0.5:2223; names are not looked up yet\n",
+        ),
+        (
             "{application: {b2bua: {ring: 0s, routes: [{target: sip:127.0.0.1}]}}}",
             "spec.application.b2bua.ring: 0s: this is too short; write a period from 1s to 1h\n",
         ),
