@@ -56,7 +56,7 @@ install:
 	@.ci/install cc redis-server sipp
 
 test-install: install
-	@.ci/install ip nft sipsak
+	@.ci/install ip nft rtpengine sipsak
 
 bench-install:
 	@.ci/install cc redis-server kamailio

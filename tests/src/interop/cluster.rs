@@ -45,6 +45,8 @@ pub struct Manifest {
     pub custom: Option<Value>,
     /// Where `b2bua`, in place of `answer`, calls out to: the part of a SIP URI behind its user.
     pub b2bua: Option<String>,
+    /// The instances of rtpengine through which `b2bua` leads media.
+    pub media: Vec<SocketAddr>,
     /// A Redis that the test runs itself; else the cluster runs one.
     pub redis: Option<SocketAddr>,
 }
@@ -64,6 +66,7 @@ impl Default for Manifest {
             session: "90s",
             custom: None,
             b2bua: None,
+            media: Vec::new(),
             redis: None,
         }
     }
@@ -89,9 +92,14 @@ impl Manifest {
     pub fn application(&self) -> Value {
         match (&self.custom, &self.b2bua) {
             (Some(custom), _) => json!({ "custom": custom }),
-            (None, Some(target)) => json!({
-                "b2bua": { "sessionExpires": self.session, "routes": [{ "target": format!("sip:{target}") }] }
-            }),
+            (None, Some(target)) => {
+                let routes = json!([{ "target": format!("sip:{target}") }]);
+                let mut b2bua = json!({ "sessionExpires": self.session, "routes": routes });
+                if !self.media.is_empty() {
+                    b2bua["media"] = json!({ "rtpengine": self.media });
+                }
+                json!({ "b2bua": b2bua })
+            }
             (None, None) => json!({
                 "answer": { "ring": self.ring, "hold": self.hold, "sessionExpires": self.session }
             }),

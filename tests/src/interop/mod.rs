@@ -3,7 +3,7 @@
 //! - [`cluster::Cluster`] starts proxies, containers and Redis through `sipcluster up`, finds and kills them by pid, and leaves nothing behind;
 //! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
 //! - [`callee::Callees`] are those whom the cluster calls;
-//! - [`phone::Phone`] is one that a test plays word by word;
+//! - [`phone::Phone`] is one that a test plays word by word, [`telephone::Telephone`] one with sound;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
@@ -23,3 +23,4 @@ pub mod process;
 pub mod redis;
 pub mod sipp;
 pub mod soak;
+pub mod telephone;
