@@ -395,6 +395,52 @@ fn a_call_that_is_given_up_while_it_is_asked_for_goes_nowhere() {
 }
 
 #[test]
+fn a_change_that_is_given_up_while_it_is_asked_for_goes_nowhere() {
+    let mut call = Call::connected();
+    call.silence(true);
+    let change = call.caller.next(&call.world, "INVITE");
+    assert!(call.give(&change).is_empty());
+    let cancel = call.caller.request(&call.world, "CANCEL", 2, "");
+    assert_eq!(starts(&call.give(&cancel)), ["200", "487"]);
+    let ack = call.caller.request(&call.world, "ACK", 2, "");
+    call.give(&ack);
+    call.silence(false);
+    let left = call.pass(SECOND);
+    assert!(left.iter().all(|(_, text)| !text.starts_with("INVITE")), "{left:?}");
+    assert_eq!(call.asked().last(), Some(&"offer 0-1"), "it was answered after all");
+    call.end();
+}
+
+#[test]
+fn an_answer_that_comes_during_a_hand_over_waits_for_its_end() {
+    let mut call = Call::new();
+    call.silence(true);
+    call.invite("");
+    call.life.engine.freeze(PARTITION);
+    call.silence(false);
+    assert_eq!(call.pass(SECOND), [], "turns have stopped");
+    call.life.engine.thaw(call.world.now, PARTITION);
+    let out = call.turns();
+    assert!(out.iter().any(|text| text.starts_with("INVITE ")), "{out:?}");
+}
+
+#[test]
+fn forks_are_one_side_whose_latest_answer_counts() {
+    let mut call = Call::begun();
+    let other = Callee::new(&call.callee.invite, "b2");
+    let ringing = other.respond(&call.world, 183, "", SDP);
+    let out = call.give(&ringing);
+    assert_eq!(body(&out[0]), format!("v=0\r\nled answer 0-1\r\n{SDP}"));
+    let out = call.hear(200, SDP);
+    assert_eq!(
+        body(&find(&out, "SIP/2.0 200")),
+        format!("v=0\r\nled answer 0-1\r\n{SDP}")
+    );
+    call.accepted(&out);
+    call.end();
+}
+
+#[test]
 fn a_refused_or_cancelled_call_is_forgotten_too() {
     let mut call = Call::begun();
     assert_eq!(starts(&call.hear(486, "")), ["486", "ACK"]);
