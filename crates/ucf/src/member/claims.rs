@@ -97,15 +97,6 @@ impl Claims {
         unsent.map(|(partition, _)| *partition).collect()
     }
 
-    /// What this member may own without knowing it: the store has not answered, or never will.
-    pub(super) fn in_doubt(&self) -> impl Iterator<Item = PartitionId> + '_ {
-        let under_way = self.wanted.iter().filter(|(_, claim)| claim.sent);
-        self.unresolved
-            .iter()
-            .copied()
-            .chain(under_way.map(|(partition, _)| *partition))
-    }
-
     /// Somebody else owns it now: a claim that still waits is moot. `true` if there was one.
     pub(super) fn owner_changed(&mut self, partition: PartitionId, owner: Incarnation) -> bool {
         let moot = |claim: &Claim| !claim.sent && claim.from != Some(owner);

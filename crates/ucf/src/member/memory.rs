@@ -109,7 +109,7 @@ impl Member {
         self.act_if_promised(now);
     }
 
-    /// Somebody else wants to act from memory: only if the store does not answer this member either, or hardly.
+    /// Somebody else wants to act from memory: only if the store does not answer this member either.
     pub(super) fn on_ask(&mut self, now: Instant, from: Incarnation, number: u64, round: u64) {
         self.memory.asked.insert(from, Asked { number, round });
         if self.store.is_lost() {
@@ -122,7 +122,7 @@ impl Member {
     pub(super) fn answer_asked(&mut self, now: Instant) {
         for (peer, asked) in std::mem::take(&mut self.memory.asked) {
             let round = asked.round;
-            if self.store.is_prompt() {
+            if self.store.is_up() {
                 self.say(peer, PeerBody::Refuse(Round { round }));
                 continue;
             }
@@ -142,7 +142,7 @@ impl Member {
             round,
             partitions: self.held.keys().map(|p| u32::from(p.0)).collect(),
             epochs: self.held.values().map(|h| h.epoch.0).collect(),
-            unresolved: self.claims.in_doubt().map(|p| u32::from(p.0)).collect(),
+            unresolved: self.claims.unresolved.iter().map(|p| u32::from(p.0)).collect(),
             members: present.map(|(id, _)| id.0).collect(),
         }
     }

@@ -11,10 +11,6 @@ use std::time::Duration;
 /// a store that answers and writes nothing is as good as none.
 const FAILING: Duration = STORE_BUDGET.saturating_mul(2);
 
-/// A store that takes longer for a renewal is too slow to take over by: many claims would be under way when it is lost altogether, and nobody
-/// could go on with their partitions until it is back.
-const SLOW: Duration = Duration::from_millis(60);
-
 /// How often a lost store is tried.
 const PROBE: Duration = Duration::from_millis(100);
 
@@ -36,8 +32,6 @@ pub(super) struct StoreLink {
     counter: u64,
     /// When the last renewal that succeeded was sent.
     pub(super) renewed: Option<Instant>,
-    /// How long the last renewal took.
-    took: Duration,
     renew_due: Instant,
     /// When it answered again after it was lost.
     pub(super) back_at: Instant,
@@ -68,7 +62,6 @@ impl StoreLink {
             forgot: false,
             counter: 0,
             renewed: None,
-            took: Duration::ZERO,
             renew_due: now,
             back_at: now,
         }
@@ -76,11 +69,6 @@ impl StoreLink {
 
     pub(super) fn is_up(&self) -> bool {
         self.lost_since.is_none() && !self.fresh
-    }
-
-    /// It answers, and soon enough to take over what others own who get no answers.
-    pub(super) fn is_prompt(&self) -> bool {
-        self.is_up() && self.took < SLOW
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -205,7 +193,6 @@ impl Member {
         };
         self.store.fresh = false;
         self.store.renewed = Some(sent);
-        self.store.took = now.since(sent);
         let counters = members.iter().map(|m| (m.record.incarnation, m.counter));
         self.lease.observe(now, sent, counters);
         self.learn_members(now, members);
