@@ -585,6 +585,8 @@ fn a_call_that_is_cancelled_while_it_waits_for_a_container_ends_there() {
     proxy.client(udp(CALLER), &cancel);
     assert_eq!(statuses(&mut proxy), ["487 1 INVITE", "200 1 CANCEL"]);
     proxy.client(udp(CALLER), &request("ACK", URI, "1", "of-the-487", ""));
+    proxy.client(udp(CALLER), &call);
+    assert_eq!(statuses(&mut proxy), ["487 1 INVITE"], "a late one begins no call");
     proxy.wait(Duration::from_secs(40));
     assert!(proxy.arrived(link).is_empty() && statuses(&mut proxy).is_empty());
 }

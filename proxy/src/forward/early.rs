@@ -29,6 +29,9 @@ const FOR_CONTAINER: Duration = Duration::from_secs(1);
 /// How long the repetitions of a cancelled INVITE are answered here: 64 * T1, Timer B (RFC 3261 s17.1.1.2).
 const FOR_REPETITIONS: Duration = Duration::from_secs(32);
 
+/// How long a datagram may still come after the ACK of its answer (RFC 3261 s17.2.1, timer I).
+const T4: Duration = Duration::from_secs(5);
+
 /// How many wait at most; beyond, they are answered at once.
 const MAX_WAITING: usize = 1024;
 
@@ -111,7 +114,7 @@ impl Core {
             (Method::Cancel, News::Never) => Some(Refusal::CANCELS),
             (Method::Invite, News::Never) => Some(Refusal::CANCELLED),
             (Method::Ack, News::Never) => {
-                self.early.remove(at);
+                waiting.deadline = waiting.deadline.min(now + T4);
                 None
             }
             _ => None,
