@@ -3,7 +3,7 @@
 //! - [`load`] is the load generator: caller and callee of six-message calls in one thread, cheaper than any proxy it drives;
 //! - [`forward`] is the floor: a UDP forwarder that reads nothing;
 //! - [`yardstick`] runs forwarder, Kamailio and our proxy one after another on the same CPU, with the load on the other;
-//! - [`calls`], [`failover`], [`planned`] and [`overload`] measure a whole cluster; [`throttle`] makes slow containers;
+//! - [`calls`], [`failover`] and [`planned`] measure a whole cluster;
 //! - [`profile`] shows what the time goes to;
 //! - [`report`] puts the figures beside their targets.
 
@@ -12,12 +12,10 @@ pub mod failover;
 pub mod forward;
 pub mod load;
 pub mod machine;
-pub mod overload;
 pub mod planned;
 pub mod profile;
 pub mod redis;
 pub mod report;
-pub mod throttle;
 pub mod udp;
 pub mod yardstick;
 
@@ -29,7 +27,8 @@ use failover::Fault;
 use report::{Row, short};
 use yardstick::{Effort, Measured};
 
-const USAGE: &str = "bench [yardstick] [calls] [order] [failover] [planned] [overload] [mass]: all of them, and docs/bench.md, if none is named";
+const USAGE: &str =
+    "bench [yardstick] [calls] [order] [failover] [planned] [mass]: all of them, and docs/bench.md, if none is named";
 
 type Section = (String, Vec<Row>, String);
 
@@ -44,7 +43,7 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
         };
         return forward::run(listen, caller, callee).context("forwarder");
     }
-    let known = ["yardstick", "calls", "order", "failover", "planned", "overload", "mass"];
+    let known = ["yardstick", "calls", "order", "failover", "planned", "mass"];
     if let Some(unknown) = arguments.iter().find(|argument| !known.contains(&argument.as_str())) {
         bail!("{unknown}? {USAGE}");
     }
@@ -71,7 +70,6 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
     measure("order", "Order", &mut || order_section(effort));
     measure("failover", "Failover", &mut failover_section);
     measure("planned", "Planned", &mut planned_section);
-    measure("overload", "Overload", &mut overload_section);
     measure("mass", "Many dialogs", &mut mass_section);
     let text = report::page(&machine::description(), &versions(), &sections);
     println!("{text}");
@@ -273,58 +271,6 @@ fn planned_section() -> anyhow::Result<Section> {
     ];
     let note = "`sipcluster restart containers`; 1,000 of the dialogs are asked (OPTIONS) all the time, 1,000 requests a second.";
     Ok(("Planned".into(), rows, note.into()))
-}
-
-fn overload_section() -> anyhow::Result<Section> {
-    let unequal = overload::unequal(from_environment("UNEQUAL_CALLS", 60_000))?;
-    let overload = overload::twice_the_capacity(40_000, std::time::Duration::from_secs(20))?;
-    let (ours, slow, twice) = (&unequal.ours, &unequal.slow, &overload.twice);
-    let setup = |outcome: &load::Outcome| f64::from(outcome.setup_at(0.5)) / 1e3;
-    let rows = vec![
-        Row::at_least(
-            "one of four containers at half speed: calls a second / four times those of the slow one alone",
-            unequal.gain(),
-            1.4,
-            "",
-        ),
-        Row::at_most(
-            "median set-up, against the slow one's alone",
-            setup(ours),
-            setup(slow),
-            "ms",
-        ),
-        Row::plain(
-            "calls a second, and of the slow one alone",
-            format!("{:.0}, {:.0}", ours.rate(), slow.rate()),
-        ),
-        Row::at_least(
-            "twice the capacity for 20 s: calls done a second / the peak",
-            twice.rate() / overload.peak,
-            0.95,
-            "",
-        ),
-        Row::at_most(
-            "requests of calls that were up without an answer",
-            twice.lost_within as f64,
-            0.0,
-            "",
-        ),
-        Row::plain(
-            "the peak, calls a second; of twice as many",
-            format!(
-                "{:.0}; {} done, {} refused, {} without an answer, set-up {:.0} ms (median), {:.0} ms (99 %)",
-                overload.peak,
-                twice.done,
-                twice.refused,
-                twice.lost,
-                setup(twice),
-                f64::from(twice.setup_at(0.99)) / 1e3
-            ),
-        ),
-    ];
-    let note = "Containers run in turn on one CPU, a few milliseconds each, all else on the other; a slow one has half the time. Round robin gives the slow \
-                one as many calls as the others, so it does four times what the slow one does alone. Nothing is sent again by the load.";
-    Ok(("Overload".into(), rows, note.into()))
 }
 
 fn mass_section() -> anyhow::Result<Section> {

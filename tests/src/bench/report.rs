@@ -35,16 +35,6 @@ impl Row {
             met: Some(value <= limit),
         }
     }
-
-    /// A figure that should be at least `limit`, both shown with `unit`.
-    pub fn at_least(what: impl Into<String>, value: f64, limit: f64, unit: &str) -> Self {
-        Self {
-            what: what.into(),
-            figure: format!("{} {unit}", short(value)),
-            target: format!("≥ {} {unit}", short(limit)),
-            met: Some(value >= limit),
-        }
-    }
 }
 
 /// Two digits behind the point for small values, none for large ones.

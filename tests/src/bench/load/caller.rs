@@ -125,7 +125,6 @@ impl<'a> Calls<'a> {
         for slot in 0..self.slots.len() {
             if self.slots[slot].stage != Stage::Free && self.slots[slot].heard.elapsed() > patience {
                 self.outcome.lost += 1;
-                self.outcome.lost_within += u64::from(matches!(self.slots[slot].stage, Stage::Ending(_)));
                 self.release(slot);
             }
         }

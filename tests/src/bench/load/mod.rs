@@ -48,8 +48,6 @@ pub struct Outcome {
     pub done: u64,
     /// Calls that met silence.
     pub lost: u64,
-    /// Those of them that had been answered: it was a request of theirs that met it.
-    pub lost_within: u64,
     /// Calls that were refused.
     pub refused: u64,
     /// Messages of a call that overtook another one of it.
