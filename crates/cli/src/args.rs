@@ -12,7 +12,7 @@ pub struct Options {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Where the cluster keeps its files; each running cluster needs its own [default: $XDG_RUNTIME_DIR/sipcluster, or one in /tmp].
+    /// Where the cluster keeps its files; each running cluster needs its own [default: $XDG_RUNTIME_DIR/sipcluster, or one in $TMPDIR].
     #[arg(long, global = true, env = "SIPCLUSTER_STATE", value_name = "DIRECTORY")]
     pub state_dir: Option<PathBuf>,
 }
