@@ -78,6 +78,7 @@ async fn read(worker: Rc<Worker>, socket: tokio::net::UdpSocket) {
             Ok((count, from)) => worker.handle_datagram(from, &buffer[..count]),
             Err(error) => {
                 debug!(%error, "reading an answer");
+                // An error that stays shall not keep the worker busy.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
