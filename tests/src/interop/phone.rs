@@ -166,12 +166,7 @@ impl Leg {
         let message = Message::read(ok.as_bytes()).context("a 2xx")?;
         self.remote = message.to.to_owned();
         self.target = message.contact.context("a Contact")?.to_owned();
-        self.routes = message
-            .record_route
-            .iter()
-            .rev()
-            .map(|route| (*route).to_owned())
-            .collect();
+        self.routes = message.route_set();
         Ok(())
     }
 

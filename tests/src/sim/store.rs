@@ -21,6 +21,17 @@ impl StoreNode {
         }
     }
 
+    /// Another life begins with what the replica has, or with nothing.
+    pub fn forget(&mut self, replica: Option<Model>, era: Era) {
+        let full = self.model.is_full();
+        match replica {
+            Some(replica) => self.model = replica,
+            None => self.model.flush(era),
+        }
+        self.model.set_era(era);
+        self.model.set_full(full);
+    }
+
     /// A message came.
     pub fn handle(&mut self, ctx: &mut Context, conn: ConnId, end: usize, message: Message) {
         match message {

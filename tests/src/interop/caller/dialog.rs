@@ -305,12 +305,7 @@ impl Dialog {
         }
         if self.state != State::Confirmed {
             self.to = message.to.to_owned();
-            self.routes = message
-                .record_route
-                .iter()
-                .rev()
-                .map(|route| (*route).to_owned())
-                .collect();
+            self.routes = message.route_set();
             self.state = State::Confirmed;
             self.answered_at = Some(now);
         }

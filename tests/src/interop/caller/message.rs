@@ -28,6 +28,16 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// A caller's route set (RFC 3261 s12.1.2).
+    #[must_use]
+    pub fn route_set(&self) -> Vec<String> {
+        self.record_route
+            .iter()
+            .rev()
+            .map(|route| (*route).to_owned())
+            .collect()
+    }
+
     /// Reads a message; `None` if it is none that a phone would accept.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {

@@ -65,8 +65,6 @@ pub enum Today {
     Holds,
     /// Nothing is lost, but new calls are refused while no container is there to take them.
     Refuses,
-    /// Nothing is lost, but requests are refused or answered too late, and why. The cell fails once it holds: the mark does not outlive its reason.
-    Short(&'static str),
 }
 
 /// One row of the table.
@@ -170,10 +168,6 @@ impl Cell {
                 tally.lost == 0 && !late,
                 "{method} answered after {worst:?} at worst; {tally:?}"
             ),
-            Today::Short(why) => {
-                ensure!(tally.lost == 0, "{tally:?}");
-                ensure!(!holds, "it holds now: take the mark off ({why})");
-            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{Cell, Load, Row, Today, cells};
+use super::{Cell, Load, Row, cells};
 use crate::bench::machine;
 use crate::interop::caller::Transport;
 use crate::interop::process::source_root;
@@ -128,12 +128,7 @@ fn table(done: &[Done]) -> String {
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for (cell, outcome) in done {
-        let mark = if matches!(cell.today, Today::Short(_)) {
-            " (1)"
-        } else {
-            ""
-        };
-        let _ = write!(text, "| {} | {}{mark} | ", cell.application.name(), cell.name);
+        let _ = write!(text, "| {} | {} | ", cell.application.name(), cell.name);
         let _ = match outcome {
             Ok(Row { tally, whole }) => {
                 let ((dialogs, ringing), (worst, method)) = (tally.stood, tally.worst);
@@ -171,10 +166,5 @@ fn page(done: &[Done]) -> String {
          beginning until everything is active and the partitions are shared out, the fault's own time included.\n\n",
     );
     let _ = writeln!(text, "Machine: {}.\n\n{}", machine::description(), table(done));
-    for (cell, _) in done {
-        if let Today::Short(why) = cell.today {
-            let _ = writeln!(text, "(1) {}: {why}", cell.name);
-        }
-    }
     text
 }

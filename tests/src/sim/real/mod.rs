@@ -260,13 +260,7 @@ impl World {
         self.ctx.oracle.on_flush_lost(lost.into_iter());
         self.ctx.oracle.on_flush(remembered.into_iter());
         self.era += 1;
-        let full = self.store.model.is_full();
-        match replica {
-            Some(replica) => self.store.model = replica,
-            None => self.store.model.flush(Era(self.era)),
-        }
-        self.store.model.set_era(Era(self.era));
-        self.store.model.set_full(full);
+        self.store.forget(replica, Era(self.era));
     }
 
     /// The replica becomes the store, if it is not one that was promoted or flushed before.
