@@ -143,3 +143,46 @@ fn conditions(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         }
     })
 }
+
+/// What a container or a proxy says of itself on its page `/state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Where it stands.
+    pub state: State,
+    /// What it holds has its second copy.
+    pub replicated: bool,
+    /// Of a container: it answers before it has written, because Redis is away for all of them.
+    pub from_memory: bool,
+    /// Of a container: partitions that it owns.
+    pub partitions: u64,
+    /// Of a container: dialogs that it holds.
+    pub dialogs: u64,
+    /// Of a container: transactions in progress.
+    pub load: u64,
+}
+
+impl Answer {
+    /// Reads the page; nothing if it tells no state.
+    #[must_use]
+    pub fn read(page: &serde_json::Value) -> Option<Self> {
+        let count = |field: &str| page[field].as_u64().unwrap_or(0);
+        Some(Self {
+            state: serde_json::from_value(page["state"].clone()).ok()?,
+            replicated: page["replicated"].as_bool().unwrap_or(true),
+            from_memory: page["fromMemory"].as_bool().unwrap_or(false),
+            partitions: count("partitions"),
+            dialogs: count("dialogs"),
+            load: count("load"),
+        })
+    }
+
+    /// Whether what a container holds has its second copy in Redis, in a word.
+    #[must_use]
+    pub fn copies(&self) -> &'static str {
+        match (self.replicated, self.from_memory) {
+            (_, true) => "memory",
+            (true, false) => "yes",
+            (false, false) => "no",
+        }
+    }
+}

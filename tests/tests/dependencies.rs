@@ -16,8 +16,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("container", &["admin", "sip", "transport", "ucf"]),
     // What a user writes leans on the public crate alone.
     ("prepaid", &["container"]),
-    ("cli", &["crds", "ucf"]),
-    ("operator", &["crds", "ucf"]),
+    ("cli", &["admin", "crds", "ucf"]),
+    ("operator", &["admin", "crds", "ucf"]),
     (
         "tests",
         &["admin", "container", "crds", "proxy", "sip", "transport", "ucf"],

@@ -5,9 +5,10 @@
 //! - `/metrics`: Prometheus text (OpenMetrics);
 //! - `/state`: JSON for `sipcluster status`.
 //!
-//! Also the set-up of [`logging`] that the processes share. The page functions run on the admin's task, never on a message's path: they read
+//! [`client`] reads these pages. Also the set-up of [`logging`] that the processes share. The page functions run on the admin's task, never on a message's path: they read
 //! snapshots or atomics that the workers publish.
 
+pub mod client;
 pub mod logging;
 mod server;
 

@@ -12,7 +12,6 @@ mod detach;
 mod down;
 mod failure;
 mod follow;
-mod http;
 mod preflight;
 mod probe;
 mod redis;

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use crds::status::State;
+use crds::status::{Answer, State};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::args::Output;
 use crate::failure::Failure;
-use crate::probe::{self, Answer};
+use crate::probe;
 use crate::state_dir::{PartRecord, Record, StateDir};
 
 /// A part, and what it said just now.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crds::SipCluster;
 use crds::change::{Effect, settings};
-use crds::status::State;
+use crds::status::{Answer, State};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -25,7 +25,6 @@ use crate::child;
 use crate::detach::Audience;
 use crate::failure::Failure;
 use crate::preflight::{self, Binaries, Ports};
-use crate::probe::Answer;
 use crate::redis::Redis;
 use crate::state_dir::{Desired, Record, StateDir};
 

@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use crds::status::State;
+use crds::status::{Answer, State};
 use tokio::task::JoinHandle;
 use ucf::plan::{Instant, Life};
 
-use crate::probe::Answer;
 use crate::state_dir::PartRecord;
 
 /// A part that has said nothing for this long is silent. Answers come every [`super::start::PROBE`].

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crds::status::State;
+use crds::status::{Answer, State};
 use crds::{Period, Transport};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -218,7 +218,7 @@ fn millis(period: Period) -> String {
     period.duration().as_millis().to_string()
 }
 
-const SERVING_REDIS: probe::Answer = probe::Answer {
+const SERVING_REDIS: Answer = Answer {
     state: State::Active,
     replicated: true,
     from_memory: false,
