@@ -36,8 +36,10 @@ pub struct Change {
 }
 
 /// By field; the first that the field is, or lies below, counts.
-const EFFECTS: [(&str, Effect); 14] = [
+const EFFECTS: [(&str, Effect); 16] = [
     ("spec.replicas", Effect::Live),
+    ("spec.paused", Effect::Live),
+    ("spec.dispatcher.service", Effect::Live),
     ("spec.proxies.replicas", Effect::Live),
     ("spec.application", Effect::RollsContainers),
     ("spec.containers", Effect::RollsContainers),

@@ -2,8 +2,8 @@
 //!
 //! [`parse`] turns a manifest's text into a [`SipCluster`] whose values are final and checked, or into [`Problem`]s that each name the
 //! field, the value and the remedy. The rules are the resource's own schema ([`check`] walks it, as the API server does) and the few that
-//! span fields ([`rules`]), so that one machine and Kubernetes refuse the same manifests. [`crd_yaml`] and [`reference`] are generated from
-//! the types; `crdgen` keeps the files up to date.
+//! span fields ([`rules`]), so that one machine and Kubernetes refuse the same manifests. What is [`generated`] from
+//! the types, `crdgen` keeps up to date.
 
 pub mod change;
 mod check;
@@ -15,11 +15,12 @@ pub mod status;
 mod values;
 
 pub use manifest::parse;
-pub use reference::{crd_yaml, reference};
+pub use reference::{generated, reference};
 pub use rules::broken;
 pub use sip_cluster::{
     Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Media, Mode, Proxies, Redis,
-    Replication, Route, RoutedMethod, SipCluster, SipClusterSpec, Transport,
+    Replication, Resources, Route, RoutedMethod, Service, ServiceType, SipCluster, SipClusterSpec, TrafficPolicy,
+    Transport,
 };
 pub use status::SipClusterStatus;
 pub use values::Period;

@@ -7,9 +7,30 @@ use serde_json::Value;
 
 use crate::{SipCluster, manifest};
 
-/// The CustomResourceDefinition, as it is applied to a cluster.
+/// All that is generated: the file's path below the repository's root, and its text.
 #[must_use]
-pub fn crd_yaml() -> String {
+pub fn generated() -> [(&'static str, String); 3] {
+    [
+        ("crds/sipcluster.dev_sipclusters.yaml", crd_yaml()),
+        ("charts/sipcluster/templates/crd.yaml", crd_template()),
+        ("docs/manifest.md", reference()),
+    ]
+}
+
+/// The same as a template of the chart. It is no file of Helm's own folder `crds`, which is installed once and never upgraded; and it stays when
+/// the chart is uninstalled, since with it every SipCluster would go.
+fn crd_template() -> String {
+    let mut crd = SipCluster::crd();
+    let keep = ("helm.sh/resource-policy".to_owned(), "keep".to_owned());
+    crd.metadata.annotations.get_or_insert_default().extend([keep]);
+    let yaml = serde_yaml_ng::to_string(&crd).expect("a CRD is YAML");
+    format!(
+        "{{{{- if .Values.crds.install }}}}\n# Generated from crds/src by `make generate`. Do not edit.\n{yaml}{{{{- end }}}}\n"
+    )
+}
+
+/// The CustomResourceDefinition, as it is applied to a cluster.
+fn crd_yaml() -> String {
     let yaml = serde_yaml_ng::to_string(&SipCluster::crd()).expect("a CRD is YAML");
     format!("# Generated from crds/src by `make generate`. Do not edit.\n{yaml}")
 }

@@ -47,6 +47,14 @@ pub(crate) const REDIS_URL_PATTERN: &str = r"^redis://[^\s]+$";
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = ("self.replicas <= self.partitions", "partitions: fewer than the containers, some would have nothing to do; leave it out (1024), or write several hundred per container"),
+    validation = ("has(self.dispatcher.advertised) == has(oldSelf.dispatcher.advertised) && (!has(self.dispatcher.advertised) || self.dispatcher.advertised == oldSelf.dispatcher.advertised)", "dispatcher.advertised cannot be changed, since calls carry the address: put back the old value, or create another SipCluster"),
+    validation = ("self.dispatcher.port == oldSelf.dispatcher.port", "dispatcher.port cannot be changed, since calls carry the port: put back the old number, or create another SipCluster"),
+    validation = ("self.replication.lease == oldSelf.replication.lease", "replication.lease cannot be changed, since containers promise one another things for as long as it is: put back the old value, or create another SipCluster"),
+    validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || self.redis.external.url == oldSelf.redis.external.url)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
+    validation = ("!has(self.application.custom) || has(self.containers.image)", "containers.image: the application is your own; name the image that runs it (on one machine: any name)")
+)]
 pub struct SipClusterSpec {
     /// How many containers share the calls. Each backs up all others; with two or more the loss of one loses no call.
     #[serde(default = "defaults::replicas")]
@@ -82,6 +90,10 @@ pub struct SipClusterSpec {
     /// When a state counts as safe.
     #[serde(default)]
     pub replication: Replication,
+
+    /// On Kubernetes: nothing that the manifest changes is carried out while this is true. What fails is still taken over and started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
 }
 
 /// What handles the calls.
@@ -120,8 +132,9 @@ pub struct Custom {
 }
 
 /// How calls are answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("duration(self.sessionExpires) >= duration('90s') && duration(self.sessionExpires) <= duration('24h')", "sessionExpires: write a period from 90s to 24h"))]
 pub struct Answer {
     /// How long a call rings before it is answered; at once if `0s`.
     #[serde(default = "defaults::ring")]
@@ -152,8 +165,10 @@ impl Default for Answer {
 }
 
 /// Where calls go.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("duration(self.ring) >= duration('1s') && duration(self.ring) <= duration('1h')", "ring: write a period from 1s to 1h"),
+    validation = ("duration(self.sessionExpires) >= duration('90s') && duration(self.sessionExpires) <= duration('24h')", "sessionExpires: write a period from 90s to 24h"))]
 pub struct B2bua {
     /// The first route that matches a call says where it goes; without a match it is refused with 404.
     #[schemars(length(min = 1, max = 256))]
@@ -221,9 +236,19 @@ pub enum RoutedMethod {
 }
 
 /// The processes that own calls and run the application.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("duration(self.quiesce) >= duration('0s') && duration(self.quiesce) <= duration('24h')", "quiesce: write a period from 0s to 24h"))]
 pub struct Containers {
+    /// On Kubernetes: the image of the containers. Left out: the one that came with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// On Kubernetes: `requests` and `limits` of each pod's CPU and memory, in the words of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
     /// Worker threads of each container. Left out: one per core that it may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
@@ -237,6 +262,8 @@ pub struct Containers {
 impl Default for Containers {
     fn default() -> Self {
         Self {
+            image: None,
+            resources: None,
             workers: None,
             quiesce: defaults::quiesce(),
         }
@@ -244,9 +271,19 @@ impl Default for Containers {
 }
 
 /// The processes that hold client connections and route every message.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("duration(self.drain) >= duration('0s') && duration(self.drain) <= duration('10m')", "drain: write a period from 0s to 10m"))]
 pub struct Proxies {
+    /// On Kubernetes: the image of the proxies. Left out: the one that came with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// On Kubernetes: `requests` and `limits` of each pod's CPU and memory, in the words of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
     /// How many proxies share the address. With two or more the loss of one loses no call.
     #[serde(default = "defaults::proxies")]
     #[schemars(range(min = 1, max = 64))]
@@ -265,6 +302,8 @@ pub struct Proxies {
 impl Default for Proxies {
     fn default() -> Self {
         Self {
+            image: None,
+            resources: None,
             replicas: defaults::proxies(),
             workers: None,
             drain: defaults::drain(),
@@ -295,6 +334,78 @@ pub struct Dispatcher {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "ip"))]
     pub advertised: Option<IpAddr>,
+
+    /// On Kubernetes: the Service in front of the proxies.
+    #[serde(default)]
+    pub service: Service,
+}
+
+/// The Service in front of the proxies. Its address stands in the messages of every call, so the cluster starts once it has one: the load
+/// balancer's for `LoadBalancer`, the cluster's for `ClusterIP`; for `NodePort` the manifest says it (`dispatcher.advertised`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Service {
+    /// How the Service is reached.
+    #[serde(default, rename = "type")]
+    pub kind: ServiceType,
+
+    /// The class of the load balancer (`loadBalancerClass`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class: Option<String>,
+
+    /// Annotations of the Service, such as a cloud's load balancer wants them.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub annotations: serde_json::Map<String, serde_json::Value>,
+
+    /// `Local`: proxies see the true source of each message, and a node without a proxy takes none. `Cluster`: any node takes messages, but
+    /// their source is the node's.
+    #[serde(default)]
+    pub external_traffic_policy: TrafficPolicy,
+
+    /// The port of every node, for `NodePort` and `LoadBalancer`. Left out: one that Kubernetes chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServiceType {
+    /// By an address of its own from outside.
+    #[default]
+    LoadBalancer,
+    /// By a port of every node.
+    NodePort,
+    /// From within the Kubernetes cluster only.
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+}
+
+/// Which proxies a message from outside may be sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TrafficPolicy {
+    /// Those of the node that it reached.
+    #[default]
+    Local,
+    /// All.
+    Cluster,
+}
+
+/// CPU and memory of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    /// What it is sure to have, such as `{cpu: 500m, memory: 256Mi}`.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub requests: serde_json::Map<String, serde_json::Value>,
+
+    /// What it may have at most. A container that is held back by a CPU limit is slow to everyone.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub limits: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Default for Dispatcher {
@@ -304,6 +415,7 @@ impl Default for Dispatcher {
             port: defaults::port(),
             transports: defaults::transports(),
             advertised: None,
+            service: Service::default(),
         }
     }
 }
@@ -335,7 +447,16 @@ pub struct Redis {
 /// A Redis of the cluster's own: in memory, without persistence, since the containers hold the other copy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Managed {}
+pub struct Managed {
+    /// On Kubernetes: the image of the Redis. Left out: the one that came with the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// On Kubernetes: `requests` and `limits` of each pod's CPU and memory, in the words of a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
 
 /// A Redis that is there already.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -347,8 +468,9 @@ pub struct External {
 }
 
 /// When a state counts as safe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("duration(self.lease) >= duration('100ms') && duration(self.lease) <= duration('10m')", "lease: write a period from 100ms to 10m"))]
 pub struct Replication {
     /// `acknowledged`: nothing is answered before Redis has acknowledged the state that the answer stands for.
     #[serde(default)]

@@ -203,7 +203,7 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "",
-            "spec: nothing stands here; indent below it what it holds: application, containers, dispatcher, partitions, proxies, \
+            "spec: nothing stands here; indent below it what it holds: application, containers, dispatcher, partitions, paused, proxies, \
           redis, replicas, replication\n",
         ),
     ];
@@ -233,7 +233,7 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
     assert_eq!(
         problems(&with_spec(typing_slip)),
         "spec.application.answer.session_expires: this field is not known; did you mean sessionExpires?\n\
-         spec.colour: this field is not known; leave it out; known here: application, containers, dispatcher, partitions, proxies, \
+         spec.colour: this field is not known; leave it out; known here: application, containers, dispatcher, partitions, paused, proxies, \
          redis, replicas, replication\n\
          spec.dispatcher.ports: this field is not known; did you mean port?\n\
          spec.replica: this field is not known; did you mean replicas?\n"

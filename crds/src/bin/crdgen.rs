@@ -7,10 +7,8 @@ fn main() -> ExitCode {
     let check = std::env::args().nth(1).as_deref() == Some("--check");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut stale = false;
-    for (file, text) in [
-        (root.join("sipcluster.dev_sipclusters.yaml"), crds::crd_yaml()),
-        (root.join("../docs/manifest.md"), crds::reference()),
-    ] {
+    for (file, text) in crds::generated() {
+        let file = root.join("..").join(file);
         if std::fs::read_to_string(&file).is_ok_and(|present| present == text) {
             continue;
         }
