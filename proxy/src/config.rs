@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use admin::logging::Format;
@@ -11,7 +11,8 @@ use proxy::forward::{Config as ForwarderConfig, Listener};
 use ucf::flow::MAX_LISTENERS;
 use ucf::token::Key;
 
-use crate::endpoints::{self, Endpoint};
+use crate::endpoints::file::{self, Unreadable};
+use crate::endpoints::{Endpoint, Source};
 
 /// Exit code of a wrong configuration (EX_USAGE).
 pub const EXIT_USAGE: i32 = 64;
@@ -43,8 +44,17 @@ struct Arguments {
     emergency: Vec<String>,
     /// JSON file with the containers and, without "sip", the proxies: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again
     /// whenever it changes.
-    #[arg(long, env = "SIPCLUSTER_ENDPOINTS")]
-    endpoints: PathBuf,
+    #[arg(
+        long,
+        env = "SIPCLUSTER_ENDPOINTS",
+        required_unless_present = "endpoints_of",
+        conflicts_with = "endpoints_of"
+    )]
+    endpoints: Option<PathBuf>,
+    /// In place of the file, on Kubernetes: NAMESPACE/SERVICE whose EndpointSlices list containers (ports "sip" and "ucf") or proxies
+    /// ("ucf"); repeat for more.
+    #[arg(long, env = "SIPCLUSTER_ENDPOINTS_OF", value_delimiter = ',')]
+    endpoints_of: Vec<String>,
     /// Worker threads. Default: one per core.
     #[arg(long, env = "SIPCLUSTER_WORKERS")]
     workers: Option<String>,
@@ -108,9 +118,9 @@ pub struct Config {
     pub aliases: Vec<String>,
     /// Numbers of emergency calls.
     pub emergency: Vec<String>,
-    /// Where the containers are listed.
-    pub endpoints_file: PathBuf,
-    /// What the file said at the start; nothing if it does not exist yet.
+    /// Where containers and proxies are listed.
+    pub source: Source,
+    /// What a file said at the start; nothing if it does not exist yet.
     pub endpoints: Vec<Endpoint>,
     /// Worker threads.
     pub workers: u16,
@@ -190,18 +200,12 @@ impl Arguments {
             .ucf
             .map(|text| address("--ucf", &text, "give ADDRESS:PORT, such as 127.0.0.1:6062"))
             .transpose()?;
-        let endpoints = match endpoints::read(&self.endpoints) {
-            Ok(list) => list,
-            Err(endpoints::Unreadable::Missing) => Vec::new(),
-            Err(endpoints::Unreadable::Wrong(why)) => {
-                return Err(Invalid {
-                    field: "--endpoints",
-                    value: self.endpoints.display().to_string(),
-                    remedy: format!(
-                        "{why}; the file must be [{{\"name\": \"demo-0\", \"sip\": \"127.0.0.1:6060\", \"ucf\": \"127.0.0.1:6061\"}}]"
-                    ),
-                });
+        let (source, endpoints) = match self.endpoints {
+            Some(path) => {
+                let endpoints = listed(&path)?;
+                (Source::File(path), endpoints)
             }
+            None => (services(&self.endpoints_of)?, Vec::new()),
         };
         Ok(Config {
             cluster: named("--cluster", self.cluster)?,
@@ -210,7 +214,7 @@ impl Arguments {
             listeners,
             aliases: self.alias,
             emergency: self.emergency,
-            endpoints_file: self.endpoints,
+            source,
             endpoints,
             workers: workers as u16,
             partitions: number("--partitions", &self.partitions, 1, 65_536)? as u32,
@@ -231,6 +235,36 @@ impl Arguments {
             })?,
         })
     }
+}
+
+/// What the file lists at the start.
+fn listed(path: &Path) -> Result<Vec<Endpoint>, Invalid> {
+    match file::read(path) {
+        Ok(list) => Ok(list),
+        Err(Unreadable::Missing) => Ok(Vec::new()),
+        Err(Unreadable::Wrong(why)) => Err(Invalid {
+            field: "--endpoints",
+            value: path.display().to_string(),
+            remedy: format!(
+                "{why}; the file must be [{{\"name\": \"demo-0\", \"sip\": \"127.0.0.1:6060\", \"ucf\": \"127.0.0.1:6061\"}}]"
+            ),
+        }),
+    }
+}
+
+fn services(names: &[String]) -> Result<Source, Invalid> {
+    let service = |text: &String| {
+        text.parse().map_err(|()| Invalid {
+            field: "--endpoints-of",
+            value: text.clone(),
+            remedy: "give NAMESPACE/SERVICE, such as default/demo-containers".into(),
+        })
+    };
+    names
+        .iter()
+        .map(service)
+        .collect::<Result<_, _>>()
+        .map(Source::Services)
 }
 
 fn named(field: &'static str, value: String) -> Result<String, Invalid> {
@@ -258,7 +292,12 @@ fn number(field: &'static str, text: &str, least: u64, most: u64) -> Result<u64,
 }
 
 fn address(field: &'static str, text: &str, remedy: &str) -> Result<SocketAddr, Invalid> {
-    text.parse().map_err(|_| Invalid {
+    // The brackets of an IPv6 address may be missing, as where Kubernetes puts in a pod's address.
+    let bare = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    };
+    text.parse().ok().or_else(bare).ok_or_else(|| Invalid {
         field,
         value: text.into(),
         remedy: remedy.into(),

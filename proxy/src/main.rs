@@ -91,7 +91,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             }
         });
     }
-    tokio::spawn(endpoints::follow(config.endpoints_file.clone(), list));
+    tokio::spawn(endpoints::follow(config.source.clone(), list));
     for binding in &config.bindings {
         info!(address = %binding.address, udp = binding.udp, tcp = binding.tcp, workers = config.workers, "listening");
     }
@@ -244,8 +244,9 @@ fn pages(config: &Config, snapshots: Snapshots, phases: watch::Receiver<Phase>) 
         metrics,
         // Depends on nothing outside: containers that are away are no reason to send clients elsewhere.
         ready: Box::new(move || match *serving.borrow() {
-            Phase::Serving => Ok(()),
-            Phase::Draining | Phase::Leaving => Err("draining".into()),
+            // While it drains it serves: were it not ready, Kubernetes would forget the flows of datagrams that it still carries.
+            Phase::Serving | Phase::Draining => Ok(()),
+            Phase::Leaving => Err("leaving".into()),
         }),
         state: Box::new(state),
     }

@@ -223,7 +223,12 @@ fn number(field: &'static str, text: &str, least: u64, most: u64) -> Result<u64,
 }
 
 fn address(field: &'static str, text: &str) -> Result<SocketAddr, Invalid> {
-    text.parse().map_err(|_| Invalid {
+    // The brackets of an IPv6 address may be missing, as where Kubernetes puts in a pod's address.
+    let bare = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    };
+    text.parse().ok().or_else(bare).ok_or_else(|| Invalid {
         field,
         value: text.into(),
         remedy: "give ADDRESS:PORT, such as 127.0.0.1:6060".into(),

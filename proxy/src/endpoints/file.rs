@@ -1,31 +1,19 @@
-//! The list of containers and proxies: a file that is read again whenever it changes. It gives addresses, never liveness.
+//! A file that is read again whenever it changes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::warn;
+
+use super::{Endpoint, publish_if_new};
 
 /// How often the file is looked at: a new container is found well within the time that it needs to join.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The longest file that is read: some ten thousand entries.
 const MAX_FILE: u64 = 1 << 20;
-
-/// A container or a proxy, and where it listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
-pub struct Endpoint {
-    /// Its name, for logs; what counts is what it says of itself.
-    pub name: String,
-    /// Plain SIP; of a container only.
-    #[serde(default)]
-    pub sip: Option<SocketAddr>,
-    /// UCF.
-    pub ucf: SocketAddr,
-}
 
 /// Why the list cannot be read.
 #[derive(Debug)]
@@ -67,16 +55,7 @@ pub async fn follow(path: PathBuf, publish: watch::Sender<Vec<Endpoint>>) {
         }
         last = seen;
         match read(&path) {
-            Ok(list) => {
-                publish.send_if_modified(|present| {
-                    let changed = *present != list;
-                    if changed {
-                        info!(entries = list.len(), "the list of containers and proxies has changed");
-                        *present = list;
-                    }
-                    changed
-                });
-            }
+            Ok(list) => publish_if_new(&publish, list),
             Err(Unreadable::Missing) => {}
             Err(Unreadable::Wrong(why)) => {
                 warn!(file = %path.display(), %why, "the list of containers cannot be read; the old one holds")
