@@ -336,13 +336,9 @@ fn superfluous<'a>(parts: impl IntoIterator<Item = &'a Part>, wanted: u16, revis
         .filter(|part| !matches!(part.life, Life::Failed { .. } | Life::Leaving));
     let candidates = living.filter(|part| part.ordinal >= wanted || part.revision != revision);
     candidates.max_by_key(|part| {
+        let is_over = part.ordinal >= wanted;
         let inactive = !matches!(part.life, Life::Active { .. });
-        (
-            part.life == Life::Unready,
-            part.ordinal >= wanted,
-            inactive,
-            part.ordinal,
-        )
+        (part.life == Life::Unready, is_over, !is_over && inactive, part.ordinal)
     })
 }
 

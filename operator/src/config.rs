@@ -1,0 +1,73 @@
+//! The command line and environment, parsed to final types before anything is done.
+
+use std::net::SocketAddr;
+
+use admin::logging::Format;
+use clap::Parser;
+
+/// Exit code of a wrong configuration (EX_USAGE).
+pub const EXIT_USAGE: i32 = 64;
+
+/// The operator of SipCluster resources.
+#[derive(Debug, Parser)]
+#[command(name = "sipcluster-operator", version)]
+pub struct Config {
+    /// The namespace that the operator runs in; the Lease of its leader lies there.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// This replica's name, by which it holds the Lease.
+    #[arg(long, env = "POD_NAME", default_value = "sipcluster-operator")]
+    pub name: String,
+    /// The namespace whose SipClusters are looked after. Default: all.
+    #[arg(long, env = "SIPCLUSTER_WATCH_NAMESPACE")]
+    pub watch_namespace: Option<String>,
+    /// What pods run where a manifest names no image.
+    #[command(flatten)]
+    pub images: Images,
+    /// Address of health and metrics, over HTTP.
+    #[arg(long, env = "SIPCLUSTER_ADMIN", default_value = "0.0.0.0:9090")]
+    pub admin: SocketAddr,
+    /// Log format: text or json.
+    #[arg(long, env = "SIPCLUSTER_LOG_FORMAT", default_value = "text", value_parser = format)]
+    pub log_format: Format,
+}
+
+/// What pods run where a manifest names no image.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Images {
+    /// The image of containers.
+    #[arg(long, env = "SIPCLUSTER_CONTAINER_IMAGE")]
+    pub container: String,
+    /// The image of proxies.
+    #[arg(long, env = "SIPCLUSTER_PROXY_IMAGE")]
+    pub proxy: String,
+    /// The image of a cluster's own Redis.
+    #[arg(long, env = "SIPCLUSTER_REDIS_IMAGE")]
+    pub redis: String,
+    /// When nodes pull images: Always, IfNotPresent or Never.
+    #[arg(long, env = "SIPCLUSTER_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub pull_policy: String,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    text.parse().map_err(|_| "give text or json".to_owned())
+}
+
+impl Config {
+    /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
+    #[must_use]
+    pub fn from_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        })
+    }
+
+    /// The namespace that is looked after; an empty one means all.
+    #[must_use]
+    pub fn watched(&self) -> Option<&str> {
+        self.watch_namespace
+            .as_deref()
+            .filter(|namespace| !namespace.is_empty())
+    }
+}

@@ -1,0 +1,246 @@
+//! Makes what is there equal to what was built, and carries out the plan's steps.
+//!
+//! Every child is applied by the server (server-side apply). One that was applied before and has not changed since, neither here nor there, is
+//! left alone: a cluster at rest costs the API server nothing.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Mutex;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::info;
+
+use super::build::{self, Children, Redis, Workload};
+use super::names::MANAGER;
+use super::plan::Decision;
+use super::validate::Valid;
+use super::watched::{Watched, cached};
+
+/// Why something was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused, or did not answer.
+    #[error("{kind} {name}: {source}")]
+    Api {
+        /// The child's kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Something of that name belongs to somebody else.
+    #[error("{kind} {name} is there already and belongs to {owner}; delete it, or give this SipCluster another name")]
+    Taken {
+        /// The child's kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// There can be no keys.
+    #[error("no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// What was applied last, by kind, namespace and name: a hash of it, and the version that the API server gave it.
+#[derive(Default)]
+pub struct Applied(Mutex<HashMap<(String, String, String), (u64, Option<String>)>>);
+
+/// Applies.
+pub struct Applier<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// The caches.
+    pub watched: &'a Watched,
+    /// What was applied before.
+    pub applied: &'a Applied,
+    /// For whom.
+    pub valid: &'a Valid,
+}
+
+impl Applier<'_> {
+    /// Applies all children, in an order in which each finds what it needs.
+    ///
+    /// # Errors
+    /// The first that could not be applied; those after it are left for the next time.
+    pub async fn children(&self, children: Children) -> Result<(), Error> {
+        let Children {
+            container_service,
+            proxy_service,
+            dispatcher,
+            container_account,
+            proxy_account,
+            proxy_role,
+            proxy_role_binding,
+            container_budget,
+            proxy_budget,
+            container_policy,
+            proxy_policy,
+            redis,
+            workload,
+        } = children;
+        let watched = self.watched;
+        self.keys().await?;
+        self.apply(container_account, &watched.service_accounts).await?;
+        self.apply(proxy_account, &watched.service_accounts).await?;
+        self.apply(proxy_role, &watched.roles).await?;
+        self.apply(proxy_role_binding, &watched.role_bindings).await?;
+        self.apply(container_policy, &watched.policies).await?;
+        self.apply(proxy_policy, &watched.policies).await?;
+        self.apply(container_budget, &watched.budgets).await?;
+        self.apply(proxy_budget, &watched.budgets).await?;
+        self.apply(container_service, &watched.services).await?;
+        self.apply(proxy_service, &watched.services).await?;
+        self.apply(dispatcher, &watched.services).await?;
+        if let Some(Redis { service, policy, set }) = redis {
+            self.apply(policy, &watched.policies).await?;
+            self.apply(service, &watched.services).await?;
+            self.apply(set, &watched.stateful_sets).await?;
+        }
+        if let Some(Workload { containers, proxies }) = workload {
+            self.apply(containers, &watched.stateful_sets).await?;
+            self.apply(proxies, &watched.deployments).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells pods to leave, and buries those that are lost.
+    ///
+    /// # Errors
+    /// The API server refused.
+    pub async fn steps(&self, decision: &Decision) -> Result<(), Error> {
+        for pod in &decision.leave {
+            self.delete(pod, None).await?;
+        }
+        for pod in &decision.bury {
+            info!(pod = pod.name_any(), "its node is lost: it is given up");
+            self.delete(pod, Some(0)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, pod: &Pod, grace: Option<u32>) -> Result<(), Error> {
+        let name = pod.name_any();
+        let parameters = DeleteParams {
+            grace_period_seconds: grace,
+            // Not its successor of the same name.
+            preconditions: Some(Preconditions {
+                uid: pod.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.api::<Pod>().delete(&name, &parameters).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(source) => Err(failed::<Pod>(name, source)),
+        }
+    }
+
+    /// Creates the Secret of a new cluster. It is never written again, and not made anew if somebody deletes it: calls and running pods have
+    /// what it held. So the operator need not be allowed to read Secrets at all.
+    async fn keys(&self) -> Result<(), Error> {
+        let names = &self.valid.names;
+        if cached(&self.watched.stateful_sets, &names.namespace, &names.containers()).is_some() {
+            return Ok(());
+        }
+        let name = names.keys();
+        let mut random = [[0; 16]; 2];
+        for bytes in &mut random {
+            getrandom::fill(bytes).map_err(Error::Random)?;
+        }
+        let secret = build::keys(self.valid, random[0], random[1]);
+        match self.api().create(&PostParams::default(), &secret).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(source) => Err(failed::<k8s_openapi::api::core::v1::Secret>(name, source)),
+        }
+    }
+
+    /// Applies one child, unless it is as it was applied last. `C` is what is cached of its kind.
+    async fn apply<K, C>(&self, object: K, cache: &Store<C>) -> Result<(), Error>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+        C: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        let name = object.name_any();
+        let kind = K::kind(&()).into_owned();
+        let there = cached(cache, &self.valid.names.namespace, &name);
+        if let Some(there) = &there {
+            self.is_ours(&kind, &name, there.as_ref())?;
+        }
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(&object)
+            .expect("an object is JSON")
+            .hash(&mut hasher);
+        let wanted = hasher.finish();
+        let key = (kind, self.valid.names.namespace.clone(), name.clone());
+        let version = there.and_then(|there| there.resource_version());
+        let last = self
+            .applied
+            .0
+            .lock()
+            .expect("nobody panics with it in hand")
+            .get(&key)
+            .cloned();
+        if version.is_some() && last == Some((wanted, version)) {
+            return Ok(());
+        }
+        let parameters = PatchParams::apply(MANAGER).force();
+        let now = self.api::<K>().patch(&name, &parameters, &Patch::Apply(&object)).await;
+        let now = now.map_err(|source| failed::<K>(name, source))?;
+        let mut applied = self.applied.0.lock().expect("nobody panics with it in hand");
+        applied.insert(key, (wanted, now.resource_version()));
+        Ok(())
+    }
+
+    fn is_ours<C: Resource>(&self, kind: &str, name: &str, there: &C) -> Result<(), Error> {
+        let owners = there.owner_references();
+        if owners.iter().any(|owner| owner.uid == self.valid.owner.uid) {
+            return Ok(());
+        }
+        let owner = owners
+            .first()
+            .map_or_else(|| "nobody".to_owned(), |owner| format!("{} {}", owner.kind, owner.name));
+        Err(Error::Taken {
+            kind: kind.into(),
+            name: name.into(),
+            owner,
+        })
+    }
+
+    fn api<K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.valid.names.namespace)
+    }
+}
+
+impl Applied {
+    /// Nothing is known any more of a cluster that is gone.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        let belongs =
+            |name: &str| name == cluster || name.strip_prefix(cluster).is_some_and(|rest| rest.starts_with('-'));
+        let mut applied = self.0.lock().expect("nobody panics with it in hand");
+        applied.retain(|(_, theirs, name), _| theirs != namespace || !belongs(name));
+    }
+}
+
+fn failed<K: Resource<DynamicType = ()>>(name: String, source: kube::Error) -> Error {
+    Error::Api {
+        kind: K::kind(&()).into_owned(),
+        name,
+        source: Box::new(source),
+    }
+}

@@ -1,0 +1,142 @@
+//! The containers: a StatefulSet whose order is the planner's, and the Service that lists them.
+
+use std::net::SocketAddr;
+
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::pod::{self, Process};
+use super::{AFFINITY_KEY, REDIS_PASSWORD, metadata};
+use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
+use crate::sip_cluster::plan::Decision;
+use crate::sip_cluster::validate::Valid;
+
+/// What a container has to end in, after the time that it may take to hand over, in seconds.
+const LEAVING: u64 = 5;
+
+/// Lists the containers, those that join too: proxies bring them in.
+pub fn service(valid: &Valid) -> Service {
+    headless(
+        valid,
+        valid.names.container_service(),
+        Component::Container,
+        &[("sip", CONTAINER_SIP), ("ucf", UCF)],
+    )
+}
+
+/// A Service that has no address and lists pods, ready or not.
+pub fn headless(valid: &Valid, name: String, component: Component, ports: &[(&str, i32)]) -> Service {
+    Service {
+        metadata: metadata(valid, name),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(valid.names.part(component)),
+            ports: Some(
+                ports
+                    .iter()
+                    .map(|(name, port)| ServicePort {
+                        name: Some((*name).into()),
+                        port: *port,
+                        protocol: Some("TCP".into()),
+                        ..ServicePort::default()
+                    })
+                    .collect(),
+            ),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The StatefulSet.
+pub fn set(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> StatefulSet {
+    let spec = &valid.spec;
+    let process = Process {
+        component: Component::Container,
+        image: &valid.images.container,
+        args: arguments(valid, advertised),
+        env: environment(valid),
+        ports: vec![
+            pod::port("sip", CONTAINER_SIP, "TCP"),
+            pod::port("ucf", UCF, "TCP"),
+            pod::admin_port(),
+        ],
+        resources: valid.resources[0].clone(),
+        probes: pod::admin_probes(),
+    };
+    let pod = PodSpec {
+        service_account_name: Some(valid.names.containers()),
+        termination_grace_period_seconds: Some((spec.containers.quiesce.duration().as_secs() + LEAVING) as i64),
+        ..pod::spec(valid, process)
+    };
+    StatefulSet {
+        metadata: metadata(valid, valid.names.containers()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(decision.replicas.into()),
+            service_name: Some(valid.names.container_service()),
+            selector: valid.names.selector(Component::Container),
+            pod_management_policy: Some("Parallel".into()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".into()),
+                rolling_update: None,
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(valid.names.part_labels(Component::Container)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod),
+            },
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
+    let spec = &valid.spec;
+    let application = serde_json::to_string(&spec.application).expect("an application is JSON");
+    let mut arguments = common(valid, advertised);
+    arguments.extend([
+        format!("--sip=$(POD_IP):{CONTAINER_SIP}"),
+        format!("--quiesce-ms={}", spec.containers.quiesce.duration().as_millis()),
+        // Kubernetes expands `$(NAME)`; `$$` stands for a dollar of the manifest's.
+        format!("--application={}", application.replace('$', "$$")),
+    ]);
+    arguments.extend(spec.containers.workers.map(|workers| format!("--workers={workers}")));
+    arguments
+}
+
+/// What containers and proxies are told alike.
+pub fn common(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
+    let spec = &valid.spec;
+    vec![
+        format!("--cluster={}", valid.names.cluster),
+        "--name=$(POD_NAME)".into(),
+        format!("--ucf=$(POD_IP):{UCF}"),
+        format!("--admin=$(POD_IP):{ADMIN}"),
+        format!("--advertised={advertised}"),
+        format!("--partitions={}", spec.partitions),
+        format!("--lease-ms={}", spec.replication.lease.duration().as_millis()),
+    ]
+}
+
+fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
+    let mut variables = vec![
+        pod::of_pod("POD_NAME", "metadata.name"),
+        pod::of_pod("POD_IP", "status.podIP"),
+        pod::secret(valid, "SIPCLUSTER_KEY", AFFINITY_KEY),
+    ];
+    match valid.spec.external_redis() {
+        Some(url) => variables.push(pod::variable("SIPCLUSTER_REDIS", url.replace('$', "$$"))),
+        None => {
+            let (service, namespace) = (valid.names.redis(), &valid.names.namespace);
+            variables.push(pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD));
+            let url = format!("redis://:$(REDIS_PASSWORD)@{service}.{namespace}.svc:{REDIS}");
+            variables.push(pod::variable("SIPCLUSTER_REDIS", url));
+        }
+    }
+    variables
+}

@@ -1,0 +1,62 @@
+//! The dispatcher: one Service, and with it one address, in front of all proxies.
+
+use crds::{ServiceType, TrafficPolicy, Transport};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::metadata;
+use crate::sip_cluster::names::Component;
+use crate::sip_cluster::validate::Valid;
+
+/// The Service.
+pub fn service(valid: &Valid) -> Service {
+    let dispatcher = &valid.spec.dispatcher;
+    let wanted = &dispatcher.service;
+    let is_outside = wanted.kind != ServiceType::ClusterIp;
+    let ports = dispatcher.transports.iter().map(|transport| {
+        let (name, protocol) = match transport {
+            Transport::Udp => ("sip-udp", "UDP"),
+            Transport::Tcp => ("sip-tcp", "TCP"),
+        };
+        ServicePort {
+            name: Some(name.into()),
+            port: dispatcher.port.into(),
+            protocol: Some(protocol.into()),
+            target_port: Some(IntOrString::String(name.into())),
+            // One number for both: a Service has a port of each protocol.
+            node_port: wanted.node_port.filter(|_| is_outside).map(i32::from),
+            ..ServicePort::default()
+        }
+    });
+    let mut metadata = metadata(valid, valid.names.dispatcher());
+    metadata.annotations = Some(valid.annotations.clone()).filter(|annotations| !annotations.is_empty());
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            type_: Some(kind(wanted.kind).into()),
+            selector: Some(valid.names.part(Component::Proxy)),
+            ports: Some(ports.collect()),
+            load_balancer_class: wanted
+                .class
+                .clone()
+                .filter(|_| wanted.kind == ServiceType::LoadBalancer),
+            external_traffic_policy: is_outside.then(|| {
+                match wanted.external_traffic_policy {
+                    TrafficPolicy::Local => "Local",
+                    TrafficPolicy::Cluster => "Cluster",
+                }
+                .into()
+            }),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn kind(kind: ServiceType) -> &'static str {
+    match kind {
+        ServiceType::LoadBalancer => "LoadBalancer",
+        ServiceType::NodePort => "NodePort",
+        ServiceType::ClusterIp => "ClusterIP",
+    }
+}

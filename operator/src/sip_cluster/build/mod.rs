@@ -1,0 +1,130 @@
+//! Every child object of a SipCluster, as it is to be applied. Pure.
+
+mod access;
+mod containers;
+mod dispatcher;
+mod pod;
+mod protection;
+mod proxies;
+mod redis;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::names::Component;
+use super::plan::Decision;
+use super::validate::Valid;
+
+/// The key of the Secret under which the affinity key lies.
+pub const AFFINITY_KEY: &str = "affinity-key";
+
+/// The key of the Secret under which the password of the cluster's own Redis lies.
+pub const REDIS_PASSWORD: &str = "redis-password";
+
+/// The children. Whoever adds one here has to say in `apply` when it is applied.
+pub struct Children {
+    /// The containers' headless Service.
+    pub container_service: Service,
+    /// The proxies' headless Service.
+    pub proxy_service: Service,
+    /// The cluster's single address.
+    pub dispatcher: Service,
+    /// Whom containers run as: nobody who may ask the API server anything.
+    pub container_account: ServiceAccount,
+    /// Whom proxies run as.
+    pub proxy_account: ServiceAccount,
+    /// Reading EndpointSlices.
+    pub proxy_role: Role,
+    /// That proxies may.
+    pub proxy_role_binding: RoleBinding,
+    /// One container at a time.
+    pub container_budget: PodDisruptionBudget,
+    /// One proxy at a time.
+    pub proxy_budget: PodDisruptionBudget,
+    /// Who may reach containers.
+    pub container_policy: NetworkPolicy,
+    /// Who may reach proxies.
+    pub proxy_policy: NetworkPolicy,
+    /// Who may reach Redis, Service, policy and StatefulSet; nothing if Redis is another's.
+    pub redis: Option<Redis>,
+    /// What needs the cluster's address; nothing until it is known.
+    pub workload: Option<Workload>,
+}
+
+/// The cluster's own Redis.
+pub struct Redis {
+    /// Its Service.
+    pub service: Service,
+    /// Who may reach it.
+    pub policy: NetworkPolicy,
+    /// The server.
+    pub set: StatefulSet,
+}
+
+/// The pods that carry calls.
+pub struct Workload {
+    /// Containers.
+    pub containers: StatefulSet,
+    /// Proxies.
+    pub proxies: Deployment,
+}
+
+/// Builds all of it.
+#[must_use]
+pub fn build(valid: &Valid, decision: &Decision) -> Children {
+    Children {
+        container_service: containers::service(valid),
+        proxy_service: proxies::service(valid),
+        dispatcher: dispatcher::service(valid),
+        container_account: access::account(valid, &valid.names.containers(), Component::Container),
+        proxy_account: access::account(valid, &valid.names.proxies(), Component::Proxy),
+        proxy_role: access::role(valid),
+        proxy_role_binding: access::role_binding(valid),
+        container_budget: protection::budget(valid, &valid.names.containers(), Component::Container),
+        proxy_budget: protection::budget(valid, &valid.names.proxies(), Component::Proxy),
+        container_policy: protection::containers(valid),
+        proxy_policy: protection::proxies(valid),
+        redis: valid.has_own_redis().then(|| Redis {
+            service: redis::service(valid),
+            policy: protection::redis(valid),
+            set: redis::set(valid),
+        }),
+        workload: valid.advertised.map(|advertised| Workload {
+            containers: containers::set(valid, decision, advertised),
+            proxies: proxies::deployment(valid, advertised),
+        }),
+    }
+}
+
+/// The Secret of a new cluster; it is created once and never written again, for calls carry what it holds.
+#[must_use]
+pub fn keys(valid: &Valid, affinity_key: [u8; 16], redis_password: [u8; 16]) -> Secret {
+    let digits = |bytes: [u8; 16]| ByteString(format!("{:032x}", u128::from_be_bytes(bytes)).into_bytes());
+    Secret {
+        metadata: metadata(valid, valid.names.keys()),
+        data: Some(
+            [
+                (AFFINITY_KEY.to_owned(), digits(affinity_key)),
+                (REDIS_PASSWORD.to_owned(), digits(redis_password)),
+            ]
+            .into(),
+        ),
+        ..Secret::default()
+    }
+}
+
+/// The metadata of a child.
+fn metadata(valid: &Valid, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(valid.names.namespace.clone()),
+        labels: Some(valid.names.labels()),
+        owner_references: Some(vec![valid.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,183 @@
+//! What the pods of all parts have in common.
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext,
+    Toleration, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::sip_cluster::names::{ADMIN, Component};
+use crate::sip_cluster::validate::Valid;
+
+/// Nobody in particular; the images need no account.
+const USER: i64 = 65_532;
+
+/// A pod on a node that is gone is given up after this many seconds: its calls have long been taken over, and the sooner there is another
+/// container the better. Kubernetes would wait for five minutes.
+const NODE_LOST: i64 = 10;
+
+/// One process of ours.
+pub struct Process<'a> {
+    pub component: Component,
+    pub image: &'a str,
+    pub args: Vec<String>,
+    pub env: Vec<EnvVar>,
+    pub ports: Vec<ContainerPort>,
+    pub resources: Option<ResourceRequirements>,
+    /// Liveness and readiness; the startup's is that of liveness with patience.
+    pub probes: (Probe, Probe),
+}
+
+/// The pod around it, which meets the pod security standard `restricted`.
+pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
+    let Process {
+        component,
+        image,
+        args,
+        env,
+        ports,
+        resources,
+        probes: (live, ready),
+    } = process;
+    let container = Container {
+        name: component.as_str().into(),
+        image: Some(image.into()),
+        image_pull_policy: Some(valid.images.pull_policy.clone()),
+        args: Some(args),
+        env: Some(env),
+        ports: Some(ports),
+        resources,
+        startup_probe: Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(60),
+            ..live.clone()
+        }),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            timeout_seconds: Some(5),
+            failure_threshold: Some(6),
+            ..live
+        }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(3),
+            ..ready
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".into()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    };
+    PodSpec {
+        containers: vec![container],
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".into(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        // Variables that Kubernetes makes of Services' names could be taken for settings.
+        enable_service_links: Some(false),
+        automount_service_account_token: Some(false),
+        tolerations: Some(["not-ready", "unreachable"].map(lost).into()),
+        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: "kubernetes.io/hostname".into(),
+            when_unsatisfiable: "ScheduleAnyway".into(),
+            label_selector: Some(valid.names.selector(component)),
+            ..TopologySpreadConstraint::default()
+        }]),
+        ..PodSpec::default()
+    }
+}
+
+fn lost(how: &str) -> Toleration {
+    Toleration {
+        key: Some(format!("node.kubernetes.io/{how}")),
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        toleration_seconds: Some(NODE_LOST),
+        ..Toleration::default()
+    }
+}
+
+/// The probes of a process with admin pages; they depend on nothing outside the pod.
+pub fn admin_probes() -> (Probe, Probe) {
+    let get = |path: &str| Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::String("admin".into()),
+            ..HTTPGetAction::default()
+        }),
+        ..Probe::default()
+    };
+    (get("/livez"), get("/readyz"))
+}
+
+/// A port by its name.
+pub fn port(name: &str, number: i32, protocol: &str) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number,
+        protocol: Some(protocol.into()),
+        ..ContainerPort::default()
+    }
+}
+
+/// The port of the admin pages.
+pub fn admin_port() -> ContainerPort {
+    port("admin", ADMIN, "TCP")
+}
+
+/// A variable.
+pub fn variable(name: &str, value: impl Into<String>) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value: Some(value.into()),
+        value_from: None,
+    }
+}
+
+/// A variable that the pod's own fields give.
+pub fn of_pod(name: &str, field: &str) -> EnvVar {
+    let field = ObjectFieldSelector {
+        field_path: field.into(),
+        api_version: Some("v1".into()),
+    };
+    EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(field),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+/// A variable out of the cluster's Secret.
+pub fn secret(valid: &Valid, name: &str, key: &str) -> EnvVar {
+    let selector = SecretKeySelector {
+        name: valid.names.keys(),
+        key: key.into(),
+        optional: None,
+    };
+    EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(selector),
+            ..EnvVarSource::default()
+        }),
+    }
+}

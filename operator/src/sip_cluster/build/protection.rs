@@ -1,0 +1,108 @@
+//! What keeps others' hands off: budgets for evictions, policies for the network.
+
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::metadata;
+use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
+use crate::sip_cluster::validate::Valid;
+
+/// One pod at a time may be evicted; one that does not work always may, or a node with a broken pod could never be drained.
+pub fn budget(valid: &Valid, name: &str, component: Component) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: metadata(valid, name.into()),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(valid.names.selector(component)),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// SIP from proxies only, UCF from both kinds; pages are for the operator and for whoever scrapes metrics, in any namespace.
+pub fn containers(valid: &Valid) -> NetworkPolicy {
+    let (proxies, containers) = (from(valid, Component::Proxy), from(valid, Component::Container));
+    policy(
+        valid,
+        valid.names.containers(),
+        Component::Container,
+        vec![
+            rule(Some(vec![proxies.clone()]), vec![port(CONTAINER_SIP, "TCP")]),
+            rule(Some(vec![proxies, containers]), vec![port(UCF, "TCP")]),
+            rule(Some(vec![anywhere_inside()]), vec![port(ADMIN, "TCP")]),
+        ],
+    )
+}
+
+/// SIP from everywhere: that is what they are for.
+pub fn proxies(valid: &Valid) -> NetworkPolicy {
+    let sip = i32::from(valid.spec.dispatcher.port);
+    policy(
+        valid,
+        valid.names.proxies(),
+        Component::Proxy,
+        vec![
+            rule(None, vec![port(sip, "UDP"), port(sip, "TCP")]),
+            rule(Some(vec![from(valid, Component::Proxy)]), vec![port(UCF, "TCP")]),
+            rule(Some(vec![anywhere_inside()]), vec![port(ADMIN, "TCP")]),
+        ],
+    )
+}
+
+/// Containers only.
+pub fn redis(valid: &Valid) -> NetworkPolicy {
+    let containers = vec![from(valid, Component::Container)];
+    policy(
+        valid,
+        valid.names.redis(),
+        Component::Redis,
+        vec![rule(Some(containers), vec![port(REDIS, "TCP")])],
+    )
+}
+
+fn policy(valid: &Valid, name: String, component: Component, ingress: Vec<NetworkPolicyIngressRule>) -> NetworkPolicy {
+    NetworkPolicy {
+        metadata: metadata(valid, name),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(valid.names.selector(component)),
+            policy_types: Some(vec!["Ingress".into()]),
+            ingress: Some(ingress),
+            ..NetworkPolicySpec::default()
+        }),
+    }
+}
+
+fn rule(from: Option<Vec<NetworkPolicyPeer>>, ports: Vec<NetworkPolicyPort>) -> NetworkPolicyIngressRule {
+    NetworkPolicyIngressRule {
+        from,
+        ports: Some(ports),
+    }
+}
+
+fn from(valid: &Valid, component: Component) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        pod_selector: Some(valid.names.selector(component)),
+        ..NetworkPolicyPeer::default()
+    }
+}
+
+/// Pods of any namespace, and nobody outside.
+fn anywhere_inside() -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        namespace_selector: Some(Default::default()),
+        ..NetworkPolicyPeer::default()
+    }
+}
+
+fn port(number: i32, protocol: &str) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        port: Some(IntOrString::Int(number)),
+        protocol: Some(protocol.into()),
+        end_port: None,
+    }
+}

@@ -1,0 +1,80 @@
+//! The cluster's own Redis: in memory only, for the containers hold the other copy and write it anew.
+
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec, TCPSocketAction};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pod::{self, Process};
+use super::{REDIS_PASSWORD, metadata};
+use crate::sip_cluster::names::{Component, REDIS};
+use crate::sip_cluster::validate::Valid;
+
+/// Its address. One that stays when the pod does not.
+pub fn service(valid: &Valid) -> Service {
+    Service {
+        metadata: metadata(valid, valid.names.redis()),
+        spec: Some(ServiceSpec {
+            selector: Some(valid.names.part(Component::Redis)),
+            ports: Some(vec![ServicePort {
+                name: Some("redis".into()),
+                port: REDIS,
+                protocol: Some("TCP".into()),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The server.
+pub fn set(valid: &Valid) -> StatefulSet {
+    let connects = Probe {
+        tcp_socket: Some(TCPSocketAction {
+            port: IntOrString::String("redis".into()),
+            host: None,
+        }),
+        ..Probe::default()
+    };
+    let process = Process {
+        component: Component::Redis,
+        image: &valid.images.redis,
+        args: [
+            ["--port", &REDIS.to_string()],
+            ["--bind", "*"],
+            ["--save", ""],
+            ["--appendonly", "no"],
+            ["--maxmemory-policy", "noeviction"],
+            ["--requirepass", "$(REDIS_PASSWORD)"],
+        ]
+        .concat()
+        .into_iter()
+        .map(Into::into)
+        .collect(),
+        env: vec![pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD)],
+        ports: vec![pod::port("redis", REDIS, "TCP")],
+        resources: valid.resources[2].clone(),
+        probes: (connects.clone(), connects),
+    };
+    StatefulSet {
+        metadata: metadata(valid, valid.names.redis()),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(1),
+            service_name: Some(valid.names.redis()),
+            selector: valid.names.selector(Component::Redis),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(valid.names.part_labels(Component::Redis)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(PodSpec {
+                    termination_grace_period_seconds: Some(5),
+                    ..pod::spec(valid, process)
+                }),
+            },
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}

@@ -1,0 +1,153 @@
+//! One SipCluster, from its manifest to its pods.
+
+pub mod apply;
+pub mod build;
+pub mod dereference;
+pub mod names;
+pub mod observe;
+pub mod plan;
+pub mod status;
+pub mod validate;
+pub mod watched;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::SipCluster;
+use futures_util::StreamExt as _;
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt as _};
+use tracing::{info, warn};
+
+use crate::config::{Config, Images};
+use apply::{Applied, Applier};
+use names::{MANAGER, Names};
+use watched::Watched;
+
+/// A pause after something went wrong outside.
+const AFTER_AN_ERROR: Duration = Duration::from_secs(2);
+
+/// A manifest that is wrong is read again when it changes; and now and then, since a rule may hang on more than it.
+const REFUSED: Duration = Duration::from_secs(60);
+
+/// What all reconciliations share.
+pub struct Context {
+    client: Client,
+    images: Images,
+    watched: Watched,
+    applied: Applied,
+    recorder: Recorder,
+    written: status::Written,
+}
+
+/// Why a reconciliation did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A child could not be applied.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// The status could not be written.
+    #[error("the status: {0}")]
+    Status(#[source] Box<kube::Error>),
+}
+
+/// Reconciles until the process is told to end.
+pub async fn run(client: Client, config: &Config) {
+    let api: Api<SipCluster> = match config.watched() {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let controller = Controller::new(api, watcher::Config::default());
+    let (watched, controller) = Watched::start(&client, config.watched(), controller);
+    let reporter = Reporter {
+        controller: MANAGER.into(),
+        instance: Some(config.name.clone()),
+    };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        images: config.images.clone(),
+        applied: Applied::default(),
+        written: status::Written::default(),
+        watched,
+        client,
+    });
+    let done = controller.shutdown_on_signal().run(reconcile, after_an_error, context);
+    done.for_each(|result| async move {
+        if let Err(error) = result {
+            tracing::debug!(%error, "a reconciliation has failed");
+        }
+    })
+    .await;
+}
+
+/// The steps of one reconciliation.
+async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Action, Error> {
+    context.watched.filled().await;
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let names = Names {
+        cluster: cluster.name_any(),
+        namespace: cluster.namespace().unwrap_or_default(),
+    };
+    let writer = status::Writer {
+        client: &context.client,
+        recorder: &context.recorder,
+        written: &context.written,
+    };
+    let found = dereference::dereference(&names, &context.watched);
+    let valid = match validate::validate(&cluster, &found, &context.images) {
+        Ok(valid) => valid,
+        Err(problems) => {
+            let status = status::refused(Timestamp::now(), &cluster, &problems);
+            for problem in &problems {
+                writer.complain(&cluster, "Invalid", &problem.to_string()).await;
+            }
+            writer
+                .write(&cluster, status)
+                .await
+                .map_err(|error| Error::Status(Box::new(error)))?;
+            return Ok(Action::requeue(REFUSED));
+        }
+    };
+    let observation = observe::observe(&valid, &found).await;
+    let now = Timestamp::now();
+    let decision = plan::decide(now, &valid, &found, &observation);
+    for step in &decision.steps {
+        info!(cluster = names.cluster, namespace = names.namespace, "{step}");
+    }
+    let applier = Applier {
+        client: &context.client,
+        watched: &context.watched,
+        applied: &context.applied,
+        valid: &valid,
+    };
+    let mut applied = Ok(());
+    // What a paused manifest says is not carried out; pods are started again by their controllers.
+    if !valid.spec.paused {
+        applied = applier.children(build::build(&valid, &decision)).await;
+    }
+    if applied.is_ok() {
+        applied = applier.steps(&decision).await;
+    }
+    let failure = applied.as_ref().err().map(ToString::to_string);
+    match &failure {
+        Some(failure) => writer.complain(&cluster, "Failed", failure).await,
+        None => writer.say(&cluster, &decision).await,
+    }
+    let status = status::status(now, &cluster, &valid, &observation, &decision, failure.as_deref());
+    writer
+        .write(&cluster, status)
+        .await
+        .map_err(|error| Error::Status(Box::new(error)))?;
+    applied?;
+    Ok(Action::requeue(decision.again))
+}
+
+fn after_an_error(cluster: Arc<SipCluster>, error: &Error, _: Arc<Context>) -> Action {
+    warn!(cluster = cluster.name_any(), namespace = cluster.namespace(), "{error}");
+    Action::requeue(AFTER_AN_ERROR)
+}

@@ -1,0 +1,141 @@
+//! Names, labels and ports of what a SipCluster consists of.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+/// The field manager of all that the operator applies.
+pub const MANAGER: &str = "sipcluster-operator";
+
+/// The longest name: the names of children, and the labels that Kubernetes derives from them, have 63 characters.
+pub const LONGEST_NAME: usize = 40;
+
+/// The label that tells a part's kind.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// The label that tells a part's SipCluster.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+
+const NAME: &str = "app.kubernetes.io/name";
+
+/// Selects everything that belongs to some SipCluster.
+pub const OURS: &str = "app.kubernetes.io/managed-by=sipcluster-operator";
+
+/// Plain SIP of containers, for proxies.
+pub const CONTAINER_SIP: i32 = 5070;
+/// UCF of containers and proxies.
+pub const UCF: i32 = 5071;
+/// Health, metrics and state.
+pub const ADMIN: i32 = 9090;
+/// Redis.
+pub const REDIS: i32 = 6379;
+
+/// A kind of part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// Owns calls.
+    Container,
+    /// Holds client connections.
+    Proxy,
+    /// Keeps the second copy.
+    Redis,
+}
+
+impl Component {
+    /// Its label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Proxy => "proxy",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// The names within one SipCluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The SipCluster's own.
+    pub cluster: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+impl Names {
+    /// The containers' StatefulSet; its pods are `demo-0` and so on. The dispatcher's Service has the same name.
+    #[must_use]
+    pub fn containers(&self) -> String {
+        self.cluster.clone()
+    }
+
+    /// The Service in front of the proxies.
+    #[must_use]
+    pub fn dispatcher(&self) -> String {
+        self.cluster.clone()
+    }
+
+    /// The containers' headless Service.
+    #[must_use]
+    pub fn container_service(&self) -> String {
+        format!("{}-containers", self.cluster)
+    }
+
+    /// The proxies' Deployment, their headless Service and their ServiceAccount.
+    #[must_use]
+    pub fn proxies(&self) -> String {
+        format!("{}-proxy", self.cluster)
+    }
+
+    /// The cluster's own Redis: StatefulSet and Service.
+    #[must_use]
+    pub fn redis(&self) -> String {
+        format!("{}-redis", self.cluster)
+    }
+
+    /// The Secret that holds the affinity key and the password of Redis.
+    #[must_use]
+    pub fn keys(&self) -> String {
+        format!("{}-keys", self.cluster)
+    }
+
+    /// Labels of everything of the cluster.
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.instance();
+        labels.insert("app.kubernetes.io/managed-by".into(), MANAGER.into());
+        labels
+    }
+
+    /// Labels of a part, its pods included.
+    #[must_use]
+    pub fn part_labels(&self, component: Component) -> BTreeMap<String, String> {
+        let mut labels = self.labels();
+        labels.insert(COMPONENT.into(), component.as_str().into());
+        labels
+    }
+
+    /// What selects the pods of a part.
+    #[must_use]
+    pub fn part(&self, component: Component) -> BTreeMap<String, String> {
+        let mut labels = self.instance();
+        labels.insert(COMPONENT.into(), component.as_str().into());
+        labels
+    }
+
+    /// The same as a selector.
+    #[must_use]
+    pub fn selector(&self, component: Component) -> LabelSelector {
+        LabelSelector {
+            match_labels: Some(self.part(component)),
+            ..LabelSelector::default()
+        }
+    }
+
+    fn instance(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (NAME.into(), "sipcluster".into()),
+            (INSTANCE.into(), self.cluster.clone()),
+        ])
+    }
+}

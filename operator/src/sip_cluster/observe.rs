@@ -1,0 +1,286 @@
+//! Asks the containers what they hold, and puts together what the planner has to know.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crds::status::{Answer, State};
+use futures_util::future::join_all;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use ucf::plan::{Instant, Life, Observed, Part};
+
+use super::dereference::{Found, ordinal};
+use super::names::ADMIN;
+use super::validate::Valid;
+
+/// A container's pod and what it said.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its number.
+    pub ordinal: u16,
+    /// What it said; nothing if it did not answer.
+    pub answer: Option<Answer>,
+}
+
+/// All that was learnt.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// Containers by ordinal.
+    pub containers: Vec<Container>,
+    /// Proxies that serve.
+    pub proxies_ready: u16,
+    /// The proxies' Deployment has nothing left to do.
+    pub proxies_settled: bool,
+    /// The cluster's own Redis serves.
+    pub redis_ready: bool,
+    /// Partitions that no container says it owns.
+    pub unowned: u32,
+    /// Whether the StatefulSet's controller has seen what was last applied.
+    pub is_current: bool,
+    /// The revision of the containers' template; nothing before there is one.
+    pub revision: Option<u64>,
+}
+
+/// Asks all containers at once; each has a second.
+pub async fn observe(valid: &Valid, found: &Found) -> Observation {
+    let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
+    let containers = join_all(asked.map(|(pod, ordinal)| async move {
+        Container {
+            pod: pod.clone(),
+            ordinal,
+            answer: ask(pod).await,
+        }
+    }))
+    .await;
+    let owned: u64 = containers
+        .iter()
+        .filter_map(|container| container.answer)
+        .map(|answer| answer.partitions)
+        .sum();
+    let set = found.containers.as_deref();
+    Observation {
+        unowned: valid
+            .spec
+            .partitions
+            .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX)),
+        proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
+        proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
+        redis_ready: found
+            .redis_pods
+            .iter()
+            .any(|pod| is_ready(pod) && !is_told_to_leave(pod)),
+        is_current: set.is_none_or(is_current),
+        revision: set.and_then(update_revision).map(number),
+        containers,
+    }
+}
+
+async fn ask(pod: &Pod) -> Option<Answer> {
+    let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    let page = admin::client::state(SocketAddr::new(ip, ADMIN as u16)).await.ok()?;
+    // Another pod may have the address by now.
+    (page["name"].as_str() == pod.metadata.name.as_deref()).then(|| Answer::read(&page))?
+}
+
+impl Observation {
+    /// What the planner has to know. Repair of pods is Kubernetes' work: none is ever `Failed`, only unready.
+    #[must_use]
+    pub fn planned(&self, valid: &Valid, now: Instant) -> Observed {
+        let wanted = valid.spec.replicas as u16;
+        let highest = self.containers.iter().map(|container| container.ordinal).max();
+        let containers = self.containers.iter().filter(|container| {
+            // A StatefulSet gives up its highest pod only. One below that is not wanted, and owns nothing, keeps nobody waiting.
+            let is_over = container.ordinal >= wanted && Some(container.ordinal) != highest;
+            !(is_over && container.life() == Life::Unready && self.unowned == 0)
+        });
+        let proxies = 0..valid.spec.proxies.replicas as u16;
+        Observed {
+            redis: valid.has_own_redis().then_some(Part {
+                ordinal: 0,
+                revision: 0,
+                life: if self.redis_ready {
+                    Life::Active {
+                        since: Instant::default(),
+                        replicated: true,
+                    }
+                } else {
+                    Life::Unready
+                },
+            }),
+            containers: containers
+                .map(|container| Part {
+                    ordinal: container.ordinal,
+                    revision: container.revision().unwrap_or_default(),
+                    life: container.life(),
+                })
+                .collect(),
+            proxies: proxies
+                .map(|ordinal| Part {
+                    ordinal,
+                    revision: 0,
+                    life: match ordinal < self.proxies_ready && self.proxies_settled {
+                        true => Life::Active {
+                            since: now,
+                            replicated: true,
+                        },
+                        false => Life::Unready,
+                    },
+                })
+                .collect(),
+            unowned: self.unowned,
+        }
+    }
+
+    /// Answers by the pods' names.
+    #[must_use]
+    pub fn by_name(&self) -> HashMap<&str, Answer> {
+        let named = self.containers.iter();
+        named
+            .filter_map(|container| Some((container.pod.metadata.name.as_deref()?, container.answer?)))
+            .collect()
+    }
+}
+
+impl Container {
+    /// The revision of the template that its pod was made from.
+    #[must_use]
+    pub fn revision(&self) -> Option<u64> {
+        self.pod
+            .metadata
+            .labels
+            .as_ref()?
+            .get("controller-revision-hash")
+            .map(|hash| number(hash))
+    }
+
+    /// For the planner.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        if is_told_to_leave(&self.pod) {
+            return Life::Leaving;
+        }
+        match self.answer.map(|answer| (answer.state, answer.replicated)) {
+            None | Some((State::Starting | State::Silent | State::Failed, _)) => Life::Unready,
+            Some((State::Joining, _)) => Life::Joining,
+            Some((State::Quiescing | State::Stopping, _)) => Life::Leaving,
+            Some((State::Active, replicated)) => match ready_since(&self.pod) {
+                Some(since) => Life::Active { since, replicated },
+                // It says so, and the kubelet has not noticed yet.
+                None => Life::Joining,
+            },
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.answer.map(|answer| answer.state) {
+            Some(State::Quiescing) => State::Quiescing,
+            _ if is_told_to_leave(&self.pod) => State::Stopping,
+            Some(state) => state,
+            None if is_waiting_after_an_end(&self.pod) => State::Failed,
+            None if is_ready(&self.pod) => State::Silent,
+            None => State::Starting,
+        }
+    }
+}
+
+/// The name of a revision as a number, to compare.
+fn number(revision: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    revision.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn update_revision(set: &StatefulSet) -> Option<&str> {
+    set.status.as_ref()?.update_revision.as_deref()
+}
+
+fn is_current(set: &StatefulSet) -> bool {
+    set.metadata.generation == set.status.as_ref().and_then(|status| status.observed_generation)
+}
+
+fn proxies_ready(deployment: &Deployment) -> u16 {
+    let status = deployment.status.as_ref();
+    let ready = status.and_then(|status| status.available_replicas).unwrap_or(0);
+    u16::try_from(ready).unwrap_or(u16::MAX)
+}
+
+/// Every proxy is of the present template and serves, and none is left over.
+fn proxies_settled(deployment: &Deployment) -> bool {
+    let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else {
+        return false;
+    };
+    let wanted = spec.replicas;
+    status.observed_generation == deployment.metadata.generation
+        && [status.replicas, status.updated_replicas, status.available_replicas]
+            .iter()
+            .all(|count| *count == wanted)
+}
+
+/// Whether a pod was told to end.
+#[must_use]
+pub fn is_told_to_leave(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
+}
+
+/// Since when a pod has been ready without a break, as microseconds since 1970: times of the planner are compared with one another only.
+fn ready_since(pod: &Pod) -> Option<Instant> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    let since = ready
+        .last_transition_time
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(instant(since))
+}
+
+/// The same scale for the present.
+#[must_use]
+pub fn instant(time: Timestamp) -> Instant {
+    Instant::from_micros(u64::try_from(time.as_microsecond()).unwrap_or(0))
+}
+
+/// Why the pod's container does not run, in the kubelet's words, such as `CrashLoopBackOff`.
+#[must_use]
+pub fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting
+            .reason
+            .as_deref()
+            .filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
+        Some(match &waiting.message {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        })
+    });
+    waiting.or_else(|| {
+        let conditions = status.conditions.iter().flatten();
+        let unscheduled =
+            conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        unscheduled.filter_map(|condition| condition.message.clone()).next()
+    })
+}
+
+fn is_waiting_after_an_end(pod: &Pod) -> bool {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
+    statuses.into_iter().flatten().any(|container| {
+        container.restart_count > 0 && container.state.as_ref().is_some_and(|state| state.running.is_none())
+    })
+}

@@ -1,0 +1,170 @@
+//! What comes next: `ucf::plan` in the words of Kubernetes. Pure.
+//!
+//! A StatefulSet adds its next pod and gives up its highest one by its count; any other pod that has to go is deleted, and comes back at the
+//! present template (`OnDelete`). Proxies are a Deployment's work, of which the planner sees whether it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use ucf::plan::{Gate, Revisions, Step, Wanted, Who, plan};
+
+use super::dereference::Found;
+use super::names::Names;
+use super::observe::{Observation, instant, trouble};
+use super::validate::Valid;
+
+/// How often a cluster that moves is looked at, besides when a watch tells.
+const MOVING: Duration = Duration::from_millis(500);
+
+/// How often one that rests is.
+const RESTING: Duration = Duration::from_secs(5);
+
+/// How long after a pod's grace its kubelet has certainly ended it, if there is one.
+const KUBELET: SignedDuration = SignedDuration::from_secs(10);
+
+/// What is to be done, and what is waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// The StatefulSet's count.
+    pub replicas: u16,
+    /// Pods to be deleted: they hand over and come back.
+    pub leave: Vec<Arc<Pod>>,
+    /// Pods of lost nodes whose calls others have: nobody will ever confirm their end.
+    pub bury: Vec<Arc<Pod>>,
+    /// What is being done, for people.
+    pub steps: Vec<String>,
+    /// What is waited for, for people.
+    pub gate: Option<String>,
+    /// When to look again.
+    pub again: Duration,
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Observation) -> Decision {
+    let now = instant(time);
+    let present = found.containers.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
+    let present = present.and_then(|replicas| u16::try_from(replicas).ok());
+    let wanted = valid.spec.replicas as u16;
+    let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
+    let mut decision = Decision {
+        replicas: present.unwrap_or(wanted),
+        bury: buried(time, found, observation),
+        again: if plan.is_done() { RESTING } else { MOVING },
+        ..Decision::default()
+    };
+    let describe = |who| name_of(&valid.names, who);
+    decision.gate = waited_for(&valid.names, plan.gate, observation);
+    if valid.advertised.is_none() {
+        let service = valid.names.dispatcher();
+        decision.gate = Some(format!("the Service {service} has no address yet, and calls carry it"));
+        decision.replicas = present.unwrap_or(0);
+    } else if valid.spec.paused {
+        decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
+    } else if !observation.is_current {
+        decision.again = MOVING;
+    } else {
+        for step in &plan.steps {
+            if decision.perform(*step, present, observation, wanted) {
+                decision.steps.push(step.describe(describe));
+            }
+        }
+    }
+    if let Some(again) = plan.again {
+        decision.again = decision.again.min(again.since(now)).max(Duration::from_millis(50));
+    }
+    decision
+}
+
+/// What the manifest wants.
+fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
+    Wanted {
+        containers: valid.spec.replicas as u16,
+        proxies: valid.spec.proxies.replicas as u16,
+        redis: valid.has_own_redis(),
+        revisions: Revisions {
+            containers: observation.revision.unwrap_or_default(),
+            ..Revisions::default()
+        },
+    }
+}
+
+impl Decision {
+    /// Whether there is anything to do for the step.
+    fn perform(&mut self, step: Step, present: Option<u16>, observation: &Observation, wanted: u16) -> bool {
+        match step {
+            Step::StartContainer(ordinal) if present.is_none_or(|present| ordinal >= present) => {
+                self.replicas = self.replicas.max(ordinal + 1);
+                true
+            }
+            // One below the highest cannot go: its turn comes.
+            Step::QuiesceContainer(ordinal) if ordinal >= wanted => {
+                let is_highest = present == Some(ordinal + 1);
+                if is_highest {
+                    self.replicas = ordinal;
+                }
+                is_highest
+            }
+            Step::QuiesceContainer(ordinal) => {
+                let pods = observation
+                    .containers
+                    .iter()
+                    .filter(|container| container.ordinal == ordinal);
+                self.leave.extend(pods.map(|container| container.pod.clone()));
+                true
+            }
+            // Pods that are missing are the StatefulSet's and the Deployment's to make.
+            Step::StartContainer(_)
+            | Step::StartRedis
+            | Step::StartProxy(_)
+            | Step::DrainProxy(_)
+            | Step::StopRedis => false,
+        }
+    }
+}
+
+/// Pods of lost nodes, which would be waited for until somebody brings the node back: containers whose grace is over, that answer nobody, and
+/// whose partitions others own; and the cluster's own Redis, if its kubelet has not ended it long after its grace.
+fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<Pod>> {
+    let is_over_since = |pod: &Pod, over: SignedDuration| {
+        let ends = pod.metadata.deletion_timestamp.as_ref();
+        ends.is_some_and(|ends| ends.0 + over < time)
+    };
+    let containers = observation.containers.iter().filter(|container| {
+        let is_silent = container.answer.is_none() && is_over_since(&container.pod, SignedDuration::ZERO);
+        is_silent && observation.unowned == 0
+    });
+    let redis = found.redis_pods.iter().filter(|pod| is_over_since(pod, KUBELET));
+    containers
+        .map(|container| &container.pod)
+        .chain(redis)
+        .cloned()
+        .collect()
+}
+
+/// What is waited for; a pod that does not run says why.
+fn waited_for(names: &Names, gate: Option<Gate>, observation: &Observation) -> Option<String> {
+    let gate = gate?;
+    let text = gate.describe(|who| name_of(names, who));
+    let Gate::Ready(Who::Container(ordinal)) = gate else {
+        return Some(text);
+    };
+    let pod = observation
+        .containers
+        .iter()
+        .find(|container| container.ordinal == ordinal);
+    Some(match pod.and_then(|container| trouble(&container.pod)) {
+        Some(trouble) => format!("{text}: {trouble}"),
+        None => text,
+    })
+}
+
+fn name_of(names: &Names, who: Who) -> String {
+    match who {
+        Who::Redis => format!("{}-0", names.redis()),
+        Who::Proxy(_) => names.proxies(),
+        Who::Container(ordinal) => format!("{}-{ordinal}", names.containers()),
+    }
+}

@@ -1,0 +1,357 @@
+//! What people see: conditions, counts, events.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crds::status::{ContainerStatus, State};
+use crds::{Problem, SipCluster, SipClusterStatus};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use ucf::plan::Life;
+
+use super::names::{Component, MANAGER, Names};
+use super::observe::{Observation, trouble};
+use super::plan::Decision;
+use super::validate::Valid;
+
+/// Counts alone are written no oftener than this; states at once.
+const COUNTS: Duration = Duration::from_secs(10);
+
+/// When each status was written last, and what events have said.
+#[derive(Default)]
+pub struct Written(Mutex<HashMap<String, Last>>);
+
+#[derive(Clone, Default)]
+struct Last {
+    at: Option<Instant>,
+    said: Vec<String>,
+}
+
+/// Writes status and events.
+pub struct Writer<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// Where events go.
+    pub recorder: &'a Recorder,
+    /// What was written before.
+    pub written: &'a Written,
+}
+
+impl Writer<'_> {
+    /// Writes the status, if it says anything new.
+    ///
+    /// # Errors
+    /// The API server refused, or did not answer.
+    pub async fn write(&self, cluster: &SipCluster, status: SipClusterStatus) -> Result<(), kube::Error> {
+        let before = cluster.status.clone().unwrap_or_default();
+        if before == status || without_counts(&before) == without_counts(&status) && !self.is_due(cluster) {
+            return Ok(());
+        }
+        let namespace = cluster.namespace().unwrap_or_default();
+        let api: Api<SipCluster> = Api::namespaced(self.client.clone(), &namespace);
+        let patch = json!({
+            "apiVersion": SipCluster::api_version(&()),
+            "kind": SipCluster::kind(&()),
+            "status": status,
+        });
+        api.patch_status(
+            &cluster.name_any(),
+            &PatchParams::apply(MANAGER).force(),
+            &Patch::Apply(&patch),
+        )
+        .await?;
+        self.last(cluster, |last| last.at = Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Tells what is new: steps that are taken, and what is waited for.
+    pub async fn say(&self, cluster: &SipCluster, decision: &Decision) {
+        let waits = decision
+            .gate
+            .iter()
+            .map(|gate| (EventType::Normal, "Waiting", gate.clone()));
+        let steps = decision
+            .steps
+            .iter()
+            .map(|step| (EventType::Normal, "Step", step.clone()));
+        self.publish(cluster, steps.chain(waits).collect()).await;
+    }
+
+    /// Tells what is wrong.
+    pub async fn complain(&self, cluster: &SipCluster, reason: &'static str, wrong: &str) {
+        self.publish(cluster, vec![(EventType::Warning, reason, wrong.to_owned())])
+            .await;
+    }
+
+    async fn publish(&self, cluster: &SipCluster, events: Vec<(EventType, &'static str, String)>) {
+        let said: Vec<_> = events.iter().map(|(_, _, note)| note.clone()).collect();
+        let before = self.last(cluster, |last| std::mem::replace(&mut last.said, said));
+        let reference: ObjectReference = cluster.object_ref(&());
+        for (type_, reason, note) in events {
+            if before.contains(&note) {
+                continue;
+            }
+            let event = Event {
+                type_,
+                reason: reason.into(),
+                note: Some(note.chars().take(1000).collect()),
+                action: "Reconcile".into(),
+                secondary: None,
+            };
+            // An event that is lost is no reason to stop.
+            if let Err(error) = self.recorder.publish(&event, &reference).await {
+                tracing::debug!(%error, "an event was not taken");
+            }
+        }
+    }
+
+    fn is_due(&self, cluster: &SipCluster) -> bool {
+        self.last(cluster, |last| last.at.is_none_or(|at| at.elapsed() >= COUNTS))
+    }
+
+    fn last<T>(&self, cluster: &SipCluster, with: impl FnOnce(&mut Last) -> T) -> T {
+        let mut all = self.written.0.lock().expect("nobody panics with it in hand");
+        with(all.entry(cluster.uid().unwrap_or_default()).or_default())
+    }
+}
+
+impl Written {
+    /// Nothing more will be said of it.
+    pub fn forget(&self, cluster: &SipCluster) {
+        let mut all = self.0.lock().expect("nobody panics with it in hand");
+        all.remove(&cluster.uid().unwrap_or_default());
+    }
+}
+
+/// The status of a cluster whose manifest is good.
+#[must_use]
+pub fn status(
+    now: Timestamp,
+    cluster: &SipCluster,
+    valid: &Valid,
+    observation: &Observation,
+    decision: &Decision,
+    failure: Option<&str>,
+) -> SipClusterStatus {
+    let before = cluster.status.clone().unwrap_or_default();
+    let answers = observation.by_name();
+    let lives: Vec<Life> = observation
+        .containers
+        .iter()
+        .map(super::observe::Container::life)
+        .collect();
+    let active = lives.iter().filter(|life| matches!(life, Life::Active { .. })).count() as u32;
+    let containers = observation.containers.iter().map(|container| {
+        let name = container.pod.name_any();
+        let answer = answers.get(name.as_str());
+        ContainerStatus {
+            state: container.state(),
+            partitions: answer.map_or(0, |answer| answer.partitions as u32),
+            dialogs: answer.map_or(0, |answer| answer.dialogs),
+            load: answer.map_or(0, |answer| answer.load as u32),
+            name,
+        }
+    });
+    SipClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        conditions: conditions(now, cluster, &facts(valid, observation, decision, active, failure)),
+        replicas: observation.containers.len() as u32,
+        ready_replicas: active,
+        dialogs: answers.values().map(|answer| answer.dialogs).sum(),
+        selector: Some(selector(&valid.names)),
+        address: valid.advertised.map(|address| address.to_string()),
+        containers: containers.collect(),
+        gate: decision.gate.clone(),
+        last_failover: before.last_failover,
+    }
+}
+
+/// The status of one whose manifest is wrong: what runs goes on as it was.
+#[must_use]
+pub fn refused(now: Timestamp, cluster: &SipCluster, problems: &[Problem]) -> SipClusterStatus {
+    let wrong: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    let ready = Fact {
+        kind: "Ready",
+        holds: false,
+        reason: "Invalid",
+        message: wrong.join("; "),
+    };
+    SipClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        conditions: conditions(now, cluster, &[ready]),
+        ..cluster.status.clone().unwrap_or_default()
+    }
+}
+
+/// What a condition is to say.
+struct Fact {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+fn facts(
+    valid: &Valid,
+    observation: &Observation,
+    decision: &Decision,
+    active: u32,
+    failure: Option<&str>,
+) -> Vec<Fact> {
+    let wanted = valid.spec.replicas;
+    let moving = decision.gate.clone().or_else(|| decision.steps.first().cloned());
+    let troubled = observation.containers.iter().find_map(|container| {
+        let why = trouble(&container.pod)?;
+        Some(format!("{}: {why}", container.pod.name_any()))
+    });
+    let troubled = failure.map(str::to_owned).or(troubled);
+    let memory = observation
+        .containers
+        .iter()
+        .filter_map(|container| container.answer)
+        .any(|answer| answer.from_memory);
+    let replicated = active > 0
+        && observation
+            .containers
+            .iter()
+            .all(|container| container.answer.is_none_or(|answer| answer.replicated));
+    let is_whole = active == wanted && observation.proxies_settled && moving.is_none() && failure.is_none();
+    let serves = active > 0 && observation.proxies_ready > 0;
+    let fact = |kind, holds, reason, message: String| Fact {
+        kind,
+        holds,
+        reason,
+        message,
+    };
+    let unless = |holds: bool, yes: &'static str, no: &'static str| if holds { yes } else { no };
+    vec![
+        fact(
+            "Ready",
+            is_whole,
+            unless(is_whole, "AsWanted", unless(failure.is_some(), "Failed", "Moving")),
+            match (&troubled, &moving) {
+                _ if is_whole => format!("{active} containers are active"),
+                (Some(trouble), _) => trouble.clone(),
+                (None, Some(moving)) => moving.clone(),
+                (None, None) => format!("{active} of {wanted} containers are active"),
+            },
+        ),
+        fact(
+            "Available",
+            serves,
+            unless(serves, "Serving", "NotServing"),
+            format!("{active} containers and {} proxies serve", observation.proxies_ready),
+        ),
+        fact(
+            "Progressing",
+            moving.is_some() && !valid.spec.paused,
+            unless(
+                valid.spec.paused,
+                "Paused",
+                unless(moving.is_some(), "Moving", "AsWanted"),
+            ),
+            moving.unwrap_or_else(|| "nothing is waited for".into()),
+        ),
+        fact(
+            "Degraded",
+            troubled.is_some() || memory,
+            unless(troubled.is_some(), "Trouble", unless(memory, "FromMemory", "None")),
+            troubled.unwrap_or_else(|| {
+                unless(
+                    memory,
+                    "Redis is away; calls go on from memory",
+                    "no part is in trouble",
+                )
+                .into()
+            }),
+        ),
+        fact(
+            "ReplicationHealthy",
+            replicated,
+            unless(replicated, "TwoCopies", unless(memory, "FromMemory", "OneCopy")),
+            unless(
+                replicated,
+                "every call is held by its container and by Redis",
+                "some calls are held by their container alone",
+            )
+            .into(),
+        ),
+        fact(
+            "EgressAddress",
+            valid.advertised.is_some(),
+            unless(valid.advertised.is_some(), "Service", "NoAddress"),
+            "answers leave by the flow of the request; calls that the cluster itself makes leave from a node's address"
+                .into(),
+        ),
+    ]
+}
+
+/// Conditions as the API conventions have them: a time changes with the status only.
+fn conditions(now: Timestamp, cluster: &SipCluster, facts: &[Fact]) -> Vec<Condition> {
+    let before = cluster
+        .status
+        .as_ref()
+        .map(|status| status.conditions.clone())
+        .unwrap_or_default();
+    let mut conditions: Vec<_> = before
+        .iter()
+        .filter(|old| facts.iter().all(|fact| fact.kind != old.type_))
+        .cloned()
+        .collect();
+    for fact in facts {
+        let status = if fact.holds { "True" } else { "False" };
+        let old = before.iter().find(|old| old.type_ == fact.kind && old.status == status);
+        conditions.push(Condition {
+            type_: fact.kind.into(),
+            status: status.into(),
+            observed_generation: cluster.metadata.generation,
+            last_transition_time: old.map_or(Time(now), |old| old.last_transition_time.clone()),
+            reason: fact.reason.into(),
+            message: fact.message.clone(),
+        });
+    }
+    conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
+    conditions
+}
+
+/// The containers' pods, for the scale subresource.
+fn selector(names: &Names) -> String {
+    let labels = names.part(Component::Container);
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn without_counts(status: &SipClusterStatus) -> SipClusterStatus {
+    let mut status = status.clone();
+    status.dialogs = 0;
+    for container in &mut status.containers {
+        container.dialogs = 0;
+        container.load = 0;
+        // While partitions move, one count in ten seconds is enough as well.
+        container.partitions = 0;
+    }
+    for condition in &mut status.conditions {
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    }
+    status
+}
+
+/// A word for logs.
+#[must_use]
+pub fn summary(observation: &Observation) -> String {
+    let states: Vec<State> = observation
+        .containers
+        .iter()
+        .map(super::observe::Container::state)
+        .collect();
+    format!("{states:?}")
+}

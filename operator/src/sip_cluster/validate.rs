@@ -1,0 +1,168 @@
+//! Final values of a manifest, or what is wrong with it. Most of it the API server refuses already; what it cannot say is said here, in the
+//! SipCluster's condition.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crds::{Problem, Resources, ServiceType, SipCluster, SipClusterSpec};
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource as _;
+use serde_json::{Map, Value};
+
+use super::dereference::Found;
+use super::names::{LONGEST_NAME, Names};
+use crate::config::Images;
+
+/// A manifest with all that the build needs to know.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// What everything is called.
+    pub names: Names,
+    /// Whom the children belong to.
+    pub owner: OwnerReference,
+    /// What is wanted.
+    pub spec: SipClusterSpec,
+    /// What stands in Via, Record-Route and Contact; nothing until the Service has its address.
+    pub advertised: Option<SocketAddr>,
+    /// What runs.
+    pub images: Images,
+    /// CPU and memory of a container, a proxy, the Redis.
+    pub resources: [Option<ResourceRequirements>; 3],
+    /// Annotations of the dispatcher's Service.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Valid {
+    /// Whether the cluster runs a Redis of its own.
+    #[must_use]
+    pub fn has_own_redis(&self) -> bool {
+        self.spec.external_redis().is_none()
+    }
+}
+
+/// Checks a SipCluster.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<Valid, Vec<Problem>> {
+    let spec = cluster.spec.clone();
+    let names = Names {
+        cluster: cluster.metadata.name.clone().unwrap_or_default(),
+        namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+    };
+    let mut problems = crds::broken(cluster);
+    problems.extend(name(&names.cluster));
+    problems.extend(address(&spec));
+    let mut requirements = |field: &str, resources: Option<&Resources>| {
+        let resources = resources?;
+        let (limits, wrong) = quantities(&format!("{field}.limits"), &resources.limits);
+        let (requests, more) = quantities(&format!("{field}.requests"), &resources.requests);
+        problems.extend(wrong.into_iter().chain(more));
+        Some(ResourceRequirements {
+            limits,
+            requests,
+            ..ResourceRequirements::default()
+        })
+    };
+    let managed = spec.redis.managed.as_ref();
+    let resources = [
+        requirements("spec.containers.resources", spec.containers.resources.as_ref()),
+        requirements("spec.proxies.resources", spec.proxies.resources.as_ref()),
+        requirements(
+            "spec.redis.managed.resources",
+            managed.and_then(|redis| redis.resources.as_ref()),
+        ),
+    ];
+    let (annotations, wrong) = texts(
+        "spec.dispatcher.service.annotations",
+        &spec.dispatcher.service.annotations,
+    );
+    problems.extend(wrong);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let or = |named: Option<&String>, otherwise: &String| named.unwrap_or(otherwise).clone();
+    Ok(Valid {
+        owner: cluster
+            .controller_owner_ref(&())
+            .expect("an object of the API server has name and uid"),
+        advertised: advertised(&spec, found),
+        images: Images {
+            container: or(spec.containers.image.as_ref(), &images.container),
+            proxy: or(spec.proxies.image.as_ref(), &images.proxy),
+            redis: or(managed.and_then(|redis| redis.image.as_ref()), &images.redis),
+            pull_policy: images.pull_policy.clone(),
+        },
+        resources,
+        annotations,
+        names,
+        spec,
+    })
+}
+
+/// The address of calls. For a Service's port that nodes offer it is theirs, so the manifest names both.
+fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<SocketAddr> {
+    let port = match (spec.dispatcher.service.kind, spec.dispatcher.service.node_port) {
+        (ServiceType::NodePort, Some(port)) => port,
+        _ => spec.dispatcher.port,
+    };
+    let ip = spec.dispatcher.advertised.or_else(|| found.service_address())?;
+    Some(SocketAddr::new(ip, port))
+}
+
+fn name(name: &str) -> Option<Problem> {
+    let is_letter = |c: char| c.is_ascii_lowercase();
+    let fits = |c: char| is_letter(c) || c.is_ascii_digit() || c == '-';
+    let good =
+        name.len() <= LONGEST_NAME && name.starts_with(is_letter) && name.chars().all(fits) && !name.ends_with('-');
+    (!good).then(|| Problem {
+        field: "metadata.name".into(),
+        value: name.into(),
+        wrong: "Services and pods are named after it".into(),
+        remedy: format!("write at most {LONGEST_NAME} small letters, digits and '-', a letter first"),
+    })
+}
+
+fn address(spec: &SipClusterSpec) -> Option<Problem> {
+    let service = &spec.dispatcher.service;
+    let missing = match (service.kind, service.node_port, spec.dispatcher.advertised) {
+        (ServiceType::NodePort, None, _) => "spec.dispatcher.service.nodePort",
+        (ServiceType::NodePort, _, None) => "spec.dispatcher.advertised",
+        _ => return None,
+    };
+    Some(Problem {
+        field: missing.into(),
+        value: String::new(),
+        wrong: "a NodePort Service has no address of its own, and calls carry the cluster's".into(),
+        remedy: "write the nodes' address (dispatcher.advertised) and port (dispatcher.service.nodePort) as peers reach them".into(),
+    })
+}
+
+type Quantities = BTreeMap<String, Quantity>;
+
+fn quantities(field: &str, map: &Map<String, Value>) -> (Option<Quantities>, Vec<Problem>) {
+    let (texts, problems) = texts(field, map);
+    let quantities: Quantities = texts.into_iter().map(|(name, text)| (name, Quantity(text))).collect();
+    ((!quantities.is_empty()).then_some(quantities), problems)
+}
+
+/// Numbers are taken as they are written.
+fn texts(field: &str, map: &Map<String, Value>) -> (BTreeMap<String, String>, Vec<Problem>) {
+    let mut texts = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, value) in map {
+        match value {
+            Value::String(text) => drop(texts.insert(name.clone(), text.clone())),
+            Value::Number(number) => drop(texts.insert(name.clone(), number.to_string())),
+            other => problems.push(Problem {
+                field: format!("{field}.{name}"),
+                value: other.to_string(),
+                wrong: "a text belongs here".into(),
+                remedy: "write it in quotes".into(),
+            }),
+        }
+    }
+    (texts, problems)
+}

@@ -1,0 +1,188 @@
+//! What is watched of the children: one watch of each kind fills a cache and starts reconciliations.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::Controller;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::names::OURS;
+use crds::SipCluster;
+
+/// A kind whose metadata alone is watched.
+pub type Meta<K> = Store<PartialObjectMeta<K>>;
+
+/// The caches.
+#[derive(Clone)]
+pub struct Watched {
+    /// Containers, proxies and Redis.
+    pub pods: Store<Pod>,
+    /// Of containers and Redis.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Of proxies.
+    pub deployments: Store<Deployment>,
+    /// All Services.
+    pub services: Store<Service>,
+    /// Whom pods run as.
+    pub service_accounts: Meta<ServiceAccount>,
+    /// What proxies may read.
+    pub roles: Meta<Role>,
+    /// That they may.
+    pub role_bindings: Meta<RoleBinding>,
+    /// How many may be evicted at once.
+    pub budgets: Meta<PodDisruptionBudget>,
+    /// Who may talk to whom.
+    pub policies: Meta<NetworkPolicy>,
+}
+
+impl Watched {
+    /// Starts all watches within `namespace`, or everywhere, and has `controller` reconcile the owner of whatever changes.
+    #[must_use]
+    pub fn start(
+        client: &Client,
+        namespace: Option<&str>,
+        controller: Controller<SipCluster>,
+    ) -> (Self, Controller<SipCluster>) {
+        let (pods, stream) = whole::<Pod>(client, namespace);
+        // A pod's owner is its StatefulSet; the label names the SipCluster.
+        let controller = controller.watches_stream(stream, |pod| cluster_of(&pod));
+        let (stateful_sets, stream) = whole::<StatefulSet>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (deployments, stream) = whole::<Deployment>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (services, stream) = whole::<Service>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (service_accounts, stream) = metadata::<ServiceAccount>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (roles, stream) = metadata::<Role>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (role_bindings, stream) = metadata::<RoleBinding>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (budgets, stream) = metadata::<PodDisruptionBudget>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let (policies, stream) = metadata::<NetworkPolicy>(client, namespace);
+        let controller = controller.owns_stream(stream);
+        let watched = Self {
+            pods,
+            stateful_sets,
+            deployments,
+            services,
+            service_accounts,
+            roles,
+            role_bindings,
+            budgets,
+            policies,
+        };
+        (watched, controller)
+    }
+
+    /// Waits until every cache has been filled once: before that, what is there looks as if it were missing.
+    pub async fn filled(&self) {
+        let Self {
+            pods,
+            stateful_sets,
+            deployments,
+            services,
+            service_accounts,
+            roles,
+            role_bindings,
+            budgets,
+            policies,
+        } = self;
+        // The only error is that the writer is gone, and the watches live as long as the controller.
+        let _ = tokio::join!(
+            pods.wait_until_ready(),
+            stateful_sets.wait_until_ready(),
+            deployments.wait_until_ready(),
+            services.wait_until_ready(),
+            service_accounts.wait_until_ready(),
+            roles.wait_until_ready(),
+            role_bindings.wait_until_ready(),
+            budgets.wait_until_ready(),
+            policies.wait_until_ready(),
+        );
+    }
+}
+
+fn cluster_of(pod: &Pod) -> Option<ObjectRef<SipCluster>> {
+    let name = pod.metadata.labels.as_ref()?.get(super::names::INSTANCE)?;
+    Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().labels(OURS)
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+fn whole<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> (
+    Store<K>,
+    impl Stream<Item = Result<K, watcher::Error>> + Send + 'static + use<K>,
+)
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api::<K>(client, namespace), config())
+        .default_backoff()
+        .reflect(writer);
+    (store, stream.touched_objects())
+}
+
+fn metadata<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> (
+    Meta<K>,
+    impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static + use<K>,
+)
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), config())
+        .default_backoff()
+        .reflect(writer);
+    (store, stream.touched_objects())
+}
+
+/// The cached object of this name.
+pub fn cached<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(name).within(namespace))
+}

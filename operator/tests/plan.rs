@@ -1,0 +1,164 @@
+//! What the operator does with a StatefulSet, from any state and in any order of events: it gets to what is wanted, and never takes a second
+//! container away while one is not fully active.
+
+mod support;
+
+use serde_json::json;
+use support::{Model, Stand, valid};
+
+/// Numbers in a fixed order, from a seed (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Lets pods go on and the operator look, in turns, until all is as wanted; a step that costs a second container fails.
+fn settle(model: &mut Model, what: &str) {
+    for _ in 0..400 {
+        look(model, what);
+        let ordinals: Vec<_> = model.members.keys().copied().collect();
+        ordinals.into_iter().for_each(|ordinal| model.advance(ordinal));
+        model.wait(500);
+        if model.is_as_wanted() && model.decide().gate.is_none() {
+            // A move waits until the last one has settled.
+            return model.wait(2_000);
+        }
+    }
+    panic!(
+        "{what}: it does not settle: {:?}, waits for {:?}",
+        model.members,
+        model.decide().gate
+    );
+}
+
+/// The operator looks once.
+fn look(model: &mut Model, what: &str) {
+    let before = model.clone();
+    let decision = model.decide();
+    model.perform(&decision);
+    let taken: Vec<_> = before
+        .members
+        .iter()
+        .filter(|(ordinal, member)| {
+            let now = model.members.get(ordinal).map(|member| member.stand);
+            member.stand == Stand::Active && now != Some(Stand::Active)
+        })
+        .map(|(ordinal, _)| *ordinal)
+        .collect();
+    let wanted = model.valid.spec.replicas as u16;
+    let away = before
+        .members
+        .iter()
+        .filter(|(ordinal, member)| **ordinal < wanted && member.stand != Stand::Active);
+    let away: Vec<_> = away.map(|(ordinal, _)| *ordinal).collect();
+    assert!(
+        taken.len() <= 1,
+        "{what}: {taken:?} are taken away at once: {:?}, {:?} wanted, {decision:?}",
+        before.members,
+        model.valid.spec.replicas
+    );
+    assert!(
+        taken.is_empty() || away.is_empty(),
+        "{what}: {taken:?} is taken away while {away:?} are not active: {:?}",
+        before.members
+    );
+}
+
+#[test]
+fn first_containers_start_together() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    let decision = model.decide();
+    assert_eq!(decision.replicas, 3);
+    settle(&mut model, "start");
+}
+
+#[test]
+fn scaling_goes_one_pod_at_a_time_and_takes_the_highest() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    model.valid = valid(&json!({ "replicas": 4 }));
+    let decision = model.decide();
+    assert_eq!(
+        (decision.replicas, decision.steps.as_slice()),
+        (3, ["demo-2 is being started".to_owned()].as_slice())
+    );
+    settle(&mut model, "up");
+    model.valid = valid(&json!({ "replicas": 2 }));
+    let decision = model.decide();
+    assert_eq!((decision.replicas, decision.leave.len()), (3, 0));
+    settle(&mut model, "down");
+    assert_eq!(model.replicas, Some(2));
+}
+
+#[test]
+fn a_rollout_that_is_stuck_stops_there_says_why_and_is_repaired_by_the_next() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    model.broken.push(2);
+    model.revision = 2;
+    for _ in 0..100 {
+        look(&mut model, "bad image");
+        (0..3).for_each(|ordinal| model.advance(ordinal));
+        model.wait(500);
+    }
+    assert_eq!(model.active(), 2, "two go on");
+    assert_eq!(model.decide().gate.as_deref(), Some("demo-2 does not answer"));
+    model.revision = 3;
+    let decision = model.decide();
+    let names: Vec<_> = decision.leave.iter().map(|pod| pod.metadata.name.as_deref()).collect();
+    assert_eq!(names, [Some("demo-2")], "the broken one goes first");
+    settle(&mut model, "good image");
+}
+
+#[test]
+fn paused_nothing_is_added_or_taken_away() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    model.valid = valid(&json!({ "replicas": 4, "paused": true }));
+    model.revision = 2;
+    let decision = model.decide();
+    assert_eq!(
+        (decision.replicas, decision.leave.len(), decision.steps.len()),
+        (2, 0, 0)
+    );
+    assert!(decision.gate.is_some_and(|gate| gate.contains("spec.paused")));
+}
+
+/// Pods fail, the manifest changes its count and its template, pods go on at their own pace; then everything is left alone.
+#[test]
+fn from_any_state_it_settles_and_never_takes_a_second_container_away() {
+    for seed in 1..=500 {
+        let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+        let mut model = Model::new(valid(&json!({ "replicas": 1 + random.below(5) })));
+        for _ in 0..60 {
+            match random.below(8) {
+                0 => model.valid = valid(&json!({ "replicas": 1 + random.below(5) })),
+                1 => model.revision += 1,
+                2 => {
+                    let victim = random.below(6) as u16;
+                    if let Some(member) = model
+                        .members
+                        .get_mut(&victim)
+                        .filter(|member| member.stand != Stand::Leaving)
+                    {
+                        member.stand = Stand::Away;
+                    }
+                }
+                3 => look(&mut model, &format!("seed {seed}")),
+                _ => {
+                    let ordinal = random.below(6) as u16;
+                    model.advance(ordinal);
+                    model.wait(random.below(1500) as i64);
+                    look(&mut model, &format!("seed {seed}"));
+                }
+            }
+        }
+        settle(&mut model, &format!("seed {seed}"));
+    }
+}

@@ -1,0 +1,275 @@
+//! A SipCluster in a Kubernetes that is a model: a StatefulSet's controller and pods that do as they are told.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crds::SipCluster;
+use crds::status::{Answer, State};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use operator::config::Images;
+use operator::sip_cluster::dereference::Found;
+use operator::sip_cluster::observe::{Container, Observation};
+use operator::sip_cluster::plan::{Decision, decide};
+use operator::sip_cluster::validate::{Valid, validate};
+use serde_json::{Value, json};
+
+/// The images that come with the operator.
+pub fn images() -> Images {
+    Images {
+        container: "container:1".into(),
+        proxy: "proxy:1".into(),
+        redis: "redis:1".into(),
+        pull_policy: "IfNotPresent".into(),
+    }
+}
+
+/// A SipCluster as the API server has it, `spec` beside an application.
+pub fn cluster(spec: &Value) -> SipCluster {
+    let mut cluster = json!({
+        "apiVersion": "sipcluster.dev/v1alpha1",
+        "kind": "SipCluster",
+        "metadata": { "name": "demo", "namespace": "default", "uid": "1-2-3", "generation": 1 },
+        "spec": { "application": { "answer": {} } },
+    });
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        cluster["spec"][field] = value.clone();
+    }
+    serde_json::from_value(cluster).expect("a SipCluster")
+}
+
+/// The dispatcher's Service with an address.
+pub fn service() -> Service {
+    serde_json::from_value(json!({
+        "metadata": { "name": "demo" },
+        "spec": { "type": "LoadBalancer" },
+        "status": { "loadBalancer": { "ingress": [{ "ip": "203.0.113.7" }] } },
+    }))
+    .expect("a Service")
+}
+
+/// A manifest that is good.
+pub fn valid(spec: &Value) -> Valid {
+    let found = Found {
+        dispatcher: Some(Arc::new(service())),
+        ..Found::default()
+    };
+    validate(&cluster(spec), &found, &images()).expect("a good manifest")
+}
+
+/// Where a pod stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// Its process does not run, or not yet.
+    Away,
+    /// It is being handed its share.
+    Joining,
+    /// It works.
+    Active,
+    /// It was told to leave.
+    Leaving,
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub stand: Stand,
+    pub revision: u32,
+    since: Timestamp,
+}
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub now: Timestamp,
+    pub valid: Valid,
+    pub members: BTreeMap<u16, Member>,
+    pub replicas: Option<u16>,
+    /// Of the present template.
+    pub revision: u32,
+    /// Pods of these revisions never work.
+    pub broken: Vec<u32>,
+}
+
+impl Model {
+    pub fn new(valid: Valid) -> Self {
+        Self {
+            now: Timestamp::from_second(1_800_000_000).expect("a time"),
+            valid,
+            members: BTreeMap::new(),
+            replicas: None,
+            revision: 1,
+            broken: Vec::new(),
+        }
+    }
+
+    pub fn wait(&mut self, millis: i64) {
+        self.now += SignedDuration::from_millis(millis);
+    }
+
+    /// What the operator decides now.
+    pub fn decide(&self) -> Decision {
+        decide(self.now, &self.valid, &self.found(), &self.observation())
+    }
+
+    /// What the API server and the StatefulSet's controller make of it.
+    pub fn perform(&mut self, decision: &Decision) {
+        self.replicas = Some(decision.replicas);
+        for pod in &decision.leave {
+            let ordinal = operator::sip_cluster::dereference::ordinal(pod).expect("a number");
+            self.leave(ordinal);
+        }
+        let over: Vec<_> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|ordinal| *ordinal >= decision.replicas)
+            .collect();
+        over.into_iter().for_each(|ordinal| self.leave(ordinal));
+        for ordinal in 0..decision.replicas {
+            let (revision, since) = (self.revision, self.now);
+            self.members.entry(ordinal).or_insert(Member {
+                stand: Stand::Away,
+                revision,
+                since,
+            });
+        }
+    }
+
+    fn leave(&mut self, ordinal: u16) {
+        if let Some(member) = self.members.get_mut(&ordinal) {
+            member.stand = Stand::Leaving;
+        }
+    }
+
+    /// A pod gets one step further by itself.
+    pub fn advance(&mut self, ordinal: u16) {
+        let Some(member) = self.members.get_mut(&ordinal) else {
+            return;
+        };
+        match member.stand {
+            Stand::Away if self.broken.contains(&member.revision) => {}
+            Stand::Away => member.stand = Stand::Joining,
+            Stand::Joining => {
+                member.stand = Stand::Active;
+                member.since = self.now;
+            }
+            Stand::Active => {}
+            Stand::Leaving => drop(self.members.remove(&ordinal)),
+        }
+    }
+
+    /// Pods that work.
+    pub fn active(&self) -> usize {
+        self.members
+            .values()
+            .filter(|member| member.stand == Stand::Active)
+            .count()
+    }
+
+    /// All that is wanted works, at the present revision, and nothing else is there.
+    pub fn is_as_wanted(&self) -> bool {
+        let wanted = self.valid.spec.replicas as usize;
+        let good = |member: &Member| member.stand == Stand::Active && member.revision == self.revision;
+        self.members.len() == wanted && self.members.values().all(good)
+    }
+
+    pub fn found(&self) -> Found {
+        let set = self.replicas.map(|replicas| -> StatefulSet {
+            serde_json::from_value(json!({
+                "metadata": { "name": "demo", "generation": 1 },
+                "spec": { "replicas": replicas, "selector": {}, "serviceName": "demo", "template": {} },
+                "status": { "observedGeneration": 1, "replicas": replicas, "updateRevision": format!("r{}", self.revision) },
+            }))
+            .expect("a StatefulSet")
+        });
+        Found {
+            containers: set.map(Arc::new),
+            dispatcher: Some(Arc::new(service())),
+            proxies: Some(Arc::new(Deployment::default())),
+            ..Found::default()
+        }
+    }
+
+    pub fn observation(&self) -> Observation {
+        let working = self.active().max(1) as u64;
+        let partitions = u64::from(self.valid.spec.partitions);
+        // Those that work share all partitions; one that leaves or joins holds none, or the planner would wait for it all the same.
+        let mut rest = if self.active() > 0 { partitions % working } else { 0 };
+        let containers = self.members.iter().map(|(ordinal, member)| {
+            let mut share = 0;
+            if member.stand == Stand::Active {
+                share = partitions / working + rest;
+                rest = 0;
+            }
+            Container {
+                pod: Arc::new(pod(*ordinal, member)),
+                ordinal: *ordinal,
+                answer: answer(member.stand, share),
+            }
+        });
+        let containers: Vec<_> = containers.collect();
+        Observation {
+            unowned: if self.active() > 0 {
+                0
+            } else {
+                self.valid.spec.partitions
+            },
+            proxies_ready: self.valid.spec.proxies.replicas as u16,
+            proxies_settled: true,
+            redis_ready: true,
+            is_current: true,
+            revision: self.replicas.map(|_| revision_number(self.revision)),
+            containers,
+        }
+    }
+}
+
+/// As `observe` has it.
+fn revision_number(revision: u32) -> u64 {
+    let member = Member {
+        stand: Stand::Active,
+        revision,
+        since: Timestamp::UNIX_EPOCH,
+    };
+    let container = Container {
+        pod: Arc::new(pod(0, &member)),
+        ordinal: 0,
+        answer: None,
+    };
+    container.revision().expect("it has a label")
+}
+
+fn answer(stand: Stand, partitions: u64) -> Option<Answer> {
+    let state = match stand {
+        Stand::Away => return None,
+        Stand::Joining => State::Joining,
+        Stand::Active => State::Active,
+        Stand::Leaving => State::Quiescing,
+    };
+    Some(Answer {
+        state,
+        replicated: true,
+        from_memory: false,
+        partitions,
+        dialogs: 0,
+        load: 0,
+    })
+}
+
+fn pod(ordinal: u16, member: &Member) -> Pod {
+    let ready = member.stand == Stand::Active;
+    let mut pod = json!({
+        "metadata": {
+            "name": format!("demo-{ordinal}"),
+            "labels": { "controller-revision-hash": format!("r{}", member.revision) },
+        },
+        "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": member.since }] },
+    });
+    if member.stand == Stand::Leaving {
+        pod["metadata"]["deletionTimestamp"] = json!(member.since + SignedDuration::from_secs(3600));
+    }
+    serde_json::from_value(pod).expect("a Pod")
+}
