@@ -8,6 +8,10 @@ FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 SIM_SEEDS ?= 10000
 MANIFEST ?= examples/sipcluster.yaml
+# Static programs have a directory of their own: PROFILE is dev or release.
+PROFILE ?= release
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+STATIC = $(TARGET)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 help: ## This list.
@@ -52,16 +56,64 @@ bench: bench-install ## Measure, and write the report with this machine's figure
 	cargo build --release -p cli -p proxy -p container -p tests --bins
 	SIPCLUSTER_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench
 
+images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
+	charts/images/stage $(STATIC) $(TARGET)/images
+
+e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
+	$(MAKE) images PROFILE=dev
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
+
+kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
+	$(MAKE) images
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e --play
+
 install:
 	@.ci/install cc redis-server sipp
 
 test-install: install
 	@.ci/install ip nft rtpengine sipsak
 
-bench-install:
+bench-images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
+	charts/images/stage $(STATIC) $(TARGET)/images
+
+e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
+	$(MAKE) images PROFILE=dev
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
+
+kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
+	$(MAKE) images
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e --play
+
+install:
 	@.ci/install cc redis-server kamailio
 
-lint-install:
+lint-images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
+	charts/images/stage $(STATIC) $(TARGET)/images
+
+e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
+	$(MAKE) images PROFILE=dev
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
+
+kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
+	$(MAKE) images
+	cargo build --workspace --bins
+	tests/e2e/cluster/cluster build
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e --play
+
+install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test lint fuzz generate report soak bench install test-install bench-install lint-install
+.PHONY: help run build test lint fuzz generate report soak bench images e2e kubernetes install test-install e2e-install bench-install lint-install
