@@ -27,6 +27,8 @@ pub struct Run<'a> {
     pub calls: u32,
     /// Further arguments.
     pub extra: &'a [&'a str],
+    /// The network namespace that it runs in; `None` for the test's own.
+    pub network: Option<&'a str>,
 }
 
 impl Default for Run<'_> {
@@ -39,6 +41,7 @@ impl Default for Run<'_> {
             rate: 100,
             calls: 1,
             extra: &[],
+            network: None,
         }
     }
 }
@@ -103,7 +106,14 @@ impl Sipp {
     /// Starts SIPp; its files go to `scratch`.
     pub fn start(scratch: &Path, name: &str, run: &Run) -> anyhow::Result<Self> {
         let statistics = scratch.join(format!("{name}.csv"));
-        let mut command = Command::new("sipp");
+        let mut command = match run.network {
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{network}")).arg("sipp");
+                command
+            }
+            None => Command::new("sipp"),
+        };
         command.current_dir(scratch);
         let own = source_root().join(format!("tests/scenarios/{}.xml", run.scenario));
         if own.exists() {
@@ -126,7 +136,10 @@ impl Sipp {
         command.arg(scratch.join(format!("{name}.errors")));
         command.args(["-buff_size", "4000000", "-deadcall_wait", "0"]);
         if let Some(target) = run.target {
-            ensure!(target.ip().is_loopback(), "calls stay on this machine");
+            ensure!(
+                run.network.is_some() || target.ip().is_loopback(),
+                "calls stay on this machine"
+            );
             command.args(["-r", &run.rate.to_string(), "-m", &run.calls.to_string()]);
             command.args(["-l", &run.calls.to_string()]);
             command.args(run.extra).arg(target.to_string());
@@ -136,6 +149,17 @@ impl Sipp {
         let process = Process::start(&mut command, &scratch.join(format!("{name}.log")))
             .context("SIPp (Debian: sip-tester) is needed for this test")?;
         Ok(Self { process, statistics })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        self.process.ended().is_some()
     }
 
     /// What SIPp has counted up to its last row (one a second).

@@ -1,0 +1,40 @@
+# A switch in the master's namespace; a cable from it to each node, and to a client outside the cluster.
+
+network() {
+    ip netns add e2e-master
+    within e2e-master ip link set lo up
+    within e2e-master ip link add switch type bridge
+    within e2e-master ip address add $master/24 dev switch
+    within e2e-master ip link set switch up
+    # A default route is asked for by Kubernetes; it leads to the switch and nowhere else.
+    within e2e-master ip route add default via $master dev switch
+    within e2e-master sysctl -qw net.ipv4.ip_forward=1
+    local n
+    for ((n = 0; n < nodes; n++)); do
+        cable "e2e-node$n" "198.18.255.$((10 + n))" "$n"
+        within "e2e-node$n" sysctl -qw net.ipv4.ip_forward=1
+    done
+    cable e2e-client 198.18.255.50 c
+    # A flow stays with its node, as with a load balancer that looks at ports.
+    within e2e-client sysctl -qw net.ipv4.fib_multipath_hash_policy=1
+    local there
+    for ((n = 0; n < nodes; n++)); do
+        for there in e2e-master e2e-client $(seq -f e2e-node%g 0 $((nodes - 1))); do
+            [ "$there" = "e2e-node$n" ] || within "$there" ip route add "198.18.$n.0/24" via "198.18.255.$((10 + n))"
+        done
+    done
+    for there in e2e-master e2e-client; do within $there ip route add 198.19.0.0/16 via 198.18.255.10; done
+}
+
+cable() {
+    local namespace=$1 address=$2 port=$3
+    ip netns add "$namespace"
+    within "$namespace" ip link set lo up
+    ip link add "e2eveth$port" netns "$namespace" type veth peer name "port$port" netns e2e-master
+    within "$namespace" ip link set "e2eveth$port" name eth0
+    within "$namespace" ip address add "$address/24" dev eth0
+    within "$namespace" ip link set eth0 up
+    within "$namespace" ip route add default via $master
+    within e2e-master ip link set "port$port" master switch
+    within e2e-master ip link set "port$port" up
+}

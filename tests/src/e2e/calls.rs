@@ -1,0 +1,112 @@
+//! Calls from outside the cluster, the whole time: SIPp's, each with an INVITE, a re-INVITE after a while, and a BYE.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::kubernetes::OUTSIDE;
+use crate::interop::process::wait_every;
+use crate::interop::sipp::{Run, Sipp, Statistics};
+
+/// New calls a second.
+const RATE: u32 = 10;
+
+/// How long a call is up before its re-INVITE, in milliseconds, as SIPp has it.
+const HOLDS_MS: &str = "6000";
+
+/// The longest that a call may take, in milliseconds: one that is lost fails.
+const LIMIT_MS: &str = "45000";
+
+/// More calls than any scenario needs.
+const ENOUGH: u32 = 100_000;
+
+/// SIPp at work.
+pub struct Calls {
+    sipp: Sipp,
+    pid: u32,
+    answers: PathBuf,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Calls made.
+    pub made: u64,
+    /// Calls that did not end as they should.
+    pub failed: u64,
+    /// The longest that an answer took.
+    pub worst: Duration,
+}
+
+impl Calls {
+    /// Starts calling, and waits until as many calls are up as will be.
+    pub fn start(target: SocketAddr, port: u16, scratch: &Path) -> anyhow::Result<Self> {
+        let name = format!("calls-{port}");
+        let run = Run {
+            scenario: "reinvite",
+            target: Some(target),
+            local: SocketAddr::from(([198, 18, 255, 50], port)),
+            rate: RATE,
+            calls: ENOUGH,
+            extra: &[
+                "-d",
+                HOLDS_MS,
+                "-timeout",
+                "600",
+                "-recv_timeout",
+                LIMIT_MS,
+                "-trace_rtt",
+                "-rtt_freq",
+                "1",
+            ],
+            network: Some(OUTSIDE),
+            ..Run::default()
+        };
+        let mut sipp = Sipp::start(scratch, &name, &run)?;
+        sipp.wait_until("calls are up", Duration::from_secs(60), |now| now.successful() >= 10)?;
+        let pid = sipp.pid();
+        let answers = scratch.join(format!("reinvite_{pid}_rtt.csv"));
+        Ok(Self { sipp, pid, answers })
+    }
+
+    /// No new calls; waits until those that are up have ended.
+    pub fn finish(self) -> anyhow::Result<Outcome> {
+        let Self { mut sipp, pid, answers } = self;
+        // SIGUSR1: SIPp begins no more calls and ends with the last one.
+        // SAFETY: a signal to a process that we started and have not waited for.
+        unsafe { libc::kill(pid as i32, libc::SIGUSR1) };
+        let ended = |sipp: &mut Sipp| sipp.ended().then_some(());
+        wait_every(
+            Duration::from_millis(50),
+            "all calls have ended",
+            Duration::from_secs(90),
+            || ended(&mut sipp),
+        )
+        .with_context(|| format!("{:?}", sipp.statistics()))?;
+        let statistics: Statistics = sipp.statistics();
+        Ok(Outcome {
+            made: statistics.begun(),
+            failed: statistics.failed(),
+            worst: worst(&std::fs::read_to_string(&answers).with_context(|| format!("{}", answers.display()))?),
+        })
+    }
+}
+
+/// The longest response time of a file of SIPp's: lines of date, milliseconds and the timer's name.
+fn worst(text: &str) -> Duration {
+    let times = text
+        .lines()
+        .filter_map(|line| line.split(';').nth(1)?.trim().parse::<f64>().ok());
+    Duration::from_micros((times.fold(0.0, f64::max) * 1000.0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_worst_answer_is_found() {
+        let text = "Date_ms;response_time_ms;rtd_name\n1.5;12.345;1\n1.6;1034.5;invite\n";
+        assert_eq!(super::worst(text).as_micros(), 1_034_500);
+    }
+}

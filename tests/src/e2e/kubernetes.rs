@@ -1,0 +1,87 @@
+//! A real Kubernetes on this machine, by the script `tests/e2e/cluster/cluster`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::interop::process::source_root;
+
+/// The network namespace of a host outside the cluster.
+pub const OUTSIDE: &str = "e2e-client";
+
+/// A running cluster; ended when dropped.
+pub struct Kubernetes {
+    script: PathBuf,
+    keep: bool,
+}
+
+impl Kubernetes {
+    /// Starts one.
+    pub fn up() -> anyhow::Result<Self> {
+        let kubernetes = Self {
+            script: source_root().join("tests/e2e/cluster/cluster"),
+            keep: false,
+        };
+        // What an earlier run may have left, if it was killed.
+        kubernetes.run(&["down"])?;
+        kubernetes.run(&["up"]).context("a Kubernetes of three nodes")?;
+        Ok(kubernetes)
+    }
+
+    /// Leaves it up.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// The script with these arguments; its output.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.script)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .context("tests/e2e/cluster")?;
+        if !output.status.success() {
+            bail!(
+                "{}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `kubectl` with these arguments.
+    pub fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run(&[&["kubectl"], arguments].concat())
+    }
+
+    /// What `kubectl get` of these arguments gives.
+    pub fn get(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl get {}", arguments.join(" ")))
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str, scratch: &Path) -> anyhow::Result<String> {
+        let file = scratch.join("manifest.yaml");
+        std::fs::write(&file, manifest)?;
+        self.kubectl(&["apply", "-f", &file.display().to_string()])
+    }
+
+    /// Builds the image of `directory` and gives it to all nodes.
+    pub fn load(&self, image: &str, directory: &Path) -> anyhow::Result<()> {
+        self.run(&["load", image, &directory.display().to_string()]).map(drop)
+    }
+}
+
+impl Drop for Kubernetes {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = self.run(&["down"])
+        {
+            eprintln!("the cluster does not end: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The chart, the operator and everything it makes, on a real Kubernetes, with calls up.
+//!
+//! - [`kubernetes`] is the cluster, brought up by `tests/e2e/cluster`;
+//! - [`calls`] is SIPp on a host outside of it;
+//! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
+//! - [`refusals`] is what the API server does not take;
+//! - [`scenarios`] is the list of what happens;
+//! - [`table`] runs them one after another, and prints what was lost (nothing) and how late the latest answer was.
+
+mod calls;
+mod kubernetes;
+mod refusals;
+mod scenarios;
+mod table;
+mod world;
+
+pub use table::{main, play};

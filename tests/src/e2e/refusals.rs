@@ -1,0 +1,133 @@
+//! Manifests that the API server itself refuses, with a sentence that names the field and the remedy.
+
+use anyhow::{bail, ensure};
+
+use super::world::World;
+
+/// A spec in JSON, and what has to stand in the refusal.
+const WRONG: [(&str, &[&str]); 14] = [
+    (r#"{}"#, &["spec.application", "Required"]),
+    (
+        r#"{"application": {}}"#,
+        &["name one application: answer, b2bua or custom"],
+    ),
+    (
+        r#"{"application": {"answer": {}, "b2bua": {"routes": [{"target": "sip:10.0.0.1"}]}}}"#,
+        &["name one application"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "replicas": 0}"#,
+        &["spec.replicas", "greater than or equal to 1"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "replicas": 65}"#,
+        &["spec.replicas", "less than or equal to 64"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "replicas": 3, "partitions": 2}"#,
+        &["partitions: fewer than the containers"],
+    ),
+    (
+        r#"{"application": {"answer": {"ring": "soon"}}}"#,
+        &["spec.application.answer.ring"],
+    ),
+    (
+        r#"{"application": {"answer": {"sessionExpires": "10s"}}}"#,
+        &["sessionExpires: write a period from 90s to 24h"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "containers": {"quiesce": "25h"}}"#,
+        &["quiesce: write a period from 0s to 24h"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "proxies": {"drain": "11m"}}"#,
+        &["drain: write a period from 0s to 10m"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"port": 70000}}"#,
+        &["spec.dispatcher.port"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"transports": ["udp", "udp"]}}"#,
+        &["spec.dispatcher.transports"],
+    ),
+    (
+        r#"{"application": {"custom": {"command": "prepaid"}}}"#,
+        &["containers.image: the application is your own"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "redis": {"managed": {}, "external": {"url": "redis://10.0.0.7"}}}"#,
+        &["managed and external exclude one another"],
+    ),
+];
+
+/// A change of the running cluster, and what has to stand in the refusal.
+const FIXED: [(&str, &str); 5] = [
+    (
+        r#"{"partitions": 512}"#,
+        "partitions cannot be changed: put back the old number",
+    ),
+    (r#"{"dispatcher": {"port": 5070}}"#, "dispatcher.port cannot be changed"),
+    (
+        r#"{"dispatcher": {"advertised": "203.0.113.9"}}"#,
+        "dispatcher.advertised cannot be changed",
+    ),
+    (
+        r#"{"redis": {"external": {"url": "redis://10.0.0.7"}}}"#,
+        "redis cannot be changed",
+    ),
+    (
+        r#"{"replication": {"lease": "3s"}}"#,
+        "replication.lease cannot be changed",
+    ),
+];
+
+/// Tries each; how many were refused.
+pub fn all(world: &World) -> anyhow::Result<usize> {
+    for (spec, said) in WRONG {
+        let manifest = format!(
+            r#"{{"apiVersion": "sipcluster.dev/v1alpha1", "kind": "SipCluster", "metadata": {{"name": "wrong"}}, "spec": {spec}}}"#
+        );
+        let file = world.scratch().join("wrong.json");
+        std::fs::write(&file, manifest)?;
+        refused(
+            world,
+            &["create", "--dry-run=server", "-f", &file.display().to_string()],
+            spec,
+            said,
+        )?;
+    }
+    for (change, said) in FIXED {
+        let patch = format!(r#"{{"spec": {change}}}"#);
+        let name = super::world::NAME;
+        refused(
+            world,
+            &[
+                "patch",
+                "sipcluster",
+                name,
+                "--dry-run=server",
+                "--type=merge",
+                "-p",
+                &patch,
+            ],
+            change,
+            &[said],
+        )?;
+    }
+    Ok(WRONG.len() + FIXED.len())
+}
+
+fn refused(world: &World, arguments: &[&str], what: &str, said: &[&str]) -> anyhow::Result<()> {
+    let Err(error) = world.kubernetes.kubectl(arguments) else {
+        bail!("the API server takes {what}");
+    };
+    let error = error.to_string();
+    for word in said {
+        ensure!(
+            error.contains(word),
+            "the refusal of {what} does not say {word:?}: {error}"
+        );
+    }
+    Ok(())
+}

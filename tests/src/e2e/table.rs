@@ -1,0 +1,183 @@
+//! Runs the scenarios and prints them as a table.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::calls::{Calls, Outcome};
+use super::kubernetes::Kubernetes;
+use super::scenarios::{ALL, CONTAINERS, Scenario};
+use super::world::World;
+use crate::interop::process::source_root;
+
+/// The SipCluster under test. The load balancer's nodes hand on with the true source (`Local`).
+const MANIFEST: &str = "
+apiVersion: sipcluster.dev/v1alpha1
+kind: SipCluster
+metadata: {name: demo}
+spec:
+  replicas: 2
+  application: {answer: {}}
+  containers: {workers: 1, quiesce: 10s}
+  proxies: {replicas: 2, workers: 1, drain: 3s}
+";
+
+/// The images that `make images` has put together.
+const IMAGES: [&str; 4] = ["operator", "proxy", "container", "redis"];
+
+/// A scenario that was run.
+struct Row {
+    title: &'static str,
+    took: Duration,
+    outcome: Outcome,
+}
+
+/// `make e2e`: arguments choose scenarios whose title contains one of them.
+#[must_use]
+pub fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let chosen = ALL
+        .iter()
+        .filter(|scenario| wanted.is_empty() || wanted.iter().any(|word| scenario.title.contains(word)));
+    match run(&chosen.collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `make kubernetes`: a cluster to play with.
+///
+/// # Errors
+/// It does not come up.
+pub fn play() -> anyhow::Result<()> {
+    let mut world = world()?;
+    world.kubernetes.keep();
+    Ok(())
+}
+
+fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let world = world()?;
+    println!(
+        "helm install to Ready: {:.1} s with the nodes' start",
+        begun.elapsed().as_secs_f64()
+    );
+    println!(
+        "{} wrong manifests and changes refused by the API server",
+        super::refusals::all(&world)?
+    );
+    println!("| with calls up | lost | calls | over after | worst answer |\n| --- | --- | --- | --- | --- |");
+    let mut failed = Vec::new();
+    for (port, scenario) in (7000..).step_by(10).zip(scenarios) {
+        match one(&world, scenario, port) {
+            Ok(row) => {
+                let Outcome {
+                    made,
+                    failed: lost,
+                    worst,
+                } = row.outcome;
+                println!(
+                    "| {} | {lost} | {made} | {:.1} s | {} ms |",
+                    row.title,
+                    row.took.as_secs_f64(),
+                    worst.as_millis()
+                );
+            }
+            Err(error) => {
+                println!("| {} | **failed** | | | |", scenario.title);
+                eprintln!("{}: {error:?}\n{}", scenario.title, world.explain());
+                failed.push(scenario.title);
+                // What is left of it would be the next one's fault.
+                let _ = world.ready(CONTAINERS);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
+    let address = world.status()?.address().context("the SipCluster has an address")?;
+    let calls = Calls::start(address, port, world.scratch())?;
+    let begun = Instant::now();
+    (scenario.act)(world)?;
+    let took = begun.elapsed();
+    let outcome = calls.finish()?;
+    ensure!(
+        outcome.failed == 0,
+        "{} of {} calls failed",
+        outcome.failed,
+        outcome.made
+    );
+    ensure!(
+        outcome.worst <= scenario.limit,
+        "an answer took {:?}, more than {:?}",
+        outcome.worst,
+        scenario.limit
+    );
+    Ok(Row {
+        title: scenario.title,
+        took,
+        outcome,
+    })
+}
+
+/// A Kubernetes with the chart installed and a SipCluster that is Ready.
+fn world() -> anyhow::Result<World> {
+    let images = images()?;
+    let scratch = std::env::temp_dir().join(format!("sipcluster-e2e-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    let kubernetes = Kubernetes::up()?;
+    for image in IMAGES {
+        kubernetes
+            .load(&name_of(image), &images.join(image))
+            .with_context(|| format!("the image of the {image}"))?;
+    }
+    let chart = source_root().join("charts/sipcluster").display().to_string();
+    let mut install: Vec<String> = [
+        "helm",
+        "install",
+        "sipcluster",
+        &chart,
+        "-n",
+        "sipcluster",
+        "--create-namespace",
+        "--wait",
+        "--timeout=120s",
+    ]
+    .map(Into::into)
+    .into();
+    for image in IMAGES {
+        install.push(format!("--set=images.{image}={}", name_of(image)));
+    }
+    let world = World { kubernetes, scratch };
+    let install: Vec<&str> = install.iter().map(String::as_str).collect();
+    let ready = || -> anyhow::Result<()> {
+        world.kubernetes.run(&install)?;
+        world.kubernetes.apply(MANIFEST, world.scratch())?;
+        world.ready(CONTAINERS)?;
+        Ok(())
+    };
+    ready().map_err(|error| error.context(world.explain()))?;
+    Ok(world)
+}
+
+fn name_of(image: &str) -> String {
+    format!("localhost/sipcluster-{image}:e2e")
+}
+
+fn images() -> anyhow::Result<PathBuf> {
+    let given = std::env::var_os("SIPCLUSTER_IMAGES");
+    let images = given.map_or_else(|| source_root().join("target/images"), PathBuf::from);
+    ensure!(
+        images.is_dir(),
+        "{} is missing; `make images` makes it",
+        images.display()
+    );
+    Ok(images)
+}

@@ -1,0 +1,218 @@
+//! The SipCluster under test.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use super::kubernetes::Kubernetes;
+use crate::interop::process::wait_every;
+
+/// How often objects are looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// What every move has to be over in.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// The cluster's name.
+pub const NAME: &str = "demo";
+
+/// Everything that scenarios use.
+pub struct World {
+    /// The Kubernetes.
+    pub kubernetes: Kubernetes,
+    /// Where files go.
+    pub scratch: PathBuf,
+}
+
+/// Containers as the status has them.
+#[derive(Clone, Debug)]
+pub struct Status(Value);
+
+impl Status {
+    /// A condition's status and message.
+    pub fn condition(&self, kind: &str) -> Option<(&str, &str)> {
+        let conditions = self.0["status"]["conditions"].as_array()?;
+        let condition = conditions.iter().find(|condition| condition["type"] == kind)?;
+        Some((condition["status"].as_str()?, condition["message"].as_str()?))
+    }
+
+    /// Ready, by the newest manifest, with so many containers.
+    pub fn is_ready(&self, containers: u64) -> bool {
+        let is_current = self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"];
+        is_current
+            && self.condition("Ready").is_some_and(|(status, _)| status == "True")
+            && self.0["status"]["readyReplicas"] == containers
+            && self.0["status"]["replicas"] == containers
+    }
+
+    /// The cluster's address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0["status"]["address"].as_str()?.parse().ok()
+    }
+
+    /// Containers that are not active.
+    pub fn away(&self) -> usize {
+        let containers = self.0["status"]["containers"].as_array();
+        containers
+            .into_iter()
+            .flatten()
+            .filter(|container| container["state"] != "Active")
+            .count()
+    }
+}
+
+impl World {
+    /// The SipCluster as it stands.
+    pub fn status(&self) -> anyhow::Result<Status> {
+        self.kubernetes.get(&["sipcluster", NAME]).map(Status)
+    }
+
+    /// Waits until all that is wanted works; how long it took.
+    pub fn ready(&self, containers: u64) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        let mut last = None;
+        wait_every(LOOK, "the SipCluster is Ready", LIMIT, || {
+            let status = self.status().ok()?;
+            let ready = status.is_ready(containers).then_some(());
+            last = Some(status);
+            ready
+        })
+        .with_context(|| format!("the last status: {last:?}"))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Waits for a state of the SipCluster.
+    pub fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
+        wait_every(LOOK, what, LIMIT, || self.status().ok().filter(&condition).map(drop))
+    }
+
+    /// The uid of a pod; nothing if it is not there.
+    pub fn uid(&self, pod: &str) -> Option<String> {
+        Some(
+            self.kubernetes.get(&["pod", pod]).ok()?["metadata"]["uid"]
+                .as_str()?
+                .to_owned(),
+        )
+    }
+
+    /// Waits until another pod of this name is there.
+    pub fn replaced(&self, pod: &str, uid: &str) -> anyhow::Result<()> {
+        wait_every(LOOK, &format!("{pod} is replaced"), LIMIT, || {
+            self.uid(pod).filter(|other| other != uid).map(drop)
+        })
+    }
+
+    /// Changes a field of the SipCluster's spec.
+    pub fn patch(&self, patch: &str) -> anyhow::Result<()> {
+        self.kubernetes
+            .kubectl(&["patch", "sipcluster", NAME, "--type=merge", "-p", patch])
+            .map(drop)
+    }
+
+    /// The process that runs as this part, on whatever node.
+    pub fn process(&self, part: &str) -> anyhow::Result<i32> {
+        let is_part = |arguments: &[u8]| {
+            let mut arguments = arguments.split(|byte| *byte == 0);
+            let is_ours = arguments
+                .next()
+                .is_some_and(|program| program.starts_with(b"/sipcluster-"));
+            is_ours && arguments.any(|argument| argument == format!("--name={part}").as_bytes())
+        };
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if let Some(pid) = pid
+                && std::fs::read(path.join("cmdline")).is_ok_and(|arguments| is_part(&arguments))
+            {
+                return Ok(pid);
+            }
+        }
+        bail!("no process of {part}")
+    }
+
+    /// Signals the process of a part.
+    pub fn signal(&self, part: &str, signal: i32) -> anyhow::Result<()> {
+        let pid = self.process(part)?;
+        // SAFETY: a signal to a process that runs in a pod of ours.
+        ensure!(unsafe { libc::kill(pid, signal) } == 0, "{part} has just ended");
+        Ok(())
+    }
+
+    /// The node on which a pod runs.
+    pub fn node_of(&self, pod: &str) -> anyhow::Result<String> {
+        let pod = self.kubernetes.get(&["pod", pod])?;
+        let node = pod["spec"]["nodeName"].as_str().context("it has no node")?;
+        Ok(node.trim_start_matches("node").to_owned())
+    }
+
+    /// The operator's pod that leads.
+    pub fn leader(&self) -> anyhow::Result<String> {
+        let lease = self
+            .kubernetes
+            .get(&["lease", "sipcluster-operator", "-n", "sipcluster"])?;
+        Ok(lease["spec"]["holderIdentity"]
+            .as_str()
+            .context("nobody leads")?
+            .to_owned())
+    }
+
+    /// What explains a failure, on one screen.
+    pub fn explain(&self) -> String {
+        let tails: [&[&str]; 5] = [
+            &[
+                "get",
+                "sipcluster,statefulset,deployment,pods,services",
+                "-o",
+                "wide",
+                "--show-kind",
+            ],
+            &[
+                "get",
+                "sipcluster",
+                NAME,
+                "-o",
+                "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}",
+            ],
+            &[
+                "get",
+                "events",
+                "--sort-by=.lastTimestamp",
+                "-o",
+                "custom-columns=OF:.involvedObject.name,WHY:.reason,WHAT:.message",
+            ],
+            &[
+                "logs",
+                "-n",
+                "sipcluster",
+                "-l",
+                "app.kubernetes.io/name=sipcluster-operator",
+                "--tail=12",
+                "--prefix",
+            ],
+            &[
+                "logs",
+                "-l",
+                "app.kubernetes.io/name=sipcluster",
+                "--tail=5",
+                "--prefix",
+            ],
+        ];
+        let shown = tails.iter().map(|arguments| match self.kubernetes.kubectl(arguments) {
+            Ok(text) => {
+                let lines: Vec<_> = text.lines().collect();
+                let from = lines.len().saturating_sub(20);
+                format!("--- kubectl {}\n{}\n", arguments.join(" "), lines[from..].join("\n"))
+            }
+            Err(error) => format!("--- {error:#}\n"),
+        });
+        shown.collect()
+    }
+
+    /// Where scratch files lie.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+}
