@@ -1,6 +1,6 @@
 //! What happens while calls are up. Each ends with a cluster that is as it was wanted, for the next one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
@@ -22,6 +22,9 @@ const PLANNED: Duration = Duration::from_millis(1500);
 
 /// A fault: it has to be noticed, and taken over; a datagram may have to be repeated.
 const FAULT: Duration = Duration::from_secs(4);
+
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order.
 pub const ALL: [Scenario; 10] = [
@@ -173,20 +176,20 @@ fn operator_killed(world: &World) -> anyhow::Result<()> {
     scale(world, CONTAINERS)
 }
 
+/// The kubelet may start the container again or not, while it cannot ask: calls need neither.
 fn api_away(world: &World) -> anyhow::Result<()> {
     world.kubernetes.run(&["api", "stop"])?;
+    let away = Instant::now();
     let killed = world.signal("demo-1", libc::SIGKILL);
-    // The kubelet starts it again without asking anybody; so long the API server stays away.
-    let pid = killed.and_then(|()| {
-        wait_every(
-            Duration::from_millis(500),
-            "the container runs again",
-            Duration::from_secs(60),
-            || world.process("demo-1").ok(),
-        )
-    });
+    let is_over = || (away.elapsed() >= AWAY).then_some(());
+    wait_every(
+        Duration::from_millis(500),
+        "the API server's absence",
+        2 * AWAY,
+        is_over,
+    )?;
     world.kubernetes.run(&["api", "cont"])?;
-    pid?;
+    killed?;
     world.ready(CONTAINERS).map(drop)
 }
 

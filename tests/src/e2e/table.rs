@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     match run(&chosen.collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:?}");
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -90,7 +90,13 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
             }
             Err(error) => {
                 println!("| {} | **failed** | | | |", scenario.title);
-                eprintln!("{}: {error:?}\n{}", scenario.title, world.explain());
+                let logs = world.keep_logs(scenario.title);
+                eprintln!(
+                    "{}: {error:#}\n{}all logs: {}",
+                    scenario.title,
+                    world.explain(),
+                    logs.display()
+                );
                 failed.push(scenario.title);
                 // What is left of it would be the next one's fault.
                 let _ = world.ready(CONTAINERS);

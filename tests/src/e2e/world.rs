@@ -211,6 +211,31 @@ impl World {
         shown.collect()
     }
 
+    /// Keeps every pod's log in the scratch directory.
+    pub fn keep_logs(&self, title: &str) -> PathBuf {
+        let directory = self
+            .scratch
+            .join(title.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+        let _ = std::fs::create_dir_all(&directory);
+        for namespace in ["default", "sipcluster"] {
+            let pods = self
+                .kubernetes
+                .kubectl(&["get", "pods", "-n", namespace, "-o", "name"])
+                .unwrap_or_default();
+            for pod in pods.lines().filter_map(|pod| pod.strip_prefix("pod/")) {
+                for (name, previous) in [
+                    (pod.to_owned(), "--previous=false"),
+                    (format!("{pod}.before"), "--previous=true"),
+                ] {
+                    if let Ok(log) = self.kubernetes.kubectl(&["logs", "-n", namespace, pod, previous]) {
+                        let _ = std::fs::write(directory.join(name), log);
+                    }
+                }
+            }
+        }
+        directory
+    }
+
     /// Where scratch files lie.
     pub fn scratch(&self) -> &Path {
         &self.scratch

@@ -15,7 +15,7 @@ const USER: i64 = 65_532;
 
 /// A pod on a node that is gone is given up after this many seconds: its calls have long been taken over, and the sooner there is another
 /// container the better. Kubernetes would wait for five minutes.
-const NODE_LOST: i64 = 10;
+const NODE_LOST: i64 = 30;
 
 /// One process of ours.
 pub struct Process<'a> {
