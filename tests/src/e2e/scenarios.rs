@@ -200,5 +200,13 @@ fn node_lost(world: &World) -> anyhow::Result<()> {
     world.kubernetes.run(&["cut", &node])?;
     let over = world.replaced("demo-1", &uid).and_then(|()| world.ready(CONTAINERS));
     world.kubernetes.run(&["mend", &node])?;
-    over.map(drop)
+    over?;
+    // The node's kubelet ends what was given up meanwhile; the next scenario is to have nothing of it.
+    let alone = || (world.processes("demo-1").ok()?.len() == 1).then_some(());
+    wait_every(
+        Duration::from_millis(500),
+        "the old container is gone",
+        Duration::from_secs(60),
+        alone,
+    )
 }

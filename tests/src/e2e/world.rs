@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::kubernetes::Kubernetes;
@@ -112,8 +112,8 @@ impl World {
             .map(drop)
     }
 
-    /// The process that runs as this part, on whatever node.
-    pub fn process(&self, part: &str) -> anyhow::Result<i32> {
+    /// The processes that run as this part, on whatever node: one, unless a lost node has another still.
+    pub fn processes(&self, part: &str) -> anyhow::Result<Vec<i32>> {
         let is_part = |arguments: &[u8]| {
             let mut arguments = arguments.split(|byte| *byte == 0);
             let is_ours = arguments
@@ -121,21 +121,23 @@ impl World {
                 .is_some_and(|program| program.starts_with(b"/sipcluster-"));
             is_ours && arguments.any(|argument| argument == format!("--name={part}").as_bytes())
         };
+        let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")? {
             let path = entry?.path();
             let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
             if let Some(pid) = pid
                 && std::fs::read(path.join("cmdline")).is_ok_and(|arguments| is_part(&arguments))
             {
-                return Ok(pid);
+                found.push(pid);
             }
         }
-        bail!("no process of {part}")
+        Ok(found)
     }
 
     /// Signals the process of a part.
     pub fn signal(&self, part: &str, signal: i32) -> anyhow::Result<()> {
-        let pid = self.process(part)?;
+        let found = self.processes(part)?;
+        let pid = *found.first().with_context(|| format!("no process of {part}"))?;
         // SAFETY: a signal to a process that runs in a pod of ours.
         ensure!(unsafe { libc::kill(pid, signal) } == 0, "{part} has just ended");
         Ok(())
