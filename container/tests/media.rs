@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use callee::{Callee, SDP, response};
+use callee::{Callee, SDP, response, value};
 use container::application::{self, Outside};
+use container::records::{Key, Record};
 use container::rtpengine::bencode::{Dictionary, Writer};
-use sip::Instant;
+use sip::{HeaderName, Instant};
 use world::{Caller, Life, PARTITION, World, status, statuses, texts, to_tag};
 
 const APPLICATION: &str = r#"{"b2bua": {"routes": [{"target": "sip:203.0.113.7:5090"}],
@@ -23,6 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Instance {
     silent: bool,
+    /// It has no ports left.
+    full: bool,
     calls: BTreeSet<String>,
     /// What it was asked: command, offerer's side and answerer's side.
     asked: Vec<String>,
@@ -44,6 +47,7 @@ impl Instance {
         let refusal = Writer::new().string("result", b"error");
         let reply = match command.as_str() {
             "ping" => Writer::new().string("result", b"pong"),
+            "offer" | "answer" if self.full => refusal,
             "offer" | "answer" if command == "offer" || known => {
                 self.calls.insert(call);
                 let sdp = format!("v=0\r\nled {command} {sides}\r\n{}", get("sdp"));
@@ -238,6 +242,41 @@ impl Call {
         for instance in self.instances.values_mut() {
             instance.silent = silent;
         }
+    }
+
+    /// Call-ID, our tag and the peer's of the dialog with one side.
+    fn names_of(&self, callee: bool) -> (String, String, String) {
+        if !callee {
+            let of_caller = |text: &str| text.to_owned();
+            return (
+                of_caller("one@198.51.100.9"),
+                self.caller.to_tag.clone(),
+                of_caller("a-one"),
+            );
+        }
+        let from = value(&self.callee.invite, HeaderName::From);
+        let local = from.split(";tag=").nth(1).expect("a tag").to_owned();
+        (
+            value(&self.callee.invite, HeaderName::CallId),
+            local,
+            self.callee.tag.clone(),
+        )
+    }
+
+    /// Where the instance is that was the last to lead a description.
+    fn leading(&self) -> SocketAddr {
+        let stored = &self.world.store.partition(PARTITION).expect("owned").records;
+        let sessions = stored.iter().filter_map(|(key, value)| {
+            let kind = Key::parse(key)?.kind;
+            Record::decode(kind, value.clone().into()).ok()
+        });
+        let attributes = sessions.filter_map(|record| match record {
+            Record::Session(session) => Some(session.attributes),
+            _ => None,
+        });
+        let own = attributes.flatten().find(|attribute| attribute.name == "rtpengine");
+        let own = String::from_utf8(own.expect("it is led").value.to_vec()).expect("an address");
+        own.parse().expect("an address")
     }
 
     /// The instance that leads the call.
@@ -559,7 +598,109 @@ fn a_call_whose_instance_is_lost_goes_on_with_another_when_it_is_changed() {
     );
     let ack = call.caller.request(&call.world, "ACK", 2, "");
     call.give(&ack);
+    // The one that was lost is back by the end of the call, with what it had: both are told.
+    call.silence(false);
+    let with_it = call.instances.values().filter(|instance| !instance.calls.is_empty());
+    assert_eq!(with_it.count(), 2);
     call.end();
+}
+
+#[test]
+fn a_call_that_goes_from_instance_to_instance_is_forgotten_by_all_of_them_after_a_takeover_too() {
+    let mut call = Call::connected();
+    let own = call.own().asked.len();
+    for cseq in 2..5 {
+        // There, back and there again.
+        let at = call.leading();
+        call.instances.get_mut(&at).expect("it").silent = true;
+        let change = call.caller.next(&call.world, "INVITE");
+        call.give(&change);
+        let left: Vec<String> = call.pass(SECOND * 2).into_iter().map(|(_, text)| text).collect();
+        call.respond(&find(&left, "INVITE "), 200, SDP);
+        let ack = call.caller.request(&call.world, "ACK", cseq, "");
+        call.give(&ack);
+        assert_ne!(call.leading(), at);
+        call.silence(false);
+        call.pass(SECOND * 2);
+    }
+    assert_eq!(call.take_over(), Vec::<String>::new());
+    let deletes = |call: &Call| call.asked().iter().filter(|asked| **asked == "delete -").count();
+    assert_eq!((own, deletes(&call)), (2, 0));
+    let bye = call.caller.next(&call.world, "BYE");
+    let bye = find(&call.give(&bye), "BYE ");
+    call.respond(&bye, 200, "");
+    assert_eq!(deletes(&call), 2, "each is told once");
+    call.leaves_nothing();
+}
+
+/// An error says that the instance is there, and that the call goes on as it was.
+#[test]
+fn an_instance_that_refuses_a_change_keeps_the_call_and_one_that_refuses_a_new_call_does_not_get_it() {
+    let mut call = Call::connected();
+    let own = call.leading();
+    call.instances.get_mut(&own).expect("it").full = true;
+    let change = call.caller.next(&call.world, "INVITE");
+    let out = call.give(&change);
+    assert_eq!(statuses(&out), [500], "{out:?}");
+    let ack = call.caller.request(&call.world, "ACK", 2, "");
+    call.give(&ack);
+    let asked = call
+        .instances
+        .iter()
+        .filter(|(at, _)| **at != own)
+        .map(|(_, other)| other.asked.len());
+    assert_eq!(asked.sum::<usize>(), 0, "nobody else is asked");
+    for number in 0..4 {
+        let first = std::mem::replace(&mut call.caller, Caller::new(&format!("call-{number}")));
+        assert_eq!(starts(&call.invite("")), ["INVITE"]);
+        call.caller = first;
+    }
+    assert_eq!(call.instances[&own].calls.len(), 1);
+    call.instances.get_mut(&own).expect("it").full = false;
+    let change = call.caller.next(&call.world, "INVITE");
+    let out = call.give(&change);
+    assert_eq!(body(&find(&out, "INVITE ")), "v=0\r\nled offer 0-1\r\nv=0\r\n");
+    assert_eq!(call.instances[&own].calls.len(), 1);
+}
+
+#[test]
+fn who_takes_a_place_in_a_call_is_led_by_its_instance() {
+    for callee_goes in [true, false] {
+        let mut call = Call::connected();
+        let (call_id, local, remote) = call.names_of(callee_goes);
+        let mut third = Caller::new("third");
+        let replaces = format!("Replaces: {call_id};to-tag={local};from-tag={remote}\r\nRequire: replaces\r\n");
+        let invite = third.request(&call.world, "INVITE", 1, &replaces);
+        // The container dies before it hears what the offer is led to.
+        call.silence(true);
+        assert!(call.give(&invite).is_empty());
+        call.silence(false);
+        let out = call.take_over();
+        assert_eq!(starts(&out), ["INVITE"], "{out:?}");
+        let other = if callee_goes { 0 } else { 1 };
+        let led = format!("v=0\r\nled offer 3-{other}\r\nv=0\r\n");
+        assert_eq!(body(&out[0]), led, "between the newcomer and the side that stays");
+        let out = call.respond(&out[0], 200, SDP);
+        assert_eq!(starts(&out), ["200", "ACK", "BYE"]);
+        let (ok, bye) = (find(&out, "SIP/2.0 200"), find(&out, "BYE "));
+        assert_eq!(body(&ok), format!("v=0\r\nled answer 3-{other}\r\n{SDP}"));
+        call.respond(&bye, 200, "");
+        third.to_tag = to_tag(&ok);
+        let ack = third.request(&call.world, "ACK", 1, "");
+        assert!(call.give(&ack).is_empty());
+        assert_eq!(call.own().calls.len(), 1, "it is one call, and not over");
+        assert!(!call.asked().contains(&"delete -"));
+        let change = third.next(&call.world, "INVITE");
+        let change = find(&call.give(&change), "INVITE ");
+        assert_eq!(body(&change), led);
+        call.respond(&change, 200, SDP);
+        let ack = third.request(&call.world, "ACK", 2, "");
+        call.give(&ack);
+        let bye = third.next(&call.world, "BYE");
+        let out = call.give(&bye);
+        call.respond(&find(&out, "BYE "), 200, "");
+        call.leaves_nothing();
+    }
 }
 
 #[test]

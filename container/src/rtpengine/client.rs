@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use sip::Instant;
 
 use super::bencode::{Dictionary, Writer};
-use super::{is_ok, split};
+use super::{RUNS, is_ok, split};
 use crate::application::{AskId, Outside};
 
 /// How long a reply is waited for after each time that a request is sent. A reply takes a millisecond; after the last of these an instance
@@ -62,6 +62,8 @@ struct Exchange {
 struct Ask {
     id: AskId,
     dictionary: Bytes,
+    /// The instance that leads the call already.
+    own: Option<SocketAddr>,
     /// Instances that are asked if this one does not answer.
     others: VecDeque<SocketAddr>,
 }
@@ -168,14 +170,17 @@ impl Client {
 impl Outside for Client {
     fn ask(&mut self, now: Instant, id: AskId, question: Bytes) {
         let (instances, dictionary) = split(&question).unwrap_or_default();
-        let instances = std::str::from_utf8(instances).unwrap_or_default();
-        let mut others: Vec<SocketAddr> = instances.split(',').filter_map(|text| text.parse().ok()).collect();
+        let mut words = std::str::from_utf8(instances).unwrap_or_default().split(',').peekable();
+        let runs = words.next_if_eq(&RUNS).is_some();
+        let mut others: Vec<SocketAddr> = words.filter_map(|text| text.parse().ok()).collect();
+        let own = others.first().copied().filter(|_| runs);
         // Stable: among the silent and among the others the order is that of the question.
         others.sort_by_key(|instance| self.silent.contains_key(instance));
         others.truncate(MAX_TRIES);
         let ask = Ask {
             id,
             dictionary: question.slice_ref(dictionary),
+            own,
             others: others.into(),
         };
         self.try_next(now, ask);
@@ -191,8 +196,9 @@ impl Outside for Client {
         let Some(ask) = self.end(number).and_then(|exchange| exchange.ask) else {
             return;
         };
-        // One that refuses, for want of ports perhaps, is as good as silent for this ask.
-        if !is_ok && !ask.others.is_empty() {
+        // One that refuses a new call, for want of ports perhaps, is as good as silent for this ask. What refuses a change has the call, whose
+        // media flows on: an offer for a call that it does not know would have begun it.
+        if !is_ok && !ask.others.is_empty() && ask.own != Some(from) {
             return self.try_next(now, ask);
         }
         let answer = [from.to_string().as_bytes(), b" ", dictionary].concat();

@@ -15,6 +15,10 @@ use bytes::Bytes;
 
 use bencode::{Dictionary, Writer};
 
+/// Stands before the instances of a question if the first of them leads the call. A version that does not know it passes it over, as it is no
+/// address.
+const RUNS: &str = "runs";
+
 /// What rtpengine is to do with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -41,11 +45,17 @@ pub enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// The question for these instances, the first of which is asked first. `call` names the call.
+    /// The question for the instance that leads the call, which is asked first, and for `others`, in their order. `call` names the call.
     #[must_use]
-    pub fn question(&self, instances: &[SocketAddr], call: u64) -> Bytes {
-        let instances: Vec<String> = instances.iter().map(SocketAddr::to_string).collect();
-        let mut question = instances.join(",").into_bytes();
+    pub fn question(&self, own: Option<SocketAddr>, others: &[SocketAddr], call: u64) -> Bytes {
+        let runs = own.map(|_| RUNS.to_owned());
+        let instances = own.iter().chain(others).map(SocketAddr::to_string);
+        let mut question = runs
+            .into_iter()
+            .chain(instances)
+            .collect::<Vec<_>>()
+            .join(",")
+            .into_bytes();
         question.push(b' ');
         let dictionary = Writer::new().string("call-id", format!("{call:016x}").as_bytes());
         let side = |side: u32| side.to_string().into_bytes();

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use sip::{HeaderName, Method};
 
 use super::super::{DialogNumber, Message, Session};
+use crate::records::MAX_ASKS;
 use crate::rtpengine::{Answer, Command};
 
 /// What leads media; the manifest's words.
@@ -19,6 +20,12 @@ pub struct Media {
 
 /// The attribute that names the call's instance.
 const INSTANCE: &str = "rtpengine";
+
+/// The attribute that names those that it has left, the latest first.
+const LEFT: &str = "rtpengine-left";
+
+/// The most of them that are kept, so that all may be asked at once to forget the call; older ones forget it by their own timeout.
+const MAX_LEFT: usize = MAX_ASKS - 1;
 
 /// How far the leading of a description has come.
 #[derive(Clone, Copy, Debug)]
@@ -58,9 +65,11 @@ impl Media {
                 Ok(Bytes::new())
             }
             Led::No => {
-                let instances = self.instances(session, &command);
-                let question = command.question(&instances, session.id().0);
-                match !instances.is_empty() && session.hold_and_ask(question) {
+                let own = instance(session);
+                let others = self.others(session, &command, own);
+                let question = command.question(own, &others, session.id().0);
+                let can_ask = own.is_some() || !others.is_empty();
+                match can_ask && session.hold_and_ask(question) {
                     true => Err(Unled::Asked),
                     false => Err(Unled::Failed),
                 }
@@ -68,17 +77,16 @@ impl Media {
         }
     }
 
-    /// Who may carry it out: an offer any, since it begins the call anew where it is not known; the rest only the call's own.
-    fn instances(&self, session: &Session<'_>, command: &Command<'_>) -> Vec<SocketAddr> {
-        let own = instance(session);
+    /// Who may carry it out beside the call's own instance: any an offer, since it begins the call anew where it is not known.
+    fn others(&self, session: &Session<'_>, command: &Command<'_>, own: Option<SocketAddr>) -> Vec<SocketAddr> {
         if !matches!(command, Command::Offer { .. }) {
-            return own.into_iter().collect();
+            return Vec::new();
         }
         let mut all = self.rtpengine.clone();
         let count = all.len() as u64;
         all.rotate_left(session.id().0.checked_rem(count).unwrap_or(0) as usize);
         all.retain(|instance| Some(*instance) != own);
-        own.into_iter().chain(all).collect()
+        all
     }
 
     /// What an instance has said. One that has led a description is the call's from now on.
@@ -87,26 +95,53 @@ impl Media {
         let Some((said, sdp)) = answer.and_then(|said| Some((said, said.sdp?))) else {
             return Led::Failed;
         };
-        if instance(session) != Some(said.instance) {
+        let own = instance(session);
+        if own != Some(said.instance) {
             session.set_attribute(INSTANCE, said.instance.to_string().into_bytes());
+            if let Some(own) = own {
+                leave(session, own, said.instance);
+            }
         }
         Led::As(sdp)
     }
 
-    /// Has the call forgotten once nothing of it is left.
+    /// Has the call forgotten once nothing of it is left, by those too that it has left: they were only silent, perhaps.
     pub(super) fn finish(&self, session: &mut Session<'_>) {
         let lives = session.dialogs().any(|view| !view.has_ended()) || session.calls().next().is_some();
-        let Some(instance) = instance(session).filter(|_| !lives && !session.is_asking()) else {
+        let Some(own) = instance(session).filter(|_| !lives && !session.is_asking()) else {
             return;
         };
+        let all: Vec<SocketAddr> = std::iter::once(own).chain(left(session)).collect();
         session.remove_attribute(INSTANCE);
-        session.ask(Command::Delete.question(&[instance], session.id().0));
+        session.remove_attribute(LEFT);
+        for instance in all {
+            session.ask(Command::Delete.question(Some(instance), &[], session.id().0));
+        }
     }
 }
 
 /// The call's instance.
 fn instance(session: &Session<'_>) -> Option<SocketAddr> {
     std::str::from_utf8(session.attribute(INSTANCE)?).ok()?.parse().ok()
+}
+
+/// The instances that the call has left.
+fn left(session: &Session<'_>) -> Vec<SocketAddr> {
+    let text = std::str::from_utf8(session.attribute(LEFT).unwrap_or_default()).unwrap_or_default();
+    text.split(',')
+        .filter_map(|word| word.parse().ok())
+        .take(MAX_LEFT)
+        .collect()
+}
+
+/// The call has moved from one instance to another, which it may have left before.
+fn leave(session: &mut Session<'_>, from: SocketAddr, to: SocketAddr) {
+    let earlier = left(session)
+        .into_iter()
+        .filter(|instance| ![from, to].contains(instance));
+    let left = std::iter::once(from).chain(earlier).take(MAX_LEFT);
+    let words: Vec<String> = left.map(|instance| instance.to_string()).collect();
+    session.set_attribute(LEFT, words.join(",").into_bytes());
 }
 
 /// What rtpengine knows a side by: forks of one call out are one side, of which the latest to answer counts.
