@@ -519,6 +519,7 @@ fn a_silent_instance_is_passed_over_until_it_is_heard_again() {
         4,
         "{asked:?}"
     );
+    assert_eq!(call.outside.repeated(), 3, "pings do not count");
     // Now it is known to be silent: calls begin at the other, none waits.
     for number in 0..8 {
         call.caller = Caller::new(&format!("call-{number}"));

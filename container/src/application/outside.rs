@@ -36,6 +36,11 @@ pub trait Outside: Send {
     /// A datagram to be sent.
     fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)>;
 
+    /// How many datagrams it has sent again, because no reply came, since it began.
+    fn repeated(&self) -> u64 {
+        0
+    }
+
     /// An answer; `None`: there will be none.
     fn poll_answer(&mut self) -> Option<(AskId, Option<Bytes>)>;
 }

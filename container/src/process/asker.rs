@@ -35,6 +35,11 @@ impl Asker {
         self.outside.poll_timeout().unwrap_or(Instant::MAX)
     }
 
+    /// Datagrams that were sent again.
+    pub fn repeated(&self) -> u64 {
+        self.outside.repeated()
+    }
+
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         self.outside.handle_datagram(now, from, datagram);
     }

@@ -153,6 +153,11 @@ impl Pages {
         }
     }
 
+    fn total(&self, count: fn(&Stats) -> &AtomicU64) -> u64 {
+        let counts = self.stats.iter().map(|stats| count(stats).load(Ordering::Relaxed));
+        counts.sum()
+    }
+
     fn delay(&self) -> f64 {
         let delays = self
             .stats
@@ -199,6 +204,7 @@ impl Collector for Pages {
         let (c, holdings) = self.totals();
         self.messages(out, &c)?;
         self.work(out, &c, &holdings)?;
+        self.asks(out)?;
         let shown = self.shown.lock().expect("nobody panics with it in hand");
         gauge(
             out,
@@ -219,12 +225,7 @@ impl Collector for Pages {
 impl Pages {
     /// What came from proxies and what went to them, each message once.
     fn messages(&self, out: &mut Out<'_>, c: &Counters) -> fmt::Result {
-        let total = |count: fn(&Stats) -> &AtomicU64| -> u64 {
-            self.stats
-                .iter()
-                .map(|stats| count(stats).load(Ordering::Relaxed))
-                .sum()
-        };
+        let total = |count| self.total(count);
         // A request for an unknown dialog is among those that are refused.
         let refused = c.refused.saturating_sub(c.unknown_dialogs);
         let unhandled = c.repeated + c.refused;
@@ -250,6 +251,24 @@ impl Pages {
             of("own_response", "unsent", total(|stats| &stats.unsent.responses)),
         ];
         counters(out, "messages", "SIP messages by kind and result", &messages)
+    }
+
+    /// What applications ask outside.
+    fn asks(&self, out: &mut Out<'_>) -> fmt::Result {
+        let of = |result, count| ([("result", result)], self.total(count));
+        let asks = [
+            of("asked", |stats| &stats.asks.asked),
+            of("answered", |stats| &stats.asks.answered),
+            of("given_up", |stats| &stats.asks.given_up),
+        ];
+        counters(out, "asks", "Questions of applications to the outside", &asks)?;
+        let repeated = self.total(|stats| &stats.asks.repeated);
+        counter(
+            out,
+            "asks_repeated",
+            "Datagrams of questions that were sent again",
+            repeated,
+        )
     }
 
     /// What the engines do and hold.

@@ -44,6 +44,8 @@ pub struct Stats {
     pub sent: Output,
     /// Messages for which there was no connection, or no room on it.
     pub unsent: Output,
+    /// What its applications ask outside.
+    pub asks: Asks,
     /// From the end of a turn to the store's acknowledgement.
     pub replication: Histogram<{ ACKNOWLEDGED.len() }>,
     /// When the engine's part was set.
@@ -56,6 +58,26 @@ pub struct Stats {
 pub struct Output {
     pub requests: AtomicU64,
     pub responses: AtomicU64,
+}
+
+/// Asks, and what came of them.
+#[derive(Debug, Default)]
+pub struct Asks {
+    pub asked: AtomicU64,
+    pub answered: AtomicU64,
+    pub given_up: AtomicU64,
+    /// Datagrams that were sent again.
+    pub repeated: AtomicU64,
+}
+
+impl Asks {
+    /// Counts more of the first three; the last is all so far.
+    pub fn count(&self, asked: usize, answered: usize, given_up: usize, repeated: u64) {
+        self.asked.fetch_add(asked as u64, Ordering::Relaxed);
+        self.answered.fetch_add(answered as u64, Ordering::Relaxed);
+        self.given_up.fetch_add(given_up as u64, Ordering::Relaxed);
+        self.repeated.store(repeated, Ordering::Relaxed);
+    }
 }
 
 impl Output {
@@ -79,6 +101,7 @@ impl Default for Stats {
             waiting_since_us: AtomicU64::new(0),
             sent: Output::default(),
             unsent: Output::default(),
+            asks: Asks::default(),
             replication: Histogram::new(&ACKNOWLEDGED),
             at: AtomicU64::new(0),
             engine: Mutex::default(),

@@ -349,10 +349,16 @@ impl Core {
 
     /// Asks, and hands in what came of asks: in time for the turn at hand, or for one that follows at once.
     fn ask(&mut self, worker: &Rc<Worker>, now: Instant, asks: Vec<Asking>) {
+        let asked = asks.len();
         let answers = match &mut self.asker {
             Some(asker) => asker.drive(worker, now, asks),
             None => asks.into_iter().map(|asking| (asking.id, None)).collect(),
         };
+        if let Some(asker) = &self.asker {
+            let answered = answers.iter().filter(|(_, answer)| answer.is_some()).count();
+            let given_up = answers.len() - answered;
+            self.stats.asks.count(asked, answered, given_up, asker.repeated());
+        }
         for (id, answer) in answers {
             self.engine.handle_answer(now, id, answer);
             worker.wake.notify_one();

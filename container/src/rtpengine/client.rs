@@ -39,6 +39,7 @@ pub struct Client {
     /// What cookies begin with: instances serve several clients, and take what has the same cookie for the same request.
     seed: u64,
     count: u64,
+    repeated: u64,
     exchanges: HashMap<u64, Exchange>,
     deadlines: BTreeSet<(Instant, u64)>,
     /// Instances that have not answered, with the exchange that pings them.
@@ -75,6 +76,7 @@ impl Client {
         Self {
             seed,
             count: 0,
+            repeated: 0,
             exchanges: HashMap::new(),
             deadlines: BTreeSet::new(),
             silent: BTreeMap::new(),
@@ -124,6 +126,7 @@ impl Client {
         };
         match pause {
             Some(pause) => {
+                self.repeated += u64::from(exchange.sent > 0 && exchange.ask.is_some());
                 exchange.sent += 1;
                 exchange.deadline = now + pause;
                 self.deadlines.insert((exchange.deadline, number));
@@ -217,6 +220,10 @@ impl Outside for Client {
 
     fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
         self.transmits.pop_front()
+    }
+
+    fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     fn poll_answer(&mut self) -> Option<(AskId, Option<Bytes>)> {
