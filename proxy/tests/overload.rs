@@ -81,6 +81,38 @@ fn what_a_container_keeps_for_a_partition_that_may_be_anothers_refuses_nobody() 
     assert_eq!(proxy.arrived(other).len(), 30);
 }
 
+/// One that is kept for long, as its partition's owner is not known, holds up nothing else: with what follows it the window would be full.
+#[test]
+fn a_message_that_a_container_keeps_does_not_fill_the_window() {
+    for named in [true, false] {
+        let mut config = config(1);
+        config.limits.window_bytes = 128 << 10;
+        let mut proxy = Proxy::new(config);
+        let link = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+        proxy.client(udp(CALLER), &call(0, URI));
+        let first = one(proxy.arrived(link));
+        let mut refused = 0;
+        for n in 1..2000 {
+            let info = request("INFO", URI, &format!("i{n}"), &tag(PartitionId(2)), "");
+            proxy.client(udp(CALLER), &info);
+            let arrived = proxy.arrived(link);
+            refused += usize::from(arrived.is_empty());
+            let confirm = Confirm {
+                kept: vec![1],
+                finished: if named { Confirm::runs(0, [n + 1]) } else { Vec::new() },
+                ..Confirm::default()
+            };
+            proxy.frame(link, Body::Confirm(confirm));
+        }
+        assert_eq!(refused == 0, named, "{refused} refused");
+        // A proxy of before waits, and both have what is kept.
+        let other = proxy.container(0xb, &[0, 1, 2, 3, 4, 5, 6, 7], 2);
+        let again = proxy.arrived(other);
+        assert_eq!(again[0], first);
+        assert_eq!(again.len(), if named { 1 } else { 2000 - refused });
+    }
+}
+
 #[test]
 fn what_belongs_to_calls_that_are_up_is_never_refused() {
     let (mut proxy, link) = waiting(Duration::from_secs(5));

@@ -58,7 +58,15 @@ struct Tracker {
     returned: Vec<u64>,
     /// To be told.
     kept: Vec<u64>,
+    /// Done with above `upto` when they were, and not told.
+    above: Vec<u64>,
 }
+
+/// As many may be done with before a proxy is told at once, whatever time it is.
+const MANY: u64 = 64;
+
+/// The most that one frame tells of those above `upto`: two bytes each at the worst.
+const PER_FRAME: usize = 4096;
 
 impl Tracker {
     /// Whether no further input may be read for now.
@@ -68,7 +76,43 @@ impl Tracker {
 
     /// Whether the proxy could be told something.
     fn has_news(&self) -> bool {
-        self.upto > self.told || !self.returned.is_empty() || !self.kept.is_empty()
+        self.upto > self.told || !self.returned.is_empty() || !self.kept.is_empty() || self.is_held_up()
+    }
+
+    /// Whether more is done with, but not what comes next: then the rest is told one by one. Where nothing is kept, it comes next in a moment.
+    fn is_held_up(&self) -> bool {
+        self.upto == self.told && !self.above.is_empty()
+    }
+
+    /// What the proxy is to be told: `urgent` only if inputs were returned or many are done with.
+    fn confirm(&mut self, urgent: bool) -> Option<Confirm> {
+        let fresh = match self.is_held_up() {
+            true => self.above.len() as u64,
+            false => self.upto - self.told,
+        };
+        let due = !self.returned.is_empty() || fresh >= MANY || (!urgent && self.has_news());
+        if !due {
+            return None;
+        }
+        let upto = self.upto;
+        let finished = match self.is_held_up() {
+            true => self.take_above(),
+            false => Vec::new(),
+        };
+        self.above.retain(|number| *number > upto);
+        self.told = upto;
+        Some(Confirm {
+            upto,
+            returned: std::mem::take(&mut self.returned),
+            kept: std::mem::take(&mut self.kept),
+            finished,
+        })
+    }
+
+    fn take_above(&mut self) -> Vec<u64> {
+        self.above.sort_unstable();
+        let count = self.above.len().min(PER_FRAME);
+        Confirm::runs(self.upto, self.above.drain(..count))
     }
 
     fn next(&mut self) -> u64 {
@@ -89,12 +133,16 @@ impl Tracker {
         if self.done.len() <= place {
             self.done.resize(place + 1, false);
         }
-        if !std::mem::replace(&mut self.done[place], true) {
-            self.finished += 1;
+        if std::mem::replace(&mut self.done[place], true) {
+            return;
         }
+        self.finished += 1;
         while self.done.front() == Some(&true) {
             self.done.pop_front();
             self.upto += 1;
+        }
+        if fate == Fate::Done && number > self.upto {
+            self.above.push(number);
         }
     }
 }
@@ -136,18 +184,7 @@ impl SipLink {
 
     /// What the proxy is to be told: `urgent` only if inputs were returned or many are done with.
     pub fn confirm(&self, urgent: bool) -> Option<Confirm> {
-        let mut tracker = self.tracker.borrow_mut();
-        let fresh = tracker.upto - tracker.told;
-        let due = !tracker.returned.is_empty() || fresh >= 64 || (!urgent && tracker.has_news());
-        if !due {
-            return None;
-        }
-        tracker.told = tracker.upto;
-        Some(Confirm {
-            upto: tracker.upto,
-            returned: std::mem::take(&mut tracker.returned),
-            kept: std::mem::take(&mut tracker.kept),
-        })
+        self.tracker.borrow_mut().confirm(urgent)
     }
 
     /// Whether the proxy could be told something.
@@ -350,11 +387,83 @@ mod tests {
         assert_eq!(tracker.upto, kept - 1);
         tracker.note(kept, Fate::Returned);
         assert_eq!((tracker.upto, tracker.done.len()), (tracker.read, 0));
+        let confirm = tracker.confirm(true).expect("news");
+        assert_eq!((confirm.upto, tracker.above.len()), (tracker.read, 0));
         for _ in 0..MAX_OUTSTANDING {
             assert!(!tracker.is_full());
             tracker.next();
         }
         assert!(tracker.is_full(), "what is under way is bounded");
+    }
+
+    /// What a proxy has been told to keep no longer.
+    fn told(confirm: &Confirm) -> Vec<u64> {
+        confirm.finished().flatten().collect()
+    }
+
+    #[test]
+    fn what_is_done_with_behind_a_kept_input_is_told_once() {
+        let mut tracker = Tracker::default();
+        for _ in 0..10 {
+            tracker.next();
+        }
+        tracker.note(1, Fate::Done);
+        tracker.note(2, Fate::Kept);
+        for number in [5, 4, 7] {
+            tracker.note(number, Fate::Done);
+        }
+        let confirm = tracker.confirm(false).expect("news");
+        assert_eq!(
+            (confirm.upto, &confirm.kept[..], told(&confirm)),
+            (1, &[2][..], vec![]),
+            "the rest may follow at once"
+        );
+        tracker.note(6, Fate::Returned);
+        let confirm = tracker.confirm(true).expect("one is returned");
+        assert_eq!(
+            (confirm.upto, &confirm.returned[..], told(&confirm)),
+            (1, &[6][..], vec![4, 5, 7])
+        );
+        assert!(!tracker.has_news() && tracker.confirm(false).is_none());
+        tracker.note(3, Fate::Done);
+        assert!(
+            tracker.has_news() && tracker.confirm(true).is_none(),
+            "a few can wait a moment"
+        );
+        tracker.note(9, Fate::Done);
+        tracker.note(9, Fate::Done);
+        assert_eq!(told(&tracker.confirm(false).expect("news")), [3, 9]);
+        tracker.note(2, Fate::Done);
+        tracker.note(10, Fate::Done);
+        let confirm = tracker.confirm(false).expect("news");
+        assert_eq!((confirm.upto, told(&confirm)), (7, vec![]));
+        assert_eq!(told(&tracker.confirm(false).expect("news")), [10]);
+        tracker.note(8, Fate::Done);
+        assert_eq!(tracker.confirm(false).expect("news").upto, 10);
+        assert!(tracker.above.is_empty() && !tracker.has_news());
+    }
+
+    #[test]
+    fn many_behind_a_kept_input_are_told_at_once_and_a_frame_has_a_bound() {
+        let mut tracker = Tracker::default();
+        let kept = tracker.next();
+        tracker.note(kept, Fate::Kept);
+        assert!(tracker.confirm(false).is_some());
+        let mut numbers = Vec::new();
+        for _ in 0..2 * PER_FRAME {
+            let open = tracker.next();
+            numbers.push(open + 1);
+            let number = tracker.next();
+            tracker.note(number, Fate::Done);
+        }
+        let mut all = Vec::new();
+        for _ in 0..2 {
+            let confirm = tracker.confirm(true).expect("many");
+            assert_eq!(confirm.finished.len(), 2 * PER_FRAME);
+            all.extend(told(&confirm));
+        }
+        assert_eq!(all, numbers);
+        assert!(tracker.confirm(true).is_none());
     }
 
     #[test]

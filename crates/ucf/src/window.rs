@@ -4,8 +4,9 @@
 //! the socket sends it, and stays there until the container confirms its number. Messages are numbered from 1 in the order
 //! in which they are written.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use sip::Instant;
@@ -38,10 +39,16 @@ struct Entry {
     chunk: u64,
     start: u32,
     len: u32,
-    /// It needs no keeping any more.
+    /// It needs no keeping here any more.
     done: bool,
-    /// The container has dealt with it as far as it can.
-    kept: bool,
+}
+
+/// A message that the container has named as kept: it has dealt with it as far as it can.
+#[derive(Debug)]
+struct Aside {
+    label: Label,
+    sent: Instant,
+    bytes: Box<[u8]>,
 }
 
 /// The messages sent on one connection.
@@ -55,9 +62,12 @@ pub struct Window {
     entries: VecDeque<Entry>,
     /// Number of `entries[0]`.
     first: u64,
-    /// Number of the first entry that waits for the container: neither `done` nor `kept`.
+    /// Number of the first entry that waits for the container.
     waiting: u64,
-    /// Bytes of the entries.
+    /// Messages that the container keeps, by number, copied so that one of them keeps nothing else here: it may take long until it is known who
+    /// owns its partition, and what came after it is finished.
+    aside: BTreeMap<u64, Aside>,
+    /// Bytes of the entries, and of those aside.
     bytes: usize,
     /// One emptied chunk, to be used again.
     empty: Option<Vec<u8>>,
@@ -76,6 +86,7 @@ impl Window {
             entries: VecDeque::new(),
             first: 1,
             waiting: 1,
+            aside: BTreeMap::new(),
             bytes: 0,
             empty: None,
             max_bytes,
@@ -125,7 +136,6 @@ impl Window {
             start: start as u32,
             len: len as u32,
             done: false,
-            kept: false,
         });
         self.first + self.entries.len() as u64 - 1
     }
@@ -171,37 +181,85 @@ impl Window {
     /// The container has confirmed all messages up to this number.
     pub fn confirm(&mut self, upto: u64) {
         while self.first <= upto && self.pop() {}
-        self.pass_settled();
-        self.free_chunks();
+        while let Some(first) = self.aside.first_entry()
+            && *first.key() <= upto
+        {
+            self.bytes -= first.remove().bytes.len();
+        }
+        self.settle();
+    }
+
+    /// The container has confirmed these above the number up to which it has confirmed all.
+    pub fn finished(&mut self, numbers: RangeInclusive<u64>) {
+        if numbers.is_empty() {
+            return;
+        }
+        while let Some((number, _)) = self.aside.range(numbers.clone()).next() {
+            let number = *number;
+            self.put_away(number);
+        }
+        let count = self.entries.len();
+        let place =
+            |number: u64| usize::try_from(number.saturating_sub(self.first)).map_or(count, |place| place.min(count));
+        let end = place(numbers.end().saturating_add(1));
+        for entry in self.entries.range_mut(place(*numbers.start())..end) {
+            entry.done = true;
+        }
+        self.settle();
     }
 
     /// The container keeps a message until it is known who owns its partition.
     pub fn kept(&mut self, number: u64) {
-        if let Some(entry) = self.entry(number) {
-            entry.kept = true;
-            self.pass_settled();
-        }
+        let Some(entry) = self.entry(number).filter(|entry| !entry.done) else {
+            return;
+        };
+        entry.done = true;
+        let entry = *entry;
+        let bytes: Box<[u8]> = bytes_of(&self.chunks, self.first_chunk, &entry).into();
+        self.bytes += bytes.len();
+        let Entry { label, sent, .. } = entry;
+        self.aside.insert(number, Aside { label, sent, bytes });
+        self.settle();
     }
 
     /// The container has returned a message: gives it to `again`, once.
     pub fn returned(&mut self, number: u64, again: impl FnOnce(Label, &[u8])) {
-        if let Some(entry) = self.entry(number).filter(|entry| !entry.done) {
+        if let Some(aside) = self.put_away(number) {
+            again(aside.label, &aside.bytes);
+        } else if let Some(entry) = self.entry(number).filter(|entry| !entry.done) {
             entry.done = true;
             let entry = *entry;
             again(entry.label, bytes_of(&self.chunks, self.first_chunk, &entry));
-            self.pass_settled();
+            self.settle();
         }
     }
 
     /// Gives every unconfirmed message whose partition `wanted` names to `again`, oldest first, and keeps it no longer.
     pub fn take(&mut self, wanted: impl Fn(PartitionId) -> bool, mut again: impl FnMut(Label, &[u8])) {
-        for entry in &mut self.entries {
+        let mut aside = self
+            .aside
+            .iter()
+            .filter(|(_, aside)| wanted(aside.label.partition))
+            .peekable();
+        let mut taken = Vec::new();
+        for (number, entry) in (self.first..).zip(&mut self.entries) {
+            while let Some((older, message)) = aside.next_if(|(older, _)| **older < number) {
+                again(message.label, &message.bytes);
+                taken.push(*older);
+            }
             if !entry.done && wanted(entry.label.partition) {
                 entry.done = true;
                 again(entry.label, bytes_of(&self.chunks, self.first_chunk, entry));
             }
         }
-        self.pass_settled();
+        for (number, message) in aside {
+            again(message.label, &message.bytes);
+            taken.push(*number);
+        }
+        for number in taken {
+            self.put_away(number);
+        }
+        self.settle();
     }
 
     /// Gives up what is older than the window keeps: the peer has given it up, too.
@@ -210,8 +268,18 @@ impl Window {
             && entry.sent + self.max_age <= now
             && self.pop()
         {}
-        self.pass_settled();
-        self.free_chunks();
+        while let Some(first) = self.aside.first_entry()
+            && first.get().sent + self.max_age <= now
+        {
+            self.bytes -= first.remove().bytes.len();
+        }
+        self.settle();
+    }
+
+    fn put_away(&mut self, number: u64) -> Option<Aside> {
+        let aside = self.aside.remove(&number)?;
+        self.bytes -= aside.bytes.len();
+        Some(aside)
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
@@ -219,14 +287,18 @@ impl Window {
         self.entries.get_mut(at)
     }
 
-    /// Finds the first entry that waits. It only moves on, so each entry is passed once.
-    fn pass_settled(&mut self) {
+    /// Keeps nothing behind which all is done, and finds the first entry that waits. It only moves on, so each entry is passed once.
+    fn settle(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.done) {
+            self.pop();
+        }
         self.waiting = self.waiting.max(self.first);
         while let Some(entry) = self.entries.get((self.waiting - self.first) as usize)
-            && (entry.done || entry.kept)
+            && entry.done
         {
             self.waiting += 1;
         }
+        self.free_chunks();
     }
 
     fn pop(&mut self) -> bool {
@@ -364,6 +436,102 @@ mod tests {
         assert_eq!(taken(&mut window, |_| true), ["x"], "what is kept is not lost");
         add(&mut window, 1, "later");
         assert_eq!(window.waited(Instant::from_micros(7)), Duration::from_micros(7));
+    }
+
+    #[test]
+    fn a_message_that_is_kept_for_long_keeps_nothing_else() {
+        let mut window = Window::new(64 << 10, Duration::from_secs(32));
+        let text = "x".repeat(1000);
+        let kept = add(&mut window, 7, "the one that is kept");
+        window.kept(kept);
+        for number in 2..10_000 {
+            assert!(window.has_room(text.len()), "message {number}");
+            assert_eq!(add(&mut window, 1, &text), number);
+            window.wrote(pending(&window).len());
+            window.finished(number..=number);
+        }
+        assert_eq!((window.bytes(), window.entries.len()), (20, 0));
+        assert!(window.chunks.len() <= 2, "{}", window.chunks.len());
+        assert_eq!(taken(&mut window, |_| true), ["the one that is kept"]);
+        assert_eq!(window.bytes(), 0);
+        // An age has it as all others.
+        let kept = add(&mut window, 7, "another");
+        window.kept(kept);
+        window.expire(Instant::from_micros(31_999_999));
+        assert_eq!(window.bytes(), 7);
+        window.expire(Instant::from_micros(32_000_000));
+        assert_eq!((window.bytes(), taken(&mut window, |_| true)), (0, vec![]));
+    }
+
+    /// Whatever is kept, finished, returned, moved and confirmed, in whatever order: what is not finished comes again once, in its order.
+    #[test]
+    fn nothing_that_is_confirmed_comes_again_and_nothing_else_is_dropped() {
+        for seed in 0..60 {
+            let mut state: u64 = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed + 1);
+            let mut roll = |sides: u64| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % sides
+            };
+            let mut window = window();
+            // The partition of each message that is not confirmed, by its number, and what the container has told.
+            let mut live: BTreeMap<u64, u16> = BTreeMap::new();
+            let (mut sent, mut upto) = (0, 0);
+            let text = |number: u64| format!("{number} {}", "x".repeat((number * 37 % 900) as usize));
+            for _ in 0..400 {
+                let any = 1 + roll(sent + 3);
+                match roll(12) {
+                    0..4 => {
+                        let partition = roll(4) as u16;
+                        sent = add(&mut window, partition, &text(sent + 1));
+                        live.insert(sent, partition);
+                    }
+                    4 => window.wrote(roll(pending(&window).len() as u64 + 1) as usize),
+                    5 => window.kept(any),
+                    6..9 => {
+                        let last = any + roll(5);
+                        window.finished(any..=last);
+                        live.retain(|number, _| !(any..=last).contains(number));
+                    }
+                    9 => {
+                        let mut returned = None;
+                        window.returned(any, |_, bytes| returned = Some(bytes.to_vec()));
+                        assert_eq!(
+                            returned,
+                            live.remove(&any).map(|_| text(any).into_bytes()),
+                            "seed {seed}"
+                        );
+                    }
+                    10 => {
+                        // What is finished without a gap: the container knows what it has told.
+                        upto = live.first_key_value().map_or(sent, |(number, _)| number - 1).max(upto);
+                        window.confirm(upto);
+                    }
+                    _ => {
+                        let moved = roll(4) as u16;
+                        let again = taken(&mut window, |partition| partition == moved);
+                        let expected: Vec<String> = live
+                            .iter()
+                            .filter(|(_, at)| **at == moved)
+                            .map(|(n, _)| text(*n))
+                            .collect();
+                        assert_eq!(again, expected, "seed {seed}");
+                        live.retain(|_, partition| *partition != moved);
+                    }
+                }
+                let needed: usize = live.keys().map(|number| text(*number).len()).sum();
+                assert!(window.bytes() >= needed, "seed {seed}");
+            }
+            window.wrote(usize::MAX);
+            let again = taken(&mut window, |_| true);
+            assert_eq!(
+                again,
+                live.keys().map(|number| text(*number)).collect::<Vec<_>>(),
+                "seed {seed}"
+            );
+            assert_eq!((window.bytes(), window.chunks.len()), (0, 1), "seed {seed}");
+        }
     }
 
     #[test]

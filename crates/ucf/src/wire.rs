@@ -2,6 +2,8 @@
 //!
 //! Tags are never reused, unknown ones are skipped: a part one version older or newer can be spoken with.
 
+use std::ops::RangeInclusive;
+
 /// The largest frame that is accepted, in bytes: a complete list of 65,536 partitions fits.
 pub const MAX_FRAME: usize = 2 << 20;
 
@@ -167,6 +169,40 @@ pub struct Confirm {
     /// later; until then it is no sign of too much to do.
     #[prost(uint64, repeated, tag = "3")]
     pub kept: Vec<u64>,
+    /// Finished above `upto`, each told once, as runs: how many are not, how many are, how many are not, and so on. What is kept holds `upto` up,
+    /// and is not to hold up what came after it. A version that does not know this waits for `upto`.
+    #[prost(uint64, repeated, tag = "4")]
+    pub finished: Vec<u64>,
+}
+
+impl Confirm {
+    /// The value of [`finished`](Self::finished) for these numbers, which ascend and are above `upto`.
+    #[must_use]
+    pub fn runs(upto: u64, numbers: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut runs: Vec<u64> = Vec::new();
+        let mut next = upto + 1;
+        for number in numbers {
+            if number < next {
+                continue;
+            }
+            match runs.last_mut().filter(|_| number == next) {
+                Some(run) => *run += 1,
+                None => runs.extend([number - next, 1]),
+            }
+            next = number + 1;
+        }
+        runs
+    }
+
+    /// The numbers that [`finished`](Self::finished) names, as far as there are such numbers.
+    pub fn finished(&self) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        let mut told = self.upto;
+        self.finished.chunks_exact(2).map_while(move |run| {
+            let before = told.checked_add(run[0])?;
+            told = before.checked_add(run[1])?;
+            Some(before.checked_add(1)?..=told)
+        })
+    }
 }
 
 /// What a container owns.
@@ -388,4 +424,78 @@ pub struct Owns {
     /// Epochs, parallel to `partitions`.
     #[prost(uint64, repeated, tag = "3")]
     pub epochs: Vec<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    /// `Confirm` without what is finished above.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Earlier {
+        #[prost(uint64, tag = "1")]
+        upto: u64,
+        #[prost(uint64, repeated, tag = "2")]
+        returned: Vec<u64>,
+        #[prost(uint64, repeated, tag = "3")]
+        kept: Vec<u64>,
+    }
+
+    fn named(confirm: &Confirm) -> Vec<u64> {
+        confirm.finished().flatten().collect()
+    }
+
+    #[test]
+    fn what_is_finished_above_is_named_by_runs() {
+        for numbers in [&[][..], &[8], &[12, 13, 14], &[8, 9, 11, 12, 200]] {
+            let confirm = Confirm {
+                upto: 7,
+                finished: Confirm::runs(7, numbers.iter().copied()),
+                ..Confirm::default()
+            };
+            assert_eq!(named(&confirm), numbers);
+        }
+        assert_eq!(Confirm::runs(7, [8, 9, 11]), [0, 2, 1, 1]);
+        assert_eq!(Confirm::runs(7, [3, 8, 8, 9, 8]), [0, 2], "none below, each once");
+    }
+
+    #[test]
+    fn runs_that_name_no_numbers_are_passed_over() {
+        for (finished, expected) in [
+            (vec![2], 0),
+            (vec![0, 0], 0),
+            (vec![u64::MAX, 1], 0),
+            (vec![0, 2, u64::MAX, u64::MAX], 2),
+        ] {
+            let confirm = Confirm {
+                upto: 7,
+                finished,
+                ..Confirm::default()
+            };
+            assert_eq!(
+                confirm.finished().map(|run| run.count()).sum::<usize>(),
+                expected,
+                "{confirm:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_version_without_runs_is_understood_and_understands() {
+        let confirm = Confirm {
+            upto: 7,
+            returned: vec![9],
+            kept: vec![8],
+            finished: Confirm::runs(7, [10, 11]),
+        };
+        let earlier = Earlier::decode(&*confirm.encode_to_vec()).expect("it passes over what it does not know");
+        assert_eq!(
+            (earlier.upto, &earlier.returned[..], &earlier.kept[..]),
+            (7, &[9][..], &[8][..])
+        );
+        let later = Confirm::decode(&*earlier.encode_to_vec()).expect("it is understood");
+        assert_eq!((later.upto, named(&later)), (7, vec![]));
+    }
 }

@@ -137,6 +137,7 @@ impl Core {
             });
         }
         confirm.kept.iter().for_each(|number| link.window.kept(*number));
+        confirm.finished().for_each(|numbers| link.window.finished(numbers));
         link.window.confirm(confirm.upto);
         if taken.is_empty() {
             return;

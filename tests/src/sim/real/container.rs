@@ -598,6 +598,7 @@ impl Process {
                     upto: sip.upto,
                     returned: std::mem::take(&mut sip.returned),
                     kept: std::mem::take(&mut sip.kept),
+                    ..Confirm::default()
                 };
                 ctx.send(*ucf, 1, Message::Frame(Body::Confirm(confirm)));
             }
