@@ -2,11 +2,11 @@
 //! what comes of it is the same on both sides.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tracing::{debug, info};
+use transport::places::{Place, Places};
 use transport::tcp::{Connection, Listener};
 use transport::ucf_link;
 use transport::{Error, InBuffer};
@@ -21,16 +21,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts other proxies for ever.
 pub async fn accept(worker: Rc<Worker>, listener: Listener) {
-    let greeting = Arc::new(Semaphore::new(ucf_link::MAX_GREETING));
+    let places = Places::new(ucf_link::MAX_GREETING);
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                let Ok(place) = greeting.clone().try_acquire_owned() else {
-                    continue;
-                };
+                let place = places.take(connection.peer_addr());
                 let worker = worker.clone();
                 tokio::task::spawn_local(async move {
-                    if let Err(error) = greet(&worker, connection, End::Accepted, place).await {
+                    if let Err(error) = greet(&worker, connection, End::Accepted, Some(place)).await {
                         debug!(%error, "link with a proxy");
                     }
                 });
@@ -46,15 +44,18 @@ pub async fn accept(worker: Rc<Worker>, listener: Listener) {
 /// Dials another proxy and serves the link until it ends.
 pub async fn link(worker: &Rc<Worker>, address: std::net::SocketAddr) -> transport::Result<()> {
     let connection = Connection::connect(address, CONNECT_PATIENCE).await?;
-    greet(worker, connection, End::Opened, ()).await
+    greet(worker, connection, End::Opened, None).await
 }
 
-/// Gives its `place` among those that have not said hello to others once it has.
-async fn greet<P>(worker: &Rc<Worker>, connection: Connection, end: End, place: P) -> transport::Result<()> {
+/// Hears who it is, if it came by itself as long as it has a `place`.
+async fn greet(worker: &Rc<Worker>, connection: Connection, end: End, place: Option<Place>) -> transport::Result<()> {
     let ucf = Rc::new(connection);
     let mut frames = InBuffer::new();
-    let hello = worker.greet(&ucf, &mut frames, end, String::new()).await?;
-    drop(place);
+    let greeting = worker.greet(&ucf, &mut frames, end, String::new());
+    let hello = match place {
+        Some(place) => place.during(greeting).await?,
+        None => greeting.await?,
+    };
     serve(worker, ucf, frames, &hello).await
 }
 

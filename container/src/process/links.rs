@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use transport::places::Places;
 use transport::tcp::{Connection, Listener};
 use transport::ucf_link::{self, LINK_BOUND, VERSION};
 use transport::{Fault, InBuffer, OutBuffer};
@@ -87,20 +87,17 @@ impl Identity {
 
 /// Accepts links for good.
 pub async fn accept(listener: Listener, me: Identity, events: Sender<LinkEvent>, numbers: Rc<std::cell::Cell<u64>>) {
-    let greeting = Arc::new(Semaphore::new(ucf_link::MAX_GREETING));
+    let places = Places::new(ucf_link::MAX_GREETING);
     loop {
         match listener.accept().await {
             Ok(connection) => {
-                let Ok(place) = greeting.clone().try_acquire_owned() else {
-                    continue;
-                };
+                let place = places.take(connection.peer_addr());
                 let link = next(&numbers);
                 let (me, events) = (me.clone(), events.clone());
                 tokio::task::spawn_local(async move {
                     let mut input = InBuffer::new();
-                    let greeted = me.greet(&connection, &mut input, End::Accepted, &events).await;
-                    drop(place);
-                    match greeted {
+                    let greeting = me.greet(&connection, &mut input, End::Accepted, &events);
+                    match place.during(greeting).await {
                         // A former life of ours is looked for at this address, and it is us who look.
                         Ok(hello) if hello.incarnation == me.incarnation.0 => {}
                         Ok(hello) => serve(link, connection, input, hello, events).await,

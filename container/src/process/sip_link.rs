@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sip::{Frame, Framer, OwnedMessage, Side};
 use tokio::sync::Notify;
 use transport::legs::INNER;
+use transport::places::Place;
 use transport::tcp::{Connection, Read};
 use transport::{Error, InBuffer, OutBuffer};
 use ucf::ProxyId;
@@ -267,8 +268,8 @@ async fn tied(link: &SipLink, patience: Duration) -> transport::Result<()> {
 }
 
 /// Reads until the connection ends. Nothing is read before the proxy has said who it is.
-pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>) -> transport::Result<()> {
-    tied(&link, TIE_PATIENCE).await?;
+pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>, place: Place) -> transport::Result<()> {
+    place.during(tied(&link, TIE_PATIENCE)).await?;
     let mut input = InBuffer::new();
     let mut framer = Framer::new(Side::Accepted, INNER);
     loop {

@@ -19,6 +19,7 @@ use sip::{Instant, OwnedMessage};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::{debug, warn};
+use transport::places::{Place, Places};
 use transport::tcp::Listener;
 use transport::ucf_link::MAX_GREETING;
 use ucf::member::Notice;
@@ -249,11 +250,6 @@ pub async fn run(parts: Parts, listener: Listener) {
 }
 
 impl Core {
-    /// SIP connections that no proxy has named.
-    fn untied(&self) -> usize {
-        self.links.values().filter(|link| link.proxy.get().is_none()).count()
-    }
-
     fn poll_timeout(&self) -> Instant {
         let engine = self.engine.poll_timeout().unwrap_or(Instant::MAX);
         let own = [self.confirm_at, self.publish_at];
@@ -578,18 +574,18 @@ async fn write(mut store: Store, member: Incarnation, batch: Batch) -> Written {
 
 /// Accepts SIP connections for good.
 async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let places = Places::new(MAX_GREETING);
     loop {
         match listener.accept().await {
-            // Nobody knows whose they are, and they are given up soon.
-            Ok(_) if worker.core.borrow().untied() >= MAX_GREETING => {}
             Ok(connection) => {
+                let place = places.take(connection.peer_addr());
                 worker.connections.set(worker.connections.get() + 1);
                 let id = ConnectionId(worker.connections.get() * u64::from(MAX_WORKERS) + worker.index as u64);
                 let peer = connection.peer_addr();
                 let link = Rc::new(SipLink::new(id, connection));
                 worker.core.borrow_mut().links.insert(id, link.clone());
                 worker.tell(ToControl::Accepted { connection: id, peer });
-                tokio::task::spawn_local(serve(worker.clone(), link));
+                tokio::task::spawn_local(serve(worker.clone(), link, place));
             }
             Err(error) => {
                 debug!(%error, "accepting");
@@ -600,8 +596,8 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, link: Rc<SipLink>) {
-    if let Err(error) = sip_link::read(worker.clone(), link.clone()).await {
+async fn serve(worker: Rc<Worker>, link: Rc<SipLink>, place: Place) {
+    if let Err(error) = sip_link::read(worker.clone(), link.clone(), place).await {
         debug!(%error, "SIP connection of a proxy");
     }
     link.end();

@@ -3,6 +3,7 @@
 //! - [`udp`]: datagrams by recvmmsg/sendmmsg, many per system call;
 //! - [`tcp`]: listeners and connections, one write per batch, output bounded by bytes;
 //! - [`ucf_link`]: the length-prefixed frames of `ucf::wire` over such a connection;
+//! - [`places`]: how many connections may be open whose peers have not said who they are;
 //! - [`buffer`]: the bounded buffers that the stream transports read into and write from;
 //! - [`legs`]: how large a message may be, at the edge and within;
 //! - [`resolve`]: names to addresses, behind a trait.
@@ -18,6 +19,7 @@ pub mod buffer;
 pub mod error;
 pub mod legs;
 mod mmsg;
+pub mod places;
 pub mod resolve;
 mod socket;
 pub mod tcp;

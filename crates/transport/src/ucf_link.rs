@@ -17,8 +17,8 @@ pub const LINK_BOUND: usize = 2 * (MAX_FRAME + PREFIX);
 /// How long a peer may take to say hello.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Connections that one listener has accepted and that have not said hello, at most; more are closed at once. More than a cluster's parts
-/// make together, and each holds a read buffer.
+/// Connections that one listener has accepted and that have not said hello, at most ([`Places`](crate::places::Places)). More than a cluster's
+/// parts make together, and each holds a read buffer.
 pub const MAX_GREETING: usize = 256;
 
 /// The largest frame that is read from a peer that is not known yet.
