@@ -591,6 +591,54 @@ fn a_call_that_is_cancelled_while_it_waits_for_a_container_ends_there() {
     assert!(proxy.arrived(link).is_empty() && statuses(&mut proxy).is_empty());
 }
 
+/// Those that are over are remembered, but take no place of those that wait.
+#[test]
+fn cancelled_calls_take_no_place_of_calls_that_wait_for_a_container() {
+    let mut proxy = Proxy::new(config(1));
+    let of = |n: usize, message: String| {
+        let message = message.replace("call-1@", &format!("call-{n}@"));
+        message.replace("branch=z9hG4bK1;", &format!("branch=z9hG4bK{n};"))
+    };
+    for n in 0..5000 {
+        proxy.client(udp(CALLER), &of(n, invite("1", "")));
+        proxy.client(udp(CALLER), &of(n, request("CANCEL", URI, "1", "", "")));
+        assert_eq!(proxy.out().clients.len(), 2);
+    }
+    proxy.client(udp(CALLER), &of(6000, invite("1", "")));
+    // The last ones are still remembered.
+    proxy.client(udp(CALLER), &of(4999, invite("1", "")));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 487 "));
+    let link = proxy.container(A, &ALL, 1);
+    assert!(one(proxy.arrived(link)).contains("Call-ID: call-6000@"));
+}
+
+/// Once, as what it is: when it goes on, or is answered. A repetition that is absorbed is held.
+#[test]
+fn a_call_that_waits_for_a_container_is_counted_as_a_new_one() {
+    let mut proxy = Proxy::new(config(1));
+    let counts = |proxy: &Proxy, kind: Kind| proxy.forwarder.counters().messages[kind as usize];
+    let of = |outcomes: &[Outcome]| {
+        let mut counts = [0; Outcome::NAMES.len()];
+        outcomes.iter().for_each(|outcome| counts[*outcome as usize] += 1);
+        counts
+    };
+    proxy.client(udp(CALLER), &invite("1", ""));
+    assert_eq!(counts(&proxy, Kind::NewRequest), of(&[]));
+    proxy.client(udp(CALLER), &invite("1", ""));
+    assert_eq!(counts(&proxy, Kind::NewRequest), of(&[Outcome::Held]));
+    proxy.container(A, &ALL, 1);
+    assert_eq!(
+        counts(&proxy, Kind::NewRequest),
+        of(&[Outcome::Held, Outcome::Forwarded])
+    );
+    assert_eq!(counts(&proxy, Kind::InDialogRequest), of(&[]));
+
+    let mut proxy = Proxy::new(config(1));
+    proxy.client(udp(CALLER), &invite("1", ""));
+    proxy.wait(Duration::from_secs(2));
+    assert_eq!(counts(&proxy, Kind::NewRequest), of(&[Outcome::Answered]));
+}
+
 #[test]
 fn each_call_stays_with_one_worker() {
     let mut workers: Vec<Proxy> = (0..4)

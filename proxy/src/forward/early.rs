@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use sip::{Edit, Index, Instant, Message, Method};
 use transport::legs::INNER;
 use ucf::flow::Flow;
@@ -35,6 +36,9 @@ const T4: Duration = Duration::from_secs(5);
 /// How many wait at most; beyond, they are answered at once.
 const MAX_WAITING: usize = 1024;
 
+/// How many cancelled INVITEs are remembered; beyond, the one that would be forgotten next.
+const MAX_CANCELLED: usize = 4096;
+
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
@@ -42,8 +46,6 @@ enum News {
     Transaction(u64),
     /// A container that takes new dialogs.
     Container,
-    /// Nothing: it is cancelled.
-    Never,
 }
 
 /// A request that waits.
@@ -62,31 +64,60 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Whether it is the INVITE of this transaction, and waits for a container.
     fn is_invite(&self, key: u64) -> bool {
-        self.key == key && !matches!(self.news, News::Transaction(_)) && self.bytes.starts_with(b"INVITE ")
+        self.key == key && self.news == News::Container && self.bytes.starts_with(b"INVITE ")
     }
 }
 
-/// Those that wait.
-pub(super) type Early = VecDeque<Waiting>;
+/// Those that wait, and those that do no more.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    waiting: VecDeque<Waiting>,
+    /// Transactions of INVITEs that were cancelled while they waited, and until when they are remembered.
+    cancelled: HashMap<u64, Instant>,
+}
+
+impl Early {
+    fn remember_cancelled(&mut self, key: u64, until: Instant) {
+        if self.cancelled.len() >= MAX_CANCELLED {
+            let next = self.cancelled.iter().min_by_key(|(_, until)| **until);
+            if let Some(next) = next.map(|(key, _)| *key) {
+                self.cancelled.remove(&next);
+            }
+        }
+        self.cancelled.insert(key, until);
+    }
+}
+
+/// How a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// It does not.
+    No,
+    /// By itself: it is counted when it goes on or is answered.
+    Itself,
+    /// It repeats one that does, and is heard of no more.
+    WithItsFirst,
+}
 
 impl Core {
-    /// Lets a request wait that would be refused for want of news; false if it would not, or if there are too many.
-    pub(super) fn wait_for_news(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64, refusal: Refusal) -> bool {
+    /// Lets a request wait that would be refused for want of news, unless there are too many.
+    pub(super) fn wait_for_news(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64, refusal: Refusal) -> Waits {
         let message = arrival.message;
         let (news, patience) = match refusal {
             Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE),
             Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER),
-            _ => return false,
+            _ => return Waits::No,
         };
         // A repetition waits with its first: each by itself, one could be refused and the next begin a call of which its caller knows nothing.
         let is_same = |waiting: &Waiting| waiting.key == key && waiting.refusal == refusal;
-        if self.early.iter().any(is_same) {
-            return true;
+        let waiting = &mut self.early.waiting;
+        if waiting.iter().any(is_same) {
+            return Waits::WithItsFirst;
         }
-        if self.early.len() >= MAX_WAITING {
-            return false;
+        if waiting.len() >= MAX_WAITING {
+            return Waits::No;
         }
-        self.early.push_back(Waiting {
+        waiting.push_back(Waiting {
             deadline: arrival.now + patience,
             news,
             key,
@@ -94,44 +125,49 @@ impl Core {
             source: *source,
             bytes: message.as_bytes().into(),
         });
-        true
+        Waits::Itself
     }
 
     /// The answer to a request whose INVITE waits here for a container and is cancelled, or has been; the INVITE is answered too (RFC 3261
     /// s9.2).
     pub(super) fn called_off(&mut self, now: Instant, request: &Request<'_>, effects: &mut Effects) -> Option<Refusal> {
         let key = request.keys.transaction;
-        let at = self.early.iter().position(|waiting| waiting.is_invite(key))?;
-        let waiting = &mut self.early[at];
-        match (request.method, waiting.news) {
-            (Method::Cancel, News::Container) => {
-                waiting.news = News::Never;
-                waiting.deadline = now + FOR_REPETITIONS;
-                let (bytes, source) = (waiting.bytes.clone(), waiting.source);
-                self.refuse_waiting(Refusal::CANCELLED, &bytes, &source, effects);
-                Some(Refusal::CANCELS)
+        let early = &mut self.early;
+        if let Some(until) = early.cancelled.get_mut(&key) {
+            match request.method {
+                Method::Cancel => return Some(Refusal::CANCELS),
+                Method::Invite => return Some(Refusal::CANCELLED),
+                Method::Ack => *until = (*until).min(now + T4),
+                _ => {}
             }
-            (Method::Cancel, News::Never) => Some(Refusal::CANCELS),
-            (Method::Invite, News::Never) => Some(Refusal::CANCELLED),
-            (Method::Ack, News::Never) => {
-                waiting.deadline = waiting.deadline.min(now + T4);
-                None
-            }
-            _ => None,
+            return None;
         }
+        if request.method != Method::Cancel {
+            return None;
+        }
+        let at = early.waiting.iter().position(|waiting| waiting.is_invite(key))?;
+        let invite = early.waiting.remove(at)?;
+        early.remember_cancelled(key, now + FOR_REPETITIONS);
+        self.refuse_waiting(Refusal::CANCELLED, &invite.bytes, &invite.source, effects);
+        Some(Refusal::CANCELS)
     }
 
     /// Something has been announced: what waited for it goes on.
     pub(super) fn news(&mut self, now: Instant, effects: &mut Effects) {
-        for _ in 0..self.early.len() {
-            let Some(waiting) = self.early.pop_front() else { return };
+        if self.early.waiting.is_empty() {
+            return;
+        }
+        let has_active = self.has_active();
+        for _ in 0..self.early.waiting.len() {
+            let Some(waiting) = self.early.waiting.pop_front() else {
+                return;
+            };
             let has_come = match waiting.news {
                 News::Transaction(key) => self.transactions.find(key).is_some(),
-                News::Container => self.has_active(),
-                News::Never => false,
+                News::Container => has_active,
             };
             if !has_come {
-                self.early.push_back(waiting);
+                self.early.waiting.push_back(waiting);
                 continue;
             }
             let mut index = Index::new();
@@ -142,16 +178,16 @@ impl Core {
         }
     }
 
-    /// Answers those that have waited in vain.
+    /// Answers those that have waited in vain, and forgets those whose repetitions are over.
     pub(super) fn no_news(&mut self, now: Instant, effects: &mut Effects) {
-        for _ in 0..self.early.len() {
-            let Some(waiting) = self.early.pop_front() else { return };
-            if waiting.deadline > now {
-                self.early.push_back(waiting);
-                continue;
-            }
-            if waiting.news != News::Never {
-                self.refuse_waiting(waiting.refusal, &waiting.bytes, &waiting.source, effects);
+        self.early.cancelled.retain(|_, until| *until > now);
+        for _ in 0..self.early.waiting.len() {
+            let Some(waiting) = self.early.waiting.pop_front() else {
+                return;
+            };
+            match waiting.deadline > now {
+                true => self.early.waiting.push_back(waiting),
+                false => self.refuse_waiting(waiting.refusal, &waiting.bytes, &waiting.source, effects),
             }
         }
     }

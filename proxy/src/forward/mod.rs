@@ -98,7 +98,7 @@ impl Forwarder {
                 balancer: Balancer::default(),
                 transactions: TransactionTable::new(limits.transactions),
                 hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
-                early: Early::new(),
+                early: Early::default(),
                 ahead: Ahead::default(),
                 returned: Vec::new(),
                 containers: Containers::default(),
@@ -335,7 +335,8 @@ impl Core {
         self.tell_peers(slot, body, effects);
         match body {
             Body::Report(report) => self.balancer.report(now, slot, report),
-            Body::Confirm(confirm) => self.confirm(now, slot, confirm, effects),
+            // No news: nothing waits for it.
+            Body::Confirm(confirm) => return self.confirm(now, slot, confirm, effects),
             Body::Ownership(announced) => {
                 self.ownership(now, announced, effects);
                 self.settle_output(now, effects);

@@ -21,6 +21,7 @@ use ucf::wire::{Body, Fenced};
 
 use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
+use super::early::Waits;
 use super::effects::{Effect, Effects, LinkId};
 use super::keep_open::is_translated;
 use super::own::DEFAULT_PORT;
@@ -63,19 +64,20 @@ impl Core {
     fn client_request(&mut self, arrival: Arrival<'_>, source: &Flow, edit: &mut Edit, effects: &mut Effects) {
         let message = arrival.message;
         match self.inward(arrival, source, edit, effects) {
-            Ok((kind, outcome)) => self.counters.count(kind, outcome),
+            Ok(Some((kind, outcome))) => self.counters.count(kind, outcome),
+            Ok(None) => {}
             Err((kind, refusal)) => self.refuse(kind, refusal, message, source, edit, effects),
         }
     }
 
-    /// RFC 3261 s16.3 to s16.6 for a client's request.
+    /// RFC 3261 s16.3 to s16.6 for a client's request. None: it comes here again.
     fn inward(
         &mut self,
         arrival: Arrival<'_>,
         source: &Flow,
         edit: &mut Edit,
         effects: &mut Effects,
-    ) -> Result<(Kind, Outcome), (Kind, Refusal)> {
+    ) -> Result<Option<(Kind, Outcome)>, (Kind, Refusal)> {
         let early = |refusal| (Kind::NewRequest, refusal);
         let request = Request::read(arrival.message, &self.config.keyring).map_err(early)?;
         self.check_hops(&request).map_err(early)?;
@@ -86,16 +88,18 @@ impl Core {
         }
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
         let class = match self.classify(arrival.now, &request, &routes) {
-            Err(refusal) if self.wait_for_news(arrival, source, request.keys.transaction, refusal) => {
-                return Ok((Kind::InDialogRequest, Outcome::Held));
-            }
-            class => class.map_err(early)?,
+            Ok(class) => class,
+            Err(refusal) => match self.wait_for_news(arrival, source, request.keys.transaction, refusal) {
+                Waits::No => return Err(early(refusal)),
+                Waits::Itself => return Ok(None),
+                Waits::WithItsFirst => return Ok(Some((Kind::NewRequest, Outcome::Held))),
+            },
         };
         self.edit_inward(&request, &routes, class.partition, source, edit);
         let outcome = self
             .deliver(arrival.now, class.partition, arrival.message, edit, effects)
             .map_err(|refusal| (class.kind, refusal))?;
-        Ok((class.kind, outcome))
+        Ok(Some((class.kind, outcome)))
     }
 
     /// RFC 3261 s16.3 step 3.
