@@ -265,6 +265,51 @@ fn a_container_that_is_silent_for_one_proxy_alone_is_reached_through_the_other()
     assert!(one(pair.other.arrived(a)).starts_with("BYE"));
 }
 
+/// What was sent to it meanwhile lies unread in its sockets: it is not silent for it alone.
+#[test]
+fn a_proxy_that_was_stopped_gives_up_no_link_for_that() {
+    for stopped in [Duration::from_millis(1300), Duration::from_secs(20)] {
+        let mut pair = Pair::new();
+        let a = pair.other.container(A, &ALL, 1);
+        let own = pair.cut.container(A, &ALL, 1);
+        pair.wait(Duration::from_millis(300));
+        pair.cut.active(own);
+        let mut waited = Duration::ZERO;
+        while waited < stopped {
+            pair.other.active(a);
+            pair.other.wait(TICK);
+            waited += TICK;
+        }
+        pair.cut.now = pair.cut.now + stopped;
+        // Its clock comes first: nothing of that has been read.
+        pair.cut.wait(Duration::ZERO);
+        let out = pair.cut.out();
+        assert_eq!(out.closed, []);
+        let beat = out.frames.iter().find_map(|(link, body)| match body {
+            Body::Heartbeat(heartbeat) if *link == own => Some(heartbeat),
+            _ => None,
+        });
+        let views = &beat.expect("it beats at once").views;
+        assert!(
+            views.iter().all(|view| view.silent_ms <= 100 && !view.closed),
+            "it says of nobody that he was silent: {views:?}"
+        );
+        pair.pump();
+        pair.cut.active(own);
+        pair.wait(Duration::from_millis(800));
+        assert_eq!(pair.closed, []);
+        // Who falls silent from now on is found out as ever.
+        let mut waited = Duration::ZERO;
+        while pair.closed.is_empty() && waited < Duration::from_secs(2) {
+            pair.other.active(a);
+            pair.wait(TICK);
+            waited += TICK;
+        }
+        assert_eq!(pair.closed, [own]);
+        assert!(waited <= Duration::from_millis(400), "{waited:?}");
+    }
+}
+
 #[test]
 fn a_link_is_not_given_up_for_a_container_that_is_silent_for_all() {
     let mut pair = Pair::new();

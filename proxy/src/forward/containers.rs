@@ -189,6 +189,18 @@ impl Containers {
         })
     }
 
+    /// Nothing could be heard for so long.
+    pub(super) fn forgive(&mut self, now: Instant, pause: Duration) {
+        for container in self
+            .by_slot
+            .iter_mut()
+            .flatten()
+            .filter(|container| container.link.is_some())
+        {
+            container.heard = (container.heard + pause).min(now);
+        }
+    }
+
     /// How this worker sees every container that it knows.
     pub(super) fn views(&self, now: Instant) -> Vec<View> {
         self.by_slot

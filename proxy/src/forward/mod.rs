@@ -54,6 +54,10 @@ use refusal::Refusal;
 /// How often containers hear of us.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
+/// A heartbeat of ours that is late by this has not waited for its turn: the process did not run. Well below the silence after which anybody
+/// counts as gone.
+const PAUSE: Duration = Duration::from_millis(300);
+
 /// One worker of a proxy.
 pub struct Forwarder {
     core: Core,
@@ -256,6 +260,7 @@ impl Forwarder {
     pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
         self.core.expire_held(now, effects);
         if now >= self.core.next_heartbeat {
+            self.core.forgive_pause(now);
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
             self.core.fall_silent(now, effects);
@@ -350,6 +355,15 @@ impl Core {
             _ => return,
         }
         self.news(now, effects);
+    }
+
+    /// While this process was stopped, or had no processor, nobody was silent: what they sent lies unread in its sockets.
+    fn forgive_pause(&mut self, now: Instant) {
+        let pause = now.since(self.next_heartbeat);
+        if pause >= PAUSE {
+            self.containers.forgive(now, pause);
+            self.peers.forgive(now, pause);
+        }
     }
 
     fn beat(&mut self, now: Instant, effects: &mut Effects) {

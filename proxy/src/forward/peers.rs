@@ -186,6 +186,13 @@ impl Peers {
         taken
     }
 
+    /// Nothing could be heard for so long.
+    pub(super) fn forgive(&mut self, now: Instant, pause: Duration) {
+        for peer in &mut self.list {
+            peer.heard = (peer.heard + pause).min(now);
+        }
+    }
+
     /// Links that have been silent for too long.
     pub(super) fn silent(&self, now: Instant) -> impl Iterator<Item = (LinkId, &'static str)> {
         let silent = self.list.iter().filter(move |peer| now.since(peer.heard) >= SILENCE);
