@@ -36,7 +36,7 @@ lint: lint-install ## Formatting and clippy.
 
 fuzz: ## Each fuzz target for FUZZ_SECONDS (60); a crash is kept in fuzz/artifacts and repeated by `cargo fuzz run TARGET FILE`.
 	@.ci/install cc c++ fuzz
-	for target in scan frame records; do \
+	for target in scan frame records bencode; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096; \
 	done
 

@@ -7,12 +7,16 @@ mod callee;
 #[allow(dead_code, reason = "shared with the other tests of a worker")]
 mod world;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use callee::{Callee, SDP};
+use container::application::Outside;
 use container::engine::{ConnectionId, Input};
 use container::records::{Key, Record};
+use container::rtpengine::bencode::{Dictionary, Writer};
+use container::rtpengine::{Answer, Client};
 use sip::{Limits, OwnedMessage};
 use ucf::Epoch;
 use world::{Caller, Life, PARTITION, PROXY, World, texts, to_tag};
@@ -214,4 +218,50 @@ fn no_record_of_a_call_out_panics_a_successor() {
     let ringing = Callee::new(&out[0], "b1").respond(&world, 180, "", SDP);
     world.exchange(&mut life, &ringing);
     no_record_panics(world, life);
+}
+
+/// Whatever an rtpengine replies, or somebody in its place: it is read or not, and every ask is answered in the end.
+#[test]
+fn no_datagram_panics_the_client_of_rtpengine() {
+    let mut dice = Dice(7);
+    let instance: SocketAddr = "192.0.2.10:2223".parse().expect("an address");
+    let reply = Writer::new().string("result", b"ok").strings("tags", &["a", "bc"]);
+    let reply = reply.integer("created", -7).string("sdp", b"v=0\r\ns=x\r\n").finish();
+    let application =
+        r#"{"b2bua": {"routes": [{"target": "sip:203.0.113.7:5090"}], "media": {"rtpengine": ["192.0.2.10:2223"]}}}"#;
+    let mut world = World::new();
+    let mut life = world.life(1, application);
+    let invite = Caller::new("one").request(&world, "INVITE", 1, "");
+    world.give(&mut life, &invite);
+    let asking = world.turn(&mut life).asks.remove(0);
+    let mut client = Client::new(1);
+    let mut now = world.now;
+    let (mut understood, mut answered) = (0, 0);
+    for _ in 0..RUNS {
+        client.ask(now, asking.id, asking.question.clone());
+        let (_, datagram) = client.poll_transmit().expect("it asks");
+        let cookie = datagram.iter().position(|byte| *byte == b' ').expect("a cookie");
+        let mut changed = [&datagram[..=cookie], &reply].concat();
+        dice.mutate(&mut changed);
+        understood += usize::from(Dictionary::parse(&changed[(cookie + 1).min(changed.len())..]).is_some());
+        client.handle_datagram(now, instance, &changed);
+        now = now + Duration::from_secs(2);
+        client.handle_timeout(now);
+        while let Some((_, answer)) = client.poll_answer() {
+            answered += 1;
+            let _ = answer.as_deref().map(Answer::parse);
+        }
+        while client.poll_transmit().is_some() {}
+    }
+    // The last ones are repeated a few times first.
+    for _ in 0..8 {
+        now = now + Duration::from_secs(2);
+        client.handle_timeout(now);
+    }
+    answered += std::iter::from_fn(|| client.poll_answer()).count();
+    assert_eq!(answered, RUNS as usize);
+    assert!(
+        understood > 0 && understood < answered,
+        "{understood} of {answered} are still bencode"
+    );
 }
