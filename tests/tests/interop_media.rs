@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use container::rtpengine::bencode::{Dictionary, Writer};
 use tests::interop::cluster::{Cluster, Manifest};
+use tests::interop::http;
 use tests::interop::process::{Process, signal, wait_for};
 use tests::interop::telephone::{Telephone, talk};
 
@@ -163,6 +164,55 @@ fn sound_flows_through_the_death_of_a_container_and_ends_with_the_call() -> anyh
     wait_for("rtpengine forgets the call", LIMIT, forgotten).with_context(|| cluster.report())?;
     wait_for("its ports are closed", LIMIT, || {
         ports.iter().all(|port| UdpSocket::bind(port).is_ok()).then_some(())
+    })?;
+    cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
+    Ok(())
+}
+
+/// What the containers have asked: offers and answers of three negotiations, and to forget the call.
+fn asks_are_counted(cluster: &Cluster) -> anyhow::Result<()> {
+    wait_for("seven questions are asked and answered", LIMIT, || {
+        let parts = cluster.status().ok()?.containers;
+        let pages: Vec<String> = parts
+            .iter()
+            .map(|part| http::get(part.admin?, "/metrics").ok())
+            .collect::<Option<_>>()?;
+        let sum = |result: &str| -> Option<f64> {
+            let labels = format!("result=\"{result}\"");
+            let counts = pages
+                .iter()
+                .map(|page| http::metric_where(page, "sipcluster_container_asks_total", &labels));
+            counts.sum()
+        };
+        (sum("asked")? == 7.0 && sum("answered")? == 7.0 && sum("given_up")? == 0.0).then_some(())
+    })
+}
+
+/// Attended transfer, as the cluster sees it: whom the REFER names takes the place.
+#[test]
+fn sound_flows_between_who_takes_a_place_and_the_side_that_stays() -> anyhow::Result<()> {
+    let (cluster, instances, [mut alice, mut bob]) = cluster([93, 5], "media-transfer", &[60])?;
+    let instance = &instances[0];
+    alice.call("bob")?;
+    answered(&mut alice, &mut bob)?;
+    talk_through(instance, &mut alice, &mut bob)?;
+    let calls = instance.calls()?;
+    let mut carol = Telephone::new("carol", (cluster.caller_address(), 5061).into(), cluster.address())?;
+    carol.take_place(&alice, "bob")?;
+    answered(&mut carol, &mut bob).with_context(|| cluster.report())?;
+    alice.ended()?;
+    talk_through(instance, &mut carol, &mut bob)?;
+    ensure!(
+        instance.calls()? == calls,
+        "it is the same call to rtpengine: {calls:?}"
+    );
+    carol.change().and_then(|()| answered(&mut carol, &mut bob))?;
+    talk_through(instance, &mut carol, &mut bob)?;
+    carol.hang_up()?;
+    bob.ended()?;
+    asks_are_counted(&cluster)?;
+    wait_for("rtpengine forgets the call", LIMIT, || {
+        instance.calls().ok().filter(Vec::is_empty)
     })?;
     cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
     Ok(())

@@ -95,7 +95,7 @@ impl Telephone {
         Ok(())
     }
 
-    fn request(&self, method: &str, description: &str) -> anyhow::Result<()> {
+    fn request(&self, method: &str, extra: &str, description: &str) -> anyhow::Result<()> {
         let at = self.sip.local_addr()?;
         let Self {
             name,
@@ -107,7 +107,7 @@ impl Telephone {
             ..
         } = self;
         let head = format!(
-            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK{name}{calls}{cseq}{method}\r\n{routes}\
+            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK{name}{calls}{cseq}{method}\r\n{routes}{extra}\
              From: <sip:{name}@{at}>;tag={name}{calls}\r\nTo: {to}\r\nCall-ID: {name}{calls}@{at}\r\nCSeq: {cseq} {method}\r\n\
              Contact: <sip:{name}@{at}>\r\nMax-Forwards: 70\r\n"
         );
@@ -136,24 +136,37 @@ impl Telephone {
 
     /// Calls a user of the cluster.
     pub fn call(&mut self, user: &str) -> anyhow::Result<()> {
+        self.begin(user, "")
+    }
+
+    /// Calls to take the place of another one that has called that user (RFC 3891 s3).
+    pub fn take_place(&mut self, of: &Self, user: &str) -> anyhow::Result<()> {
+        let Self { name, calls, .. } = of;
+        let tag = of.to.split(";tag=").nth(1).context("its call is answered")?;
+        let call_id = format!("{name}{calls}@{}", of.sip.local_addr()?);
+        let replaces = format!("Replaces: {call_id};to-tag={tag};from-tag={name}{calls}\r\nRequire: replaces\r\n");
+        self.begin(user, &replaces)
+    }
+
+    fn begin(&mut self, user: &str, extra: &str) -> anyhow::Result<()> {
         self.calls += 1;
         self.cseq = 1;
         self.target = format!("sip:{user}@{}", self.cluster);
         self.to = format!("<{}>", self.target);
         self.routes = String::new();
-        self.request("INVITE", &self.description()?)
+        self.request("INVITE", extra, &self.description()?)
     }
 
     /// Offers another session within the call.
     pub fn change(&mut self) -> anyhow::Result<()> {
         self.cseq += 1;
-        self.request("INVITE", &self.description()?)
+        self.request("INVITE", "", &self.description()?)
     }
 
     /// Hangs up, and waits for the answer to that.
     pub fn hang_up(&mut self) -> anyhow::Result<()> {
         self.cseq += 1;
-        self.request("BYE", "")?;
+        self.request("BYE", "", "")?;
         let cseq = format!("{} BYE", self.cseq);
         let answer = self.receive("the answer to BYE", |message| value(message, "CSeq") == cseq)?;
         ensure!(answer.starts_with("SIP/2.0 200"), "{answer}");
@@ -182,7 +195,7 @@ impl Telephone {
             let routes = values(&answer, "Record-Route").rev();
             self.routes = routes.map(|route| format!("Route: {route}\r\n")).collect();
         }
-        self.request("ACK", "")
+        self.request("ACK", "", "")
     }
 
     /// Waits for an INVITE that it has not answered yet, and answers with 200.
