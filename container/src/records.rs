@@ -4,8 +4,12 @@
 //! Deadlines are milliseconds of the store's clock. Decoding is bounded: a record larger than [`MAX_RECORD`], or one with more
 //! parts than an owner ever writes, is refused.
 
+use std::hash::Hasher as _;
+
 use bytes::Bytes;
 use prost::Message as _;
+use sip::transaction::ServerState;
+use siphasher::sip::SipHasher13;
 
 /// The largest record that is written or read, in bytes: a message of 64 KiB in a transaction, and room for the rest.
 pub const MAX_RECORD: usize = 80 * 1024;
@@ -506,6 +510,59 @@ impl Record {
             _ => Ok(record),
         }
     }
+}
+
+impl Record {
+    /// Without its deadlines: they are in the store's time, to which each container knows its offset by samples. Nor is an ACK of a refusal
+    /// written: what it ends is left out.
+    #[must_use]
+    fn without_deadlines(mut self) -> Self {
+        match &mut self {
+            Self::Session(session) => {
+                session.timers.iter_mut().for_each(|timer| timer.deadline = 0);
+                for dialog in &mut session.dialogs {
+                    if let Some(timer) = &mut dialog.session {
+                        (timer.refresh, timer.expires) = (0, 0);
+                    }
+                    if let Some(sent) = &mut dialog.ack {
+                        sent.until = 0;
+                    }
+                }
+            }
+            Self::Server(server) => {
+                server.until = 0;
+                if server.invite
+                    && [ServerState::Completed as u32, ServerState::Confirmed as u32].contains(&server.state)
+                {
+                    (server.state, server.response) = (ServerState::Confirmed as u32, Bytes::new());
+                }
+            }
+            Self::Client(client) => client.until = 0,
+        }
+        self
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Session(session) => session.encode_to_vec(),
+            Self::Server(server) => server.encode_to_vec(),
+            Self::Client(client) => client.encode_to_vec(),
+        }
+    }
+}
+
+/// A number for a set of records, in whatever order: two copies of a partition that say the same have the same one, deadlines apart.
+pub fn digest(records: impl IntoIterator<Item = (Key, Bytes)>) -> u64 {
+    let of = |(key, value): (Key, Bytes)| {
+        let mut hasher = SipHasher13::new();
+        hasher.write(&key.to_bytes());
+        match Record::decode(key.kind, value.clone()) {
+            Ok(record) => hasher.write(&record.without_deadlines().encode()),
+            Err(_) => hasher.write(&value),
+        }
+        hasher.finish()
+    };
+    records.into_iter().map(of).fold(0, u64::wrapping_add)
 }
 
 impl Session {

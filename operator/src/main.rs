@@ -67,5 +67,6 @@ fn pages(config: &Config, leads: Arc<AtomicBool>) -> Pages {
         // One that waits to lead is as ready as one that leads.
         ready: Box::new(|| Ok(())),
         state: Box::new(move || serde_json::json!({ "name": name, "leads": leads.load(Ordering::Relaxed) })),
+        digests: None,
     }
 }

@@ -249,5 +249,6 @@ fn pages(config: &Config, snapshots: Snapshots, phases: watch::Receiver<Phase>) 
             Phase::Leaving => Err("leaving".into()),
         }),
         state: Box::new(state),
+        digests: None,
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest, Part};
 use tests::interop::figures::Spread;
-use tests::interop::process::{scratch, signal, wait_every};
+use tests::interop::process::{scratch, signal};
 use tests::interop::redis::{Relay, Server};
 
 /// Longer than anything takes on a machine that is busy with other tests.
@@ -125,8 +125,10 @@ impl Scene {
         self.two_copies_exist()
     }
 
-    /// The loss of a container loses nothing: what it knew is in Redis.
+    /// What the containers hold is in Redis, and so the loss of one loses nothing.
     fn two_copies_exist(mut self) -> anyhow::Result<()> {
+        let records = self.cluster.copies()?.until_equal(LIMIT)?;
+        assert!(records >= DIALOGS, "a session each: {records}");
         let status = self.cluster.status()?;
         signal(status.containers[0].running()?, libc::SIGKILL)?;
         for method in ["INVITE", "BYE"] {
@@ -221,14 +223,9 @@ fn a_promoted_replica_that_lacks_the_last_writes_is_told_them() -> anyhow::Resul
     let mut first = server("store-promoted", address(6, 6379))?;
     let second = server("store-promoted", address(6, 6381))?;
     let relay = Relay::start(address(6, 6380), first.address())?;
-    let port = first.address().port().to_string();
-    second.ask(&["REPLICAOF", &first.address().ip().to_string(), &port])?;
-    wait_every(Duration::from_millis(20), "the replica follows", LIMIT, || {
-        let info = second.ask(&["ROLE"]).ok()?;
-        info.contains("connected").then_some(())
-    })?;
+    second.follow(first.address())?;
     let mut scene = Scene::start("store-promoted", 6, relay.address())?;
-    second.ask(&["REPLICAOF", "NO", "ONE"])?;
+    second.promote()?;
     // Only the first has these; and other owners, because a container dies and is started again.
     scene.traffic(Duration::from_secs(2), || ());
     scene.caller.settle(LIMIT)?;
@@ -252,4 +249,42 @@ fn a_promoted_replica_that_lacks_the_last_writes_is_told_them() -> anyhow::Resul
         scene.spread(since, usize::MAX)
     );
     scene.two_copies_exist()
+}
+
+/// What is missing, changed or too much in Redis is seen, as is that it is repaired.
+#[test]
+fn copies_that_differ_are_told_apart() -> anyhow::Result<()> {
+    let redis = server("store-copies", address(7, 6379))?;
+    let mut scene = Scene::start("store-copies", 7, redis.address())?;
+    let copies = scene.cluster.copies()?;
+    copies.until_equal(LIMIT)?;
+    let client = redis::Client::open(format!("redis://{}/", redis.address()))?;
+    let mut connection = client.get_connection()?;
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("sc:{store-copies:p*}:r")
+        .query(&mut connection)?;
+    let key = keys.first().context("records")?;
+    let records: Vec<(Vec<u8>, Vec<u8>)> = redis::cmd("HGETALL").arg(key).query(&mut connection)?;
+    let is_session = |(name, _): &&(Vec<u8>, Vec<u8>)| name.starts_with(b"s");
+    let (name, value) = records.iter().find(is_session).context("a session")?;
+    let mut set = |name: &[u8], value: Option<&[u8]>| -> anyhow::Result<()> {
+        let mut command = redis::cmd(if value.is_some() { "HSET" } else { "HDEL" });
+        command.arg(key).arg(name);
+        value.iter().for_each(|value| _ = command.arg(*value));
+        Ok(command.exec(&mut connection)?)
+    };
+    let mut differences = Vec::new();
+    // A number of dialogs and calls that no session has (tag 5).
+    let other = [value.as_slice(), b"\x28\x63"].concat();
+    for wrong in [None, Some(other.as_slice())] {
+        set(name, wrong)?;
+        differences.extend(copies.compare()?.differences.into_values());
+        set(name, Some(value))?;
+    }
+    set(b"s12345678", Some(value))?;
+    differences.extend(copies.compare()?.differences.into_values());
+    set(b"s12345678", None)?;
+    assert_eq!(differences.len(), 3, "one partition each time: {differences:?}");
+    copies.until_equal(LIMIT)?;
+    scene.caller.settle(LIMIT)
 }

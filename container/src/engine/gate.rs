@@ -1,18 +1,15 @@
 //! What may leave: what is written, or while the store is lost what its proxy can tell to be young.
 
-use std::collections::BTreeMap;
-
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use sip::Instant;
 use ucf::member::Gate;
 use ucf::routing::HEARTBEAT_HEADER;
 use ucf::{PartitionId, ProxyId};
 
+use super::Engine;
 use super::asks::Asking;
 use super::turn::{Confirm, Fate, Input, Leaving, Released};
 use super::turns::Waits;
-use super::{Engine, restore};
-use crate::records::Key;
 
 /// What turns have released and the gate has not let out. While the gate is closed proxies send no more than their windows hold, and what
 /// is repeated is repeated for 32 s: so it is bounded by what is held.
@@ -133,23 +130,6 @@ impl Engine {
             Some(proxy) => of(&proxy),
             None => proxies.iter().find_map(of),
         }
-    }
-
-    /// What [`reconcile`](Self::reconcile) would store of a partition of ours, but for what it would leave out of the store: `None`, it is
-    /// not ours.
-    #[must_use]
-    pub fn records(&self, now: Instant, id: PartitionId) -> Option<BTreeMap<Key, Bytes>> {
-        let partition = self.partitions.get(usize::from(id.0))?.as_ref()?;
-        let contact = self.shared.contact(id, false);
-        let record = |key: Key| Some((key, restore::encode(partition, key, self.clock, now, &contact)?));
-        Some(partition.keys().into_iter().filter_map(record).collect())
-    }
-
-    /// Keys of a partition whose records are of no use any more and wait to be deleted with others.
-    #[must_use]
-    pub fn ripe(&self, id: PartitionId) -> &[Key] {
-        let partition = self.partitions.get(usize::from(id.0)).and_then(Option::as_ref);
-        partition.map_or(&[], |partition| &partition.ripe)
     }
 }
 

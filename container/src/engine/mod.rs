@@ -20,6 +20,7 @@ mod bounds;
 mod calls;
 mod client;
 mod clock;
+mod digest;
 mod dispatch;
 mod entropy;
 mod flows;
@@ -32,6 +33,7 @@ mod turn;
 mod turns;
 
 pub use asks::Asking;
+pub use digest::Digest;
 pub use dispatch::partition_of;
 pub(crate) use entropy::Entropy;
 pub use flows::DueFlow;

@@ -6,11 +6,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::engine::{Announcement, Confirm, ConnectionId, DueFlow, Input};
+use crate::engine::{Announcement, Confirm, ConnectionId, Digest, DueFlow, Input};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use sip::{Instant, OwnedMessage};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId, ProxyId};
 
@@ -60,6 +61,8 @@ pub enum ToWorker {
     },
     /// A proxy has connected: tell it the live transactions.
     Live(ProxyId),
+    /// Say what is held of every partition.
+    Digests(oneshot::Sender<Vec<Digest>>),
     /// The end.
     Stop,
 }

@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::engine::{Counters, Holdings};
+use crate::engine::{Counters, Digest, Holdings};
+use crate::records::Key;
 use admin::prometheus::collector::Collector;
 use admin::prometheus::encoding::{DescriptorEncoder, EncodeMetric};
 use admin::prometheus::metrics::MetricType;
 use admin::prometheus::metrics::counter::ConstCounter;
 use admin::prometheus::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use ucf::member::{Event, Suspicion};
 use ucf::wire::MemberState;
 
 use super::histogram::{Histogram, Totals};
+use super::mail::{ToWorker, Workers};
 use super::stats::Stats;
 
 /// What the control task shows.
@@ -107,6 +110,7 @@ pub struct Pages {
     pub name: String,
     pub cluster: String,
     pub incarnation: String,
+    pub workers: Workers,
 }
 
 impl Pages {
@@ -142,6 +146,32 @@ impl Pages {
             "dialogs": holdings.dialogs,
             "load": holdings.open_transactions,
         })
+    }
+
+    /// For `/digests`. A worker that has ended has nothing to say.
+    pub async fn digests(self) -> Value {
+        let mut all = Vec::new();
+        for worker in self.workers.iter() {
+            let (to, said) = oneshot::channel();
+            let _ = worker.send(ToWorker::Digests(to));
+            all.extend(said.await.unwrap_or_default());
+        }
+        let hex = |key: &Key| {
+            key.to_bytes()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        let shown = |of: Digest| {
+            json!({
+                "partition": of.partition.0,
+                "epoch": of.epoch.0,
+                "records": of.records,
+                "digest": format!("{:016x}", of.digest),
+                "ripe": of.ripe.iter().map(hex).collect::<Vec<_>>(),
+            })
+        };
+        all.into_iter().map(shown).collect()
     }
 
     /// For `/readyz`.

@@ -90,6 +90,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
             name: config.name.clone(),
             cluster: config.cluster.clone(),
             incarnation: incarnation.to_string(),
+            workers: workers.clone(),
         };
         info!(address = %server.local_addr(), "admin pages");
         tokio::task::spawn_local(serve(server, pages));
@@ -187,11 +188,12 @@ async fn drain(
 async fn serve(server: admin::Server, pages: Pages) {
     let mut metrics = admin::prometheus::registry::Registry::with_prefix("sipcluster_container");
     metrics.register_collector(Box::new(pages.clone()));
-    let ready = pages.clone();
+    let (ready, digests) = (pages.clone(), pages.clone());
     let pages = admin::Pages {
         metrics,
         ready: Box::new(move || ready.ready()),
         state: Box::new(move || pages.state()),
+        digests: Some(Box::new(move || Box::pin(digests.clone().digests()))),
     };
     if let Err(error) = server.run(pages).await {
         warn!(%error, "the admin pages have ended");

@@ -559,6 +559,8 @@ impl Worker {
                         announcements,
                     });
                 }
+                // Who asked may have gone.
+                ToWorker::Digests(to) => _ = to.send(core.engine.digests(now)),
                 ToWorker::Stop => return true,
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,6 +14,9 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+/// A page whose content others have to be asked for.
+pub type Later = Pin<Box<dyn Future<Output = serde_json::Value> + Send>>;
+
 /// What the pages show.
 pub struct Pages {
     /// All metrics of the process.
@@ -21,6 +25,8 @@ pub struct Pages {
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// The state of the process.
     pub state: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// What it holds of each partition, if it holds any.
+    pub digests: Option<Box<dyn Fn() -> Later + Send + Sync>>,
 }
 
 /// A bound server that does not answer yet.
@@ -50,6 +56,7 @@ impl Server {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/state", get(state))
+            .route("/digests", get(digests))
             .with_state(Arc::new(pages));
         axum::serve(self.listener, router).await
     }
@@ -67,6 +74,13 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
     encode(&mut text, &pages.metrics).expect("a String takes all that is written");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn digests(State(pages): State<Arc<Pages>>) -> Response {
+    match &pages.digests {
+        Some(digests) => axum::Json(digests().await).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn state(State(pages): State<Arc<Pages>>) -> Response {

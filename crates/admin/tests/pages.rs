@@ -34,12 +34,14 @@ async fn pages_show_health_metrics_and_state() {
             false => Err("no container is reachable".into()),
         }),
         state: Box::new(|| serde_json::json!({"name": "demo"})),
+        digests: None,
     };
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.local_addr();
     let running = tokio::spawn(server.run(pages));
 
     assert!(page(address, "/livez").await.starts_with("HTTP/1.1 200"));
+    assert!(page(address, "/digests").await.starts_with("HTTP/1.1 404"));
     let refused = page(address, "/readyz").await;
     assert!(
         refused.starts_with("HTTP/1.1 503") && refused.contains("no container is reachable"),

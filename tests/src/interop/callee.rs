@@ -7,7 +7,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Callees {
     over: Arc<AtomicBool>,
+    heard: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,11 +34,12 @@ impl Callees {
     pub fn start(local: SocketAddr, ring: Duration) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind(local).with_context(|| format!("callees at {local}"))?;
         enlarge_buffers(socket.as_raw_fd());
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, heard) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut desk = Desk {
             socket,
             local,
             ring,
+            heard: Arc::clone(&heard),
             calls: HashMap::new(),
             due: BinaryHeap::new(),
         };
@@ -51,8 +53,15 @@ impl Callees {
         });
         Ok(Self {
             over,
+            heard,
             thread: Some(thread),
         })
+    }
+
+    /// Messages that came, of any kind.
+    #[must_use]
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
@@ -83,6 +92,7 @@ struct Desk {
     socket: UdpSocket,
     local: SocketAddr,
     ring: Duration,
+    heard: Arc<AtomicU64>,
     /// By Call-ID.
     calls: HashMap<String, Call>,
     due: BinaryHeap<Reverse<(Instant, String)>>,
@@ -99,7 +109,9 @@ impl Desk {
         self.socket.set_read_timeout(Some(wait)).expect("more than nothing");
         let mut buffer = [0; 65_536];
         // Nothing to read, or an earlier datagram was refused: neither is an end.
-        if let Ok((length, from)) = self.socket.recv_from(&mut buffer)
+        let received = self.socket.recv_from(&mut buffer);
+        self.heard.fetch_add(u64::from(received.is_ok()), Ordering::Relaxed);
+        if let Ok((length, from)) = received
             && let Some(message) = Message::read(&buffer[..length]).filter(|message| message.status.is_none())
         {
             self.asked(&message, from);

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::copies::Copies;
 use super::http;
 use super::process::{binaries, lives, scratch, signal, tail, wait_every};
 
@@ -45,6 +46,8 @@ pub struct Manifest {
     pub custom: Option<Value>,
     /// Where `b2bua`, in place of `answer`, calls out to: the part of a SIP URI behind its user.
     pub b2bua: Option<String>,
+    /// Its routes, in place of one to `b2bua`.
+    pub routes: Option<Value>,
     /// The instances of rtpengine through which `b2bua` leads media.
     pub media: Vec<SocketAddr>,
     /// A Redis that the test runs itself; else the cluster runs one.
@@ -66,6 +69,7 @@ impl Default for Manifest {
             session: "90s",
             custom: None,
             b2bua: None,
+            routes: None,
             media: Vec::new(),
             redis: None,
         }
@@ -90,10 +94,11 @@ impl Manifest {
     /// The application as a container is told it.
     #[must_use]
     pub fn application(&self) -> Value {
-        match (&self.custom, &self.b2bua) {
+        let target = self.b2bua.as_ref();
+        let one = target.map(|target| json!([{ "target": format!("sip:{target}") }]));
+        match (&self.custom, self.routes.clone().or(one)) {
             (Some(custom), _) => json!({ "custom": custom }),
-            (None, Some(target)) => {
-                let routes = json!([{ "target": format!("sip:{target}") }]);
+            (None, Some(routes)) => {
                 let mut b2bua = json!({ "sessionExpires": self.session, "routes": routes });
                 if !self.media.is_empty() {
                     b2bua["media"] = json!({ "rtpengine": self.media });
@@ -314,6 +319,45 @@ impl Cluster {
                 && status.containers.iter().all(|part| part.partitions >= Some(least))
                 && status.partitions() == all
         })
+    }
+
+    /// What the containers hold, and what Redis has.
+    pub fn copies(&self) -> anyhow::Result<Copies> {
+        let status = self.status()?;
+        let admin = |part: &Part| part.admin.with_context(|| format!("{} has an admin port", part.name));
+        let url = status.redis.url.as_deref().context("Redis has an address")?;
+        let address = url.trim_start_matches("redis://").trim_end_matches('/');
+        Ok(Copies {
+            cluster: self.manifest.name.to_owned(),
+            partitions: self.manifest.partitions,
+            containers: status.containers.iter().map(admin).collect::<Result<_, _>>()?,
+            redis: address.parse().with_context(|| format!("an address: {url}"))?,
+        })
+    }
+
+    /// `sipcluster` with these arguments, until what it asks for is done; what it said.
+    pub fn carry_out(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.run(arguments)?;
+        ensure!(
+            output.status.success(),
+            "sipcluster {}: {}",
+            arguments.join(" "),
+            text(&output)
+        );
+        Ok(text(&output))
+    }
+
+    /// The log of a part, of all its lives.
+    pub fn log(&self, name: &str) -> anyhow::Result<String> {
+        let path = self.files.join("state/log").join(format!("{name}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// The supervisor's process.
+    pub fn supervisor(&self) -> anyhow::Result<u32> {
+        let record: Value = serde_json::from_slice(&std::fs::read(self.files.join("state/cluster.json"))?)?;
+        let pid = record["pid"].as_u64().context("a pid")?;
+        Ok(pid.try_into()?)
     }
 
     /// `kill -9` of a process by its name; gives the pid it had.

@@ -6,6 +6,7 @@
 //! - [`phone::Phone`] is one that a test plays word by word, [`telephone::Telephone`] one with sound;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
+//! - [`copies`] compares what containers hold with what Redis has;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
 //! - [`matrix`] lets every fault happen to every application with calls up;
 //! - [`soak`] does so for ten minutes;
@@ -14,6 +15,7 @@
 pub mod callee;
 pub mod caller;
 pub mod cluster;
+pub mod copies;
 pub mod figures;
 pub mod http;
 pub mod matrix;

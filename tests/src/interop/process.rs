@@ -1,6 +1,7 @@
 //! Processes that a test starts: found, built, logged, waited for and ended by pid.
 
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -173,6 +174,42 @@ pub fn lives(pid: u32) -> bool {
         .ok()
         .and_then(|stat| Some(!stat.rsplit_once(") ")?.1.starts_with(['Z', 'X'])))
         .unwrap_or(false)
+}
+
+/// Whether anybody on this machine listens on a TCP port: to connect would be to take the one connection that it waits for.
+#[must_use]
+pub fn listens(port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let end = format!(":{port:04X}");
+    table.lines().any(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        columns.next().is_some_and(|local| local.ends_with(&end)) && columns.nth(1) == Some(LISTEN)
+    })
+}
+
+/// Which of these processes has made a TCP connection (IPv4) that comes from this address.
+#[must_use]
+pub fn who_comes_from(address: SocketAddr, among: &[u32]) -> Option<u32> {
+    let IpAddr::V4(ip) = address.ip() else { return None };
+    // As the kernel writes it: the address as one number in the machine's order, then the port.
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let inode = table.lines().find_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        (columns.get(1) == Some(&local.as_str())).then(|| columns.get(9).copied())?
+    })?;
+    let socket = PathBuf::from(format!("socket:[{inode}]"));
+    let has_it = |pid: &&u32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        descriptors
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|link| link == socket)
+    };
+    among.iter().find(has_it).copied()
 }
 
 /// CPU time that the scheduler gave to all threads of a process, dead threads not counted.

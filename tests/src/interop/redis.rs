@@ -75,6 +75,21 @@ impl Server {
         Ok(answer)
     }
 
+    /// Follows another server from now on, and has what that one has before this returns.
+    pub fn follow(&self, master: SocketAddr) -> anyhow::Result<()> {
+        let port = master.port().to_string();
+        self.ask(&["REPLICAOF", &master.ip().to_string(), &port])?;
+        wait_for("the replica follows", PATIENCE, || {
+            let role = self.ask(&["ROLE"]).ok()?;
+            role.contains("connected").then_some(())
+        })
+    }
+
+    /// Is a master from now on.
+    pub fn promote(&self) -> anyhow::Result<()> {
+        self.ask(&["REPLICAOF", "NO", "ONE"]).map(drop)
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process = None;
@@ -92,8 +107,11 @@ pub struct Relay {
     shared: Arc<Shared>,
 }
 
+/// Where a connection is led, by who made it.
+type Choice = Box<dyn Fn(SocketAddr) -> SocketAddr + Send>;
+
 struct Shared {
-    target: Mutex<SocketAddr>,
+    choice: Mutex<Choice>,
     /// Milliseconds by which everything on its way to the server is late.
     delay: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
@@ -104,7 +122,7 @@ impl Relay {
     pub fn start(address: SocketAddr, target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let shared = Arc::new(Shared {
-            target: Mutex::new(target),
+            choice: Mutex::new(Box::new(move |_| target)),
             delay: AtomicU64::new(0),
             open: Mutex::default(),
         });
@@ -132,7 +150,12 @@ impl Relay {
 
     /// Leads to another server, and closes what leads to the present one.
     pub fn lead_to(&self, target: SocketAddr) {
-        *self.shared.target.lock().expect("nobody panics with it") = target;
+        self.lead(move |_| target);
+    }
+
+    /// Leads each connection to the server that is chosen by the address that it comes from, and closes those of now.
+    pub fn lead(&self, choice: impl Fn(SocketAddr) -> SocketAddr + Send + 'static) {
+        *self.shared.choice.lock().expect("nobody panics with it") = Box::new(choice);
         for stream in self.shared.open.lock().expect("nobody panics with it").drain(..) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
@@ -141,7 +164,7 @@ impl Relay {
 
 impl Shared {
     fn serve(self: &Arc<Self>, client: TcpStream) -> std::io::Result<()> {
-        let target = *self.target.lock().expect("nobody panics with it");
+        let target = self.choice.lock().expect("nobody panics with it")(client.peer_addr()?);
         let server = TcpStream::connect(target)?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;

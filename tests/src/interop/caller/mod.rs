@@ -64,6 +64,8 @@ pub struct Caller {
     pub lost: u64,
     /// Responses that came, lost ones included.
     pub responses: u64,
+    /// Messages that came, of any kind.
+    pub messages: u64,
     /// Messages that belong to no call of ours.
     pub strays: u64,
     /// Requests outside of any dialog that were answered (OPTIONS pings).
@@ -97,6 +99,7 @@ impl Caller {
             deaf: false,
             lost: 0,
             responses: 0,
+            messages: 0,
             strays: 0,
             pings: 0,
             timers: BinaryHeap::new(),
@@ -315,6 +318,7 @@ impl Caller {
 
     /// Takes a message in; gives what is to be sent in return.
     fn received(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        self.messages += 1;
         let Some(message) = Message::read(bytes) else {
             self.strays += 1;
             return None;

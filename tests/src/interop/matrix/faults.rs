@@ -94,7 +94,8 @@ pub fn kill(cluster: &Cluster, which: &[usize]) -> anyhow::Result<()> {
     cluster.until("the killed are started again", LIMIT, again).map(drop)
 }
 
-fn started_again(before: &Status, now: &Status, at: usize) -> bool {
+/// Whether container `at` has another process than `before`.
+pub fn started_again(before: &Status, now: &Status, at: usize) -> bool {
     now.containers
         .get(at)
         .is_some_and(|part| part.pid.is_some() && part.pid != before.containers[at].pid)

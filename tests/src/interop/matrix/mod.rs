@@ -101,7 +101,7 @@ enum Site {
 enum Beside {
     Nothing,
     Clock(faults::Clock),
-    Store(store::Store),
+    Store(Box<store::Store>),
 }
 
 impl Cell {
@@ -133,6 +133,7 @@ impl Cell {
         self.happen(&mut site, load)?;
         site.settle().context("whole again")?;
         let whole = begun.elapsed();
+        site.two_copies().with_context(|| site.logs())?;
         let tally = traffic.finish().with_context(|| site.logs())?;
         site.is_empty().with_context(|| format!("{tally:?}"))?;
         let row = Row { tally, whole };
@@ -186,7 +187,7 @@ impl Site {
             Fault::Store(_) => {
                 let store = store::Store::start(&manifest)?;
                 let redis = store.address();
-                (Beside::Store(store), Some(redis))
+                (Beside::Store(Box::new(store)), Some(redis))
             }
         };
         Ok(Self::Machine(Cluster::start(Manifest { redis, ..manifest })?, beside))
@@ -221,6 +222,14 @@ impl Site {
         match self {
             Self::Machine(cluster, _) => cluster.settle(LIMIT).map(drop),
             Self::Network(network) => network.settle(LIMIT).map(drop),
+        }
+    }
+
+    /// Redis has again what the containers hold, so that the next fault loses nothing either.
+    fn two_copies(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Machine(cluster, _) => cluster.copies()?.until_equal(LIMIT).map(drop),
+            Self::Network(network) => network.two_copies(LIMIT).map(drop),
         }
     }
 

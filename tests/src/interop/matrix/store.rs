@@ -2,13 +2,14 @@
 //! anew survives that.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{Application, Cell, Fault, LIMIT, Load, Today, faults};
 use crate::interop::cluster::{self, Cluster, Manifest};
-use crate::interop::process::{scratch, wait_every};
+use crate::interop::process::{scratch, wait_every, who_comes_from};
 use crate::interop::redis::{Relay, Server};
 
 /// How long it is away where the time itself is not what is tried.
@@ -21,6 +22,9 @@ const ASK: Duration = Duration::from_millis(40);
 pub struct Store {
     server: Server,
     relay: Relay,
+    /// The replica of some cells.
+    second: Option<Server>,
+    files: PathBuf,
 }
 
 impl Store {
@@ -28,9 +32,15 @@ impl Store {
     pub fn start(manifest: &Manifest) -> anyhow::Result<Self> {
         let [third, fourth] = manifest.address;
         let at = |port| SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), port));
-        let server = Server::start(at(6379), &scratch(&format!("{}-redis", manifest.name))?)?;
+        let files = scratch(&format!("{}-redis", manifest.name))?;
+        let server = Server::start(at(6379), &files)?;
         let relay = Relay::start(at(6380), server.address())?;
-        Ok(Self { server, relay })
+        Ok(Self {
+            server,
+            relay,
+            second: None,
+            files,
+        })
     }
 
     /// Where containers find it.
@@ -49,6 +59,7 @@ pub fn cells(application: Application) -> Vec<Cell> {
         ("Redis stopped", store(stopped)),
         ("Redis full", store(full)),
         ("Redis slow, 100 ms a command", store(slow)),
+        ("two masters of Redis for ten seconds", store(two_masters)),
     ]
     .map(|(name, fault)| Cell {
         application,
@@ -97,10 +108,12 @@ fn outage(
     then_a_kill(cluster)
 }
 
+/// Two copies of everything exist before it.
 fn then_a_kill(cluster: &Cluster) -> anyhow::Result<()> {
     until_all(cluster, "every container is replicated", |state| {
         state.replicated && !state.from_memory
     })?;
+    cluster.copies()?.until_equal(LIMIT)?;
     faults::kill(cluster, &[0])
 }
 
@@ -137,5 +150,24 @@ fn slow(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
     store.relay.delay(Duration::from_millis(100));
     std::thread::sleep(AWAY * 2);
     store.relay.delay(Duration::ZERO);
+    then_a_kill(cluster)
+}
+
+/// One container goes on with the old master, the others with a promoted replica; then the old one follows that, and what it was told is gone.
+fn two_masters(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    const TIME: Duration = Duration::from_secs(10);
+    let first = store.server.address();
+    let second = Server::start((first.ip(), first.port() + 2).into(), &store.files.join("second"))?;
+    second.follow(first)?;
+    let (stays, promoted) = (cluster.status()?.containers[0].running()?, second.address());
+    second.promote()?;
+    store.relay.lead(move |from| match who_comes_from(from, &[stays]) {
+        Some(_) => first,
+        None => promoted,
+    });
+    std::thread::sleep(TIME);
+    store.server.follow(promoted)?;
+    store.relay.lead_to(promoted);
+    store.second = Some(second);
     then_a_kill(cluster)
 }

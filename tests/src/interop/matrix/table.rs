@@ -161,7 +161,8 @@ fn page(done: &[Done]) -> String {
         "# Faults\n\nWritten by `make report`. Each row is a cluster of its own (three containers, two proxies, a Redis; real processes): so many dialogs \
          stand and so many calls ring when the fault comes, 20 new calls come every second all the while, and standing dialogs are asked (OPTIONS) eighty \
          times a second. When the cluster is whole again every dialog is asked (re-INVITE) and ended (BYE): one that does not answer 200, a ringing call \
-         that is not answered and a call that nobody answers at all are *lost*. *Refused* is what was answered 5xx meanwhile. The *worst answer* is the \
+         that is not answered and a call that nobody answers at all are *lost*. Before that, what the containers hold is compared with what Redis has: one owner, \
+         its epoch and the same records of every partition. *Refused* is what was answered 5xx meanwhile. The *worst answer* is the \
          longest wait for a final answer, of new calls for the first one; what a call rings is left out. *Whole again* is the time from the fault's \
          beginning until everything is active and the partitions are shared out, the fault's own time included.\n\n",
     );

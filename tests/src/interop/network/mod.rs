@@ -15,10 +15,14 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use super::cluster::{Manifest, Part};
+use super::copies::Copies;
 use super::http;
 use super::process::{Process, binaries, scratch, signal, tail, wait_every};
 pub use namespace::Namespace;
 use namespace::{Made, ip};
+
+/// The cluster's name.
+const CLUSTER: &str = "network";
 
 /// The port of every proxy.
 const SIP: u16 = 5060;
@@ -136,7 +140,7 @@ impl Network {
 
     fn common(&self, program: &str, node: &Node) -> anyhow::Result<Command> {
         let mut command = Command::new(binaries()?.join(program));
-        command.args(["--cluster", "network", "--name", &node.name]);
+        command.args(["--cluster", CLUSTER, "--name", &node.name]);
         command.args(["--admin", &format!("{}:{ADMIN}", node.place.0.address)]);
         command.args(["--partitions", &self.manifest.partitions.to_string()]);
         command.args(["--advertised", &self.address().to_string()]);
@@ -266,6 +270,19 @@ impl Network {
             let owned: u64 = containers.iter().filter_map(|part| part.partitions).sum();
             containers.iter().all(whole) && owned == all
         })
+    }
+
+    /// Waits until Redis has what the containers hold.
+    pub fn two_copies(&self, limit: Duration) -> anyhow::Result<usize> {
+        let containers = self.nodes.iter().filter(|node| node.name.starts_with("container"));
+        let place = &self.node("redis")?.place.0;
+        let copies = Copies {
+            cluster: CLUSTER.to_owned(),
+            partitions: self.manifest.partitions,
+            containers: containers.map(|node| (node.place.0.address, ADMIN).into()).collect(),
+            redis: (place.address, REDIS).into(),
+        };
+        place.within(|| copies.until_equal(limit))
     }
 
     /// A container's or a proxy's metrics.
