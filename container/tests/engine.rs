@@ -398,6 +398,44 @@ fn a_frozen_partition_keeps_its_input_until_it_is_thawed_or_another_s() {
     assert_eq!((counters.returned_requests, counters.returned_responses), (1, 0));
 }
 
+/// Whoever dies may have died before its answers left; who hands over has sent them.
+#[test]
+fn what_was_answered_or_rings_is_sent_again_after_a_takeover_and_not_after_a_hand_over() {
+    for handed_over in [true, false] {
+        let mut world = World::new();
+        let mut life = world.life(1, AT_ONCE);
+        let mut talking = Caller::new("talking");
+        let invite = talking.request(&world, "INVITE", 1, "");
+        talking.to_tag = to_tag(&world.exchange(&mut life, &invite)[0]);
+        let ack = talking.request(&world, "ACK", 1, "");
+        assert!(world.exchange(&mut life, &ack).is_empty());
+        let options = talking.request(&world, "OPTIONS", 2, "");
+        assert_eq!(statuses(&world.exchange(&mut life, &options)), [200]);
+        let unheard = Caller::new("unheard").request(&world, "INVITE", 1, "");
+        assert_eq!(statuses(&world.exchange(&mut life, &unheard)), [200]);
+        while life.engine.poll_notice().is_some() {}
+        life.engine.freeze(PARTITION);
+        assert_eq!(
+            life.engine.poll_notice(),
+            None,
+            "which answer was acknowledged is written first"
+        );
+        assert!(world.turn(&mut life).outputs.is_empty());
+        assert_eq!(life.engine.poll_notice(), Some(Notice::Frozen(PARTITION)));
+
+        let mut next = world.successor(2, AT_ONCE, handed_over);
+        let mut sent = texts(&world.turn(&mut next).outputs);
+        sent.extend(world.pass(&mut next, SECOND).into_iter().map(|(_, text)| text));
+        let of = |call: &str| sent.iter().filter(|text| text.contains(call)).count();
+        // What nobody has acknowledged is repeated, at once and after T1.
+        assert!(of("unheard") >= 2, "{sent:?}");
+        // The answer to OPTIONS; that the INVITE's was acknowledged is written.
+        assert_eq!(of("talking"), usize::from(!handed_over), "{sent:?}");
+        let bye = talking.request(&world, "BYE", 3, "");
+        assert_eq!(statuses(&world.exchange(&mut next, &bye)), [200]);
+    }
+}
+
 #[test]
 fn a_reconciled_partition_is_written_whole() {
     let mut world = World::new();

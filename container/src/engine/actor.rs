@@ -391,6 +391,7 @@ impl Actor<'_> {
             relayed: false,
             armed: None,
             stored: false,
+            acknowledged: false,
         };
         self.partition.servers.insert(id, Box::new(server));
         self.partition.dirty.push(Key { kind: Kind::Server, id });

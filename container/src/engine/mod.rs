@@ -180,6 +180,15 @@ impl std::ops::AddAssign for Holdings {
     }
 }
 
+/// What has become of the owner before us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Former {
+    /// Nobody knows what of its output has left.
+    Down,
+    /// All of it has.
+    HandsOver,
+}
+
 /// One worker.
 pub struct Engine {
     shared: Shared,
@@ -297,6 +306,30 @@ impl Engine {
         epoch: Epoch,
         records: impl IntoIterator<Item = (Bytes, Bytes)>,
     ) {
+        self.take_on(now, id, epoch, records, Former::Down);
+    }
+
+    /// The partition was handed over to us: loads the records of its claim and goes on where its former owner has stopped, which has sent
+    /// everything and noted what was acknowledged ([`freeze`](Self::freeze)). Should it die before what it sent has left the machine, proxies send
+    /// again what they have no confirmation of.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        id: PartitionId,
+        epoch: Epoch,
+        records: impl IntoIterator<Item = (Bytes, Bytes)>,
+    ) {
+        self.take_on(now, id, epoch, records, Former::HandsOver);
+    }
+
+    fn take_on(
+        &mut self,
+        now: Instant,
+        id: PartitionId,
+        epoch: Epoch,
+        records: impl IntoIterator<Item = (Bytes, Bytes)>,
+        former: Former,
+    ) {
         let Some(place) = self.partitions.get(usize::from(id.0)) else {
             return;
         };
@@ -315,15 +348,16 @@ impl Engine {
         self.partitions[usize::from(id.0)] = Some(partition);
         self.work(now, id, |actor| {
             for key in keys {
-                actor.resume(key);
+                actor.resume(key, former);
             }
         });
         self.notices.push_back(Notice::Loaded(id));
     }
 
-    /// Stops the partition's turns for a hand-over; [`Notice::Frozen`] follows once all is written.
+    /// Stops the partition's turns for a hand-over; [`Notice::Frozen`] follows once all is written, and which answers were acknowledged with it.
     pub fn freeze(&mut self, id: PartitionId) {
         if let Some(partition) = self.partitions.get_mut(usize::from(id.0)).and_then(Option::as_mut) {
+            partition.note_acknowledged();
             partition.frozen.get_or_insert_default();
             self.open.touch(id);
             self.tell_frozen(id);
@@ -522,8 +556,9 @@ impl Actor<'_> {
         self.put(session);
     }
 
-    /// After a takeover: sends again what was unanswered, and arms what is to come.
-    fn resume(&mut self, key: Key) {
+    /// Arms what is to come; after a takeover sends again what was unanswered, and the answers that may not have left.
+    fn resume(&mut self, key: Key, former: Former) {
+        let again = former == Former::Down;
         match key.kind {
             Kind::Session => {
                 if let Some(mut session) = self.partition.sessions.remove(&key.id) {
@@ -535,9 +570,17 @@ impl Actor<'_> {
                     self.put(session);
                 }
             }
-            Kind::Client => self.on_client(key.id, |machine, now, out| machine.resume(now, out)),
+            Kind::Client => self.on_client(key.id, |machine, now, out| {
+                if again {
+                    machine.resume(now, out);
+                }
+            }),
             Kind::Server => {
-                self.on_server(key.id, |machine, now, out| machine.resume(now, out));
+                self.on_server(key.id, |machine, now, out| {
+                    if again {
+                        machine.resume(now, out);
+                    }
+                });
                 self.resume_answer(key.id);
                 self.deliver_again(key.id);
             }

@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use sip::transaction::{ClientTransaction, ServerTransaction};
+use sip::transaction::{ClientTransaction, ServerState, ServerTransaction};
 use sip::{Instant, OwnedMessage};
 use ucf::{Epoch, PartitionId, ProxyId};
 
@@ -55,6 +55,8 @@ pub(super) struct ServerTx {
     pub relayed: bool,
     pub armed: Option<Instant>,
     pub stored: bool,
+    /// Its final response to an INVITE needs no repeating any more: that is written before a hand-over.
+    pub acknowledged: bool,
 }
 
 /// The number of no dialog.
@@ -163,6 +165,30 @@ impl Partition {
         let clients = self.clients.keys().map(of(Kind::Client));
         let sessions = self.sessions.keys().map(of(Kind::Session));
         servers.chain(clients).chain(sessions).collect()
+    }
+
+    /// An ACK is not worth a write by itself, so a takeover repeats answers that were acknowledged. Who is handed the partition shall not: the turn
+    /// that comes writes down which these are.
+    pub fn note_acknowledged(&mut self) {
+        for (id, server) in &mut self.servers {
+            let awaited = || {
+                let session = self.sessions.get(&server.session?)?;
+                let mut dialogs = session.dialogs.iter();
+                dialogs
+                    .find(|slot| Some(slot.number) == server.dialog)?
+                    .dialog
+                    .awaits_ack()
+            };
+            server.acknowledged = match server.machine.snapshot(Instant::default()).state {
+                ServerState::Confirmed => true,
+                ServerState::Accepted => awaited() != Some(server.cseq),
+                ServerState::Proceeding | ServerState::Completed => false,
+            };
+            if server.acknowledged {
+                let kind = Kind::Server;
+                self.dirty.push(Key { kind, id: *id });
+            }
+        }
     }
 
     /// Sessions and transactions.

@@ -272,7 +272,10 @@ fn from_flow(flow: &Flow) -> records::Flow {
 }
 
 fn from_server(server: &ServerTx, clock: StoreClock, now: Instant) -> records::Server {
-    let snapshot = server.machine.snapshot(now);
+    let mut snapshot = server.machine.snapshot(now);
+    if server.acknowledged {
+        (snapshot.state, snapshot.response) = (ServerState::Confirmed, None);
+    }
     records::Server {
         session: server.session.unwrap_or_default(),
         dialog: server.dialog,
@@ -545,6 +548,7 @@ fn load_server(
         relayed: false,
         armed: None,
         stored: true,
+        acknowledged: false,
     };
     partition.servers.insert(key.id, Box::new(server));
     Some(())

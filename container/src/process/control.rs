@@ -68,8 +68,8 @@ pub struct Control {
     proxies: HashMap<ProxyId, Proxy>,
     /// SIP connections by the peer's address, until and after a proxy names it.
     accepted: HashMap<String, ConnectionId>,
-    /// Records of won claims, until their partitions are activated.
-    records: HashMap<PartitionId, Vec<(Bytes, Bytes)>>,
+    /// Claims that are won, until their partitions are activated.
+    won: HashMap<PartitionId, Won>,
     /// The round of `Reconcile`, and how many workers have not done with it.
     reconciling: Option<(u64, usize)>,
     /// Workers whose writes the store does not carry out.
@@ -79,6 +79,14 @@ pub struct Control {
     /// How long the store took to answer last.
     store_took: Duration,
     ending: Option<Ending>,
+}
+
+/// What a claim has brought.
+#[derive(Default)]
+struct Won {
+    records: Vec<(Bytes, Bytes)>,
+    /// The former owner has named us, so it has stopped and written everything.
+    handed_over: bool,
 }
 
 struct Link {
@@ -110,7 +118,7 @@ impl Control {
             peers: HashMap::new(),
             proxies: HashMap::new(),
             accepted: HashMap::new(),
-            records: HashMap::new(),
+            won: HashMap::new(),
             reconciling: None,
             failing: HashSet::new(),
             asking: Vec::new(),
@@ -217,20 +225,21 @@ impl Control {
                 tokio::task::spawn_local(links::connect(member, address, link, me, events));
             }
             Effect::Activate { partition, epoch } => {
-                let records = self.records.remove(&partition).unwrap_or_default();
+                let Won { records, handed_over } = self.won.remove(&partition).unwrap_or_default();
                 self.to_owner(
                     partition,
                     ToWorker::Activate {
                         partition,
                         epoch,
                         records,
+                        handed_over,
                     },
                 );
             }
             Effect::Freeze(partition) => self.to_owner(partition, ToWorker::Freeze(partition)),
             Effect::Thaw(partition) => self.to_owner(partition, ToWorker::Thaw(partition)),
             Effect::Drop { partition, why } => {
-                self.records.remove(&partition);
+                self.won.remove(&partition);
                 tracing::debug!(%partition, ?why, "partition dropped");
                 self.to_owner(partition, ToWorker::Drop(partition));
             }
@@ -556,18 +565,24 @@ impl Control {
             }
             StoreEvent::Answer { id, answer, request } => {
                 let claimed = match (&request, &answer.reply) {
-                    (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) => Some(*partition),
+                    (
+                        StoreRequest::Claim {
+                            partition, as_target, ..
+                        },
+                        StoreReply::Claimed { .. },
+                    ) => Some((*partition, *as_target)),
                     _ => None,
                 };
-                if let Some(partition) = claimed {
-                    self.records.insert(partition, answer.records);
+                if let Some((partition, handed_over)) = claimed {
+                    let records = answer.records;
+                    self.won.insert(partition, Won { records, handed_over });
                 }
                 self.parts.member.handle_store(now, id, answer.reply);
                 // A claim that was given up meanwhile is won for nobody: no effect would ever ask for its records.
-                if let Some(partition) = claimed
+                if let Some((partition, _)) = claimed
                     && !self.parts.member.held().any(|(held, _)| held == partition)
                 {
-                    self.records.remove(&partition);
+                    self.won.remove(&partition);
                 }
             }
             StoreEvent::Lost(why) => {

@@ -50,6 +50,8 @@ pub enum ToWorker {
         partition: PartitionId,
         epoch: Epoch,
         records: Vec<(Bytes, Bytes)>,
+        /// By an owner that is well.
+        handed_over: bool,
     },
     Freeze(PartitionId),
     Thaw(PartitionId),

@@ -544,9 +544,11 @@ impl Worker {
                     partition,
                     epoch,
                     records,
-                } => {
-                    core.engine.activate(now, partition, epoch, records);
-                }
+                    handed_over,
+                } => match handed_over {
+                    true => core.engine.receive(now, partition, epoch, records),
+                    false => core.engine.activate(now, partition, epoch, records),
+                },
                 ToWorker::Freeze(partition) => core.engine.freeze(partition),
                 ToWorker::Thaw(partition) => core.engine.thaw(now, partition),
                 ToWorker::Drop(partition) => core.engine.drop_partition(partition),

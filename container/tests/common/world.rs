@@ -50,6 +50,11 @@ impl World {
 
     /// A container that has claimed [`PARTITION`] from whoever has it.
     pub fn life(&mut self, member: u64, application: &str) -> Life {
+        self.successor(member, application, false)
+    }
+
+    /// The same, or one that was handed it over.
+    pub fn successor(&mut self, member: u64, application: &str, handed_over: bool) -> Life {
         let settings = Settings {
             keyring: self.keyring.clone(),
             advertised: "192.0.2.1:5060".into(),
@@ -62,16 +67,26 @@ impl World {
             member: Incarnation(member),
             number: 0,
         };
-        self.claim(&mut life);
+        let (epoch, records) = self.claimed(life.member);
+        match handed_over {
+            true => life.engine.receive(self.now, PARTITION, epoch, records),
+            false => life.engine.activate(self.now, PARTITION, epoch, records),
+        }
         life
     }
 
     /// Claims [`PARTITION`] and loads what is stored of it.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
     pub fn claim(&mut self, life: &mut Life) {
+        let (epoch, records) = self.claimed(life.member);
+        life.engine.activate(self.now, PARTITION, epoch, records);
+    }
+
+    fn claimed(&mut self, member: Incarnation) -> (Epoch, Vec<(Bytes, Bytes)>) {
         let expected = self.store.partition(PARTITION).and_then(|stored| stored.owner);
         let claim = StoreRequest::Claim {
             partition: PARTITION,
-            member: life.member,
+            member,
             expected,
             at_least: Epoch(1),
             as_target: false,
@@ -83,7 +98,7 @@ impl World {
         let records = records
             .into_iter()
             .map(|(key, value)| (Bytes::from(key), Bytes::from(value)));
-        life.engine.activate(self.now, PARTITION, epoch, records);
+        (epoch, records.collect())
     }
 
     pub fn store_time(&self) -> u64 {
