@@ -1,6 +1,7 @@
-//! `make soak`: calls for minutes with a fault every ten seconds. In the end every call has been ended, nothing has leaked, and what the proxies
-//! counted is what the caller did.
+//! `make soak`: calls for minutes with a fault every ten seconds. In the end every call has been ended, nothing has leaked, and what the processes
+//! counted is what the callers did, ours and SIPp.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -9,6 +10,7 @@ use super::caller::{Caller, State, Transport};
 use super::cluster::{Cluster, Manifest, Part, Status};
 use super::http;
 use super::process::{descriptors, resident, signal, threads, wait_every};
+use super::sipp::{Run, Sipp};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -23,7 +25,8 @@ const LENGTH: Duration = Duration::from_secs(20);
 const SLACK: f64 = 1.15;
 const SLACK_BYTES: u64 = 4 << 20;
 
-/// Container 0 and proxy 0 are never killed, so that they live through everything: if anybody leaks, it shows with them.
+/// Container 0, proxy 0, Redis and the supervisor are never killed, so that they live through everything: if anybody leaks, it shows with them. Of the
+/// others each life holds what the one before did.
 type Fault = fn(&Status) -> anyhow::Result<()>;
 
 const FAULTS: [(&str, Fault); 6] = [
@@ -65,19 +68,22 @@ struct Holding {
 }
 
 impl Holding {
-    fn of(part: &Part) -> anyhow::Result<Self> {
-        let pid = part.running()?;
-        Ok(Self {
+    fn of(pid: u32) -> Self {
+        Self {
             resident: resident(pid),
             descriptors: descriptors(pid),
             threads: threads(pid),
-        })
+        }
     }
 }
 
-/// The processes that live through everything.
-fn survivors(status: &Status) -> [&Part; 3] {
-    [&status.containers[0], &status.proxies[0], &status.redis]
+/// Every process by its name, those between two lives left out.
+fn holdings(cluster: &Cluster, status: &Status) -> anyhow::Result<BTreeMap<String, Holding>> {
+    let parts = status
+        .parts()
+        .filter_map(|part| Some((part.name.clone(), part.running().ok()?)));
+    let all = parts.chain([("supervisor".to_owned(), cluster.supervisor()?)]);
+    Ok(all.map(|(name, pid)| (name, Holding::of(pid))).collect())
 }
 
 /// Runs for `length`.
@@ -90,9 +96,8 @@ pub fn run(length: Duration) -> anyhow::Result<()> {
         ..Manifest::default()
     })?;
     let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 32)?;
-    let before = cluster.status()?;
-    let fresh = survivors(&before).map(Holding::of);
-    let mut memory: Vec<[u64; 3]> = Vec::new();
+    let fresh = holdings(&cluster, &cluster.status()?)?;
+    let mut seen: Vec<BTreeMap<String, Holding>> = Vec::new();
     let (begun, mut next_fault) = (Instant::now(), Instant::now() + EVERY);
     let mut faults = FAULTS.iter().cycle();
     let mut hung_up = 0;
@@ -105,7 +110,7 @@ pub fn run(length: Duration) -> anyhow::Result<()> {
             next_fault += EVERY;
             outcome = cluster.status().and_then(|status| {
                 let (name, fault) = faults.next().expect("it goes round");
-                memory.push(survivors(&status).map(|part| part.pid.map_or(0, resident)));
+                seen.push(holdings(&cluster, &status)?);
                 println!("{:4} s: {}; {name}", begun.elapsed().as_secs(), caller.summary());
                 fault(&status)
             });
@@ -115,11 +120,14 @@ pub fn run(length: Duration) -> anyhow::Result<()> {
     cluster.settle(LIMIT)?;
     end_all(&mut caller)?;
     counters_agree(&cluster, &mut caller)?;
+    counters_agree_with_sipp(&cluster)?;
     let after = cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
-    for (at, (part, was)) in survivors(&after).into_iter().zip(fresh).enumerate() {
-        let (was, is) = (was?, Holding::of(part)?);
-        let series: Vec<u64> = memory.iter().map(|row| row[at]).collect();
-        level(part, &series, was, is)?;
+    let after = holdings(&cluster, &after)?;
+    for (name, was) in fresh {
+        let is = after.get(&name).with_context(|| format!("{name} runs in the end"))?;
+        let series: Vec<u64> = seen.iter().filter_map(|all| Some(all.get(&name)?.resident)).collect();
+        println!("{name}: {was:?}, in the end {is:?}; resident every {EVERY:?}: {series:?}");
+        level(&name, &series, was, *is)?;
     }
     Ok(())
 }
@@ -155,35 +163,66 @@ fn end_all(caller: &mut Caller) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A thousand calls without a fault: new requests, requests in dialogs and responses that the proxies count are those that were sent and heard.
+/// What is compared, of proxies and of containers.
+const COUNTED: [(&str, &str); 7] = [
+    ("sipcluster_proxy_messages_total", "kind=\"new_request\""),
+    ("sipcluster_proxy_messages_total", "kind=\"in_dialog_request\""),
+    ("sipcluster_proxy_messages_total", "kind=\"container_response\""),
+    (
+        "sipcluster_container_messages_total",
+        "kind=\"proxy_request\",result=\"handled\"",
+    ),
+    (
+        "sipcluster_container_messages_total",
+        "kind=\"own_response\",result=\"sent\"",
+    ),
+    ("sipcluster_container_sessions_total", ""),
+    ("sipcluster_container_dialogs_ended_total", ""),
+];
+
+/// The sums of [`COUNTED`] over all processes, once they stand still: workers publish what they have counted now and then.
+fn counted(cluster: &Cluster) -> anyhow::Result<[u64; 7]> {
+    let all = || -> anyhow::Result<[u64; 7]> {
+        let status = cluster.status()?;
+        let mut sums = [0; 7];
+        for part in status.containers.iter().chain(&status.proxies) {
+            let text = http::get(part.admin.context("an admin port")?, "/metrics")?;
+            for (sum, (name, labels)) in sums.iter_mut().zip(COUNTED) {
+                *sum += http::metric_where(&text, name, labels).unwrap_or(0.0) as u64;
+            }
+        }
+        Ok(sums)
+    };
+    let (mut last, mut since) = (all()?, Instant::now());
+    wait_every(EVERY / 100, "the counters stand still", LIMIT, || {
+        let now = all().ok()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (since.elapsed() > Duration::from_secs(1)).then_some(last)
+    })
+}
+
+/// By how much they have grown must be what the callers did.
+fn expect_grown(before: [u64; 7], after: [u64; 7], expected: [usize; 7]) -> anyhow::Result<()> {
+    let grown: Vec<_> = after
+        .iter()
+        .zip(before)
+        .map(|(now, before)| now.saturating_sub(before))
+        .collect();
+    for (((name, labels), grown), expected) in COUNTED.iter().zip(grown).zip(expected) {
+        ensure!(
+            grown == expected as u64,
+            "{name} {labels} grew by {grown}, the callers say {expected}"
+        );
+    }
+    Ok(())
+}
+
+/// A thousand calls without a fault: requests, responses, sessions and ends of dialogs that are counted are those that were sent and heard.
 fn counters_agree(cluster: &Cluster, caller: &mut Caller) -> anyhow::Result<()> {
     const CALLS: usize = 1_000;
-    let counted = |kind: &str| -> anyhow::Result<u64> {
-        let status = cluster.status()?;
-        let mut sum = 0.0;
-        for proxy in &status.proxies {
-            let text = http::get(proxy.admin.context("an admin port")?, "/metrics")?;
-            let label = format!("kind=\"{kind}\"");
-            sum += http::metric_where(&text, "sipcluster_proxy_messages_total", &label)
-                .with_context(|| format!("{label} in {text}"))?;
-        }
-        Ok(sum as u64)
-    };
-    let kinds = ["new_request", "in_dialog_request", "container_response"];
-    let all = || -> anyhow::Result<Vec<u64>> { kinds.into_iter().map(counted).collect() };
-    // Workers publish what they have counted now and then.
-    let steady = || {
-        let mut last = all()?;
-        let mut since = Instant::now();
-        wait_every(EVERY / 100, "the counters stand still", LIMIT, || {
-            let now = all().ok()?;
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-            (since.elapsed() > Duration::from_secs(1)).then(|| last.clone())
-        })
-    };
-    let before = steady()?;
+    let before = counted(cluster)?;
     let (first, since) = (caller.dialogs.len(), caller.outcomes.len());
     caller.paced(200, 0..CALLS, |caller, _| {
         caller.invite();
@@ -201,24 +240,37 @@ fn counters_agree(cluster: &Cluster, caller: &mut Caller) -> anyhow::Result<()> 
     );
     let heard: usize = caller.dialogs[first..].iter().map(|dialog| dialog.heard.len()).sum();
     // ACK and BYE in each; each BYE has one response.
-    let expected = [CALLS, 2 * CALLS, heard + CALLS];
-    let grown: Vec<usize> = steady()?
-        .iter()
-        .zip(before)
-        .map(|(now, before)| (now - before) as usize)
-        .collect();
+    let answers = heard + CALLS;
+    let expected = [CALLS, 2 * CALLS, answers, 3 * CALLS, answers, CALLS, CALLS];
+    expect_grown(before, counted(cluster)?, expected)?;
+    println!("{CALLS} calls: {expected:?} counted by caller, proxies and containers alike");
+    Ok(())
+}
+
+/// The same by SIPp's own count, which does not say what it heard: sessions and ends of dialogs.
+fn counters_agree_with_sipp(cluster: &Cluster) -> anyhow::Result<()> {
+    let before = counted(cluster)?;
+    let run = Run {
+        target: Some(cluster.address()),
+        local: (cluster.caller_address(), 7060).into(),
+        rate: 50,
+        calls: 300,
+        ..Run::default()
+    };
+    let seen = Sipp::start(cluster.files(), "sipp", &run)?.finish(LIMIT)?;
+    let (begun, ended) = (seen.begun(), seen.successful());
+    let after = counted(cluster)?;
+    let grown = [5, 6].map(|at| after[at] - before[at]);
     ensure!(
-        grown == expected,
-        "the proxies count {grown:?} of {kinds:?}, the caller {expected:?}"
+        grown == [begun, ended] && begun == u64::from(run.calls),
+        "SIPp counts {begun} calls and {ended} to their end, the containers {grown:?}"
     );
-    println!("{CALLS} calls: {expected:?} of {kinds:?}, counted by caller and proxies alike");
+    println!("SIPp and containers count {begun} calls and {ended} ends");
     Ok(())
 }
 
 /// Memory of the second half against the first, descriptors and threads against the beginning.
-fn level(part: &Part, series: &[u64], was: Holding, is: Holding) -> anyhow::Result<()> {
-    let name = &part.name;
-    println!("{name}: {was:?}, in the end {is:?}; resident every {EVERY:?}: {series:?}");
+fn level(name: &str, series: &[u64], was: Holding, is: Holding) -> anyhow::Result<()> {
     // Links to the lives of others come and go: a few more or fewer are no leak, one for every fault is.
     ensure!(
         is.descriptors <= was.descriptors + 8,
@@ -229,6 +281,51 @@ fn level(part: &Part, series: &[u64], was: Holding, is: Holding) -> anyhow::Resu
     let most = |half: &[u64]| half.iter().copied().max().unwrap_or_default();
     let end = most(late).max(is.resident);
     let bound = (most(early) as f64 * SLACK) as u64 + SLACK_BYTES;
-    ensure!(early.is_empty() || end <= bound, "{name} grows: {series:?}");
+    ensure!(
+        early.is_empty() || end <= bound,
+        "{name} grows: {series:?}, {}",
+        is.resident
+    );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grows_is_told() {
+        const MEGABYTE: u64 = 1 << 20;
+        let holding = |megabytes: u64, descriptors, threads| Holding {
+            resident: megabytes * MEGABYTE,
+            descriptors,
+            threads,
+        };
+        let series = |all: &[u64]| all.iter().map(|megabytes| megabytes * MEGABYTE).collect::<Vec<_>>();
+        let level = |all: &[u64], is| level("it", &series(all), holding(20, 30, 4), is);
+        let flat = [40, 50, 45, 50];
+        assert!(level(&flat, holding(50, 38, 6)).is_ok());
+        assert!(
+            level(&flat, holding(50, 39, 4)).is_err(),
+            "a descriptor for every fault"
+        );
+        assert!(level(&flat, holding(50, 30, 7)).is_err(), "a thread for every fault");
+        assert!(level(&flat, holding(70, 30, 4)).is_err(), "memory in the end");
+        assert!(
+            level(&[40, 50, 60, 70], holding(50, 30, 4)).is_err(),
+            "memory all the time"
+        );
+    }
+
+    #[test]
+    fn what_is_miscounted_is_told() {
+        let expected = [10, 20, 30, 30, 30, 10, 10];
+        let after = expected.map(|count| count as u64 + 5);
+        assert!(expect_grown([5; 7], after, expected).is_ok());
+        for at in 0..7 {
+            let mut wrong = after;
+            wrong[at] += 1;
+            assert!(expect_grown([5; 7], wrong, expected).is_err(), "{:?}", COUNTED[at]);
+        }
+    }
 }
