@@ -76,7 +76,7 @@ install:
 	@.ci/install cc redis-server sipp
 
 test-install: install
-	@.ci/install ip nft rtpengine sipsak
+	@.ci/install baresip ip nft rtpengine sipsak
 
 bench-images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, Manifest};
 use tests::interop::phone::{Leg, Phone};
-use tests::interop::process::signal;
+use tests::interop::process::{listens, signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
 
 /// Longer than any takeover, on a machine that is busy with other tests.
@@ -363,4 +363,64 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
     scene.callee.hear_answer(&bye, 200)?;
     ask((&mut scene.caller, &to_first), (&mut scene.callee, &first), "BYE", 3)?;
     scene.ends()
+}
+
+/// Third-party call control (RFC 3725, flow I), all of it SIPp's: the controller calls A without an offer and B with A's, both of them callees
+/// of the cluster; containers come and go meanwhile.
+#[test]
+fn a_third_party_of_sipp_connects_two_callees_of_sipp() -> anyhow::Result<()> {
+    const CALLS: u32 = 60;
+    let manifest = Manifest {
+        name: "b2bua-3pcc",
+        address: [86, 6],
+        ..Manifest::default()
+    };
+    let host = callees(&manifest).ip();
+    let at = |port| SocketAddr::from((host, port));
+    let route =
+        |user: &str, port| serde_json::json!({ "user": user, "target": format!("sip:{};transport=tcp", at(port)) });
+    let (sides, twin) = ([("3pcc-A", "a", 5070), ("3pcc-B", "b", 5072)], at(6071).to_string());
+    let routes = sides.map(|(_, user, port)| route(user, port)).into();
+    let cluster = Cluster::start(Manifest {
+        routes: Some(serde_json::Value::Array(routes)),
+        ..manifest
+    })?;
+    let callee = |(scenario, _, port)| {
+        let run = Run {
+            scenario,
+            local: at(port),
+            tcp: true,
+            ..Run::default()
+        };
+        Sipp::start(cluster.files(), scenario, &run)
+    };
+    let mut callees = [callee(sides[0])?, callee(sides[1])?];
+    let controller = |scenario, user, port| {
+        let run = Run {
+            scenario,
+            target: Some(cluster.address()),
+            local: (cluster.caller_address(), port).into(),
+            rate: 20,
+            calls: CALLS,
+            // A late answer to a repeated BYE belongs to a call that has been; SIPp would take it for the start of another.
+            extra: &["-s", user, "-3pcc", &twin, "-deadcall_wait", "30000"],
+            ..Run::default()
+        };
+        Sipp::start(cluster.files(), scenario, &run)
+    };
+    let b = controller("3pcc-C-B", "b", 6062)?;
+    wait_for("B's controller waits for A's", LIMIT, || listens(6071).then_some(()))?;
+    let a = controller("3pcc-C-A", "a", 6060)?;
+    cluster.carry_out(&["scale", "4"])?;
+    for controller in [a, b] {
+        let seen = controller.finish(Duration::from_secs(60))?;
+        assert_eq!((seen.successful(), seen.failed()), (u64::from(CALLS), 0), "{seen:?}");
+    }
+    for callee in &mut callees {
+        callee.wait_until("the callee has seen every call to its end", LIMIT, |seen| {
+            (seen.begun(), seen.failed()) == (u64::from(CALLS), 0)
+        })?;
+    }
+    cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
+    Ok(())
 }

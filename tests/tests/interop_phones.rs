@@ -1,12 +1,13 @@
-//! Callers not of our making, through the death of a container: SIPp's built-in scenarios, as they are, and sipsak.
+//! Phones not of our making, through the death of a container: SIPp's built-in scenarios, as they are, sipsak, and the softphone baresip.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use tests::interop::cluster::{Cluster, Manifest};
-use tests::interop::process::{signal, wait_for};
+use tests::interop::process::{Process, listens, signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -83,17 +84,6 @@ fn a_third_party_connects_two_calls_through_the_death_of_a_container() -> anyhow
     Ok(())
 }
 
-/// Whether anybody on this machine listens on a TCP port: to connect would be to take the one connection that it waits for.
-fn listens(port: u16) -> bool {
-    const LISTEN: &str = "0A";
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let end = format!(":{port:04X}");
-    table.lines().any(|line| {
-        let mut columns = line.split_whitespace().skip(1);
-        columns.next().is_some_and(|local| local.ends_with(&end)) && columns.nth(1) == Some(LISTEN)
-    })
-}
-
 #[test]
 fn sipsak_is_answered_whoever_dies() -> anyhow::Result<()> {
     let cluster = Cluster::start(Manifest {
@@ -119,5 +109,85 @@ fn sipsak_is_answered_whoever_dies() -> anyhow::Result<()> {
         }
         ask(round)?;
     }
+    Ok(())
+}
+
+/// A softphone with nothing for its ears: what it would play goes nowhere, and comes from there.
+struct Baresip {
+    process: Process,
+    log: PathBuf,
+}
+
+impl Baresip {
+    /// One that answers, or calls and waits.
+    fn start(cluster: &Cluster, name: &str, at: SocketAddr, calls: Option<&str>) -> anyhow::Result<Self> {
+        let files = cluster.files().join(name);
+        std::fs::create_dir_all(&files)?;
+        let config = format!(
+            "poll_method epoll\nsip_listen {at}\ncall_max_calls 4\n\
+             audio_source aubridge,nowhere\naudio_player aubridge,nowhere\naudio_alert aubridge,nowhere\n\
+             module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule aubridge.so\nmodule_app account.so\nmodule_app menu.so\n"
+        );
+        std::fs::write(files.join("config"), config)?;
+        std::fs::write(
+            files.join("accounts"),
+            format!("<sip:{name}@{at}>;regint=0;answermode=auto\n"),
+        )?;
+        std::fs::write(files.join("contacts"), "")?;
+        let mut command = Command::new("baresip");
+        command.arg("-f").arg(&files);
+        calls
+            .iter()
+            .for_each(|whom| _ = command.args(["-e", &format!("d {whom}")]));
+        let log = cluster.files().join(format!("{name}.log"));
+        let process =
+            Process::start(&mut command, &log).context("baresip (Debian: baresip-core) is needed for this test")?;
+        Ok(Self { process, log })
+    }
+
+    fn says(&self, words: &str) -> anyhow::Result<()> {
+        let said = || std::fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(words));
+        let found = wait_for(words, LIMIT, || said().then_some(()));
+        found.with_context(|| self.process.log_tail())
+    }
+}
+
+/// Two softphones talk through the back-to-back user agent; its container dies; the one that called hangs up, and the other hears it.
+#[test]
+fn two_softphones_talk_on_through_the_death_of_their_container() -> anyhow::Result<()> {
+    let manifest = Manifest {
+        name: "phones-baresip",
+        address: [132, 4],
+        ..Manifest::default()
+    };
+    let callee = SocketAddr::from(([127, 0, 132, 54], 5070));
+    let cluster = Cluster::start(Manifest {
+        b2bua: Some(callee.to_string()),
+        ..manifest
+    })?;
+    let called = Baresip::start(&cluster, "called", callee, None)?;
+    called.says("baresip is ready")?;
+    let whom = format!("sip:called@{}", cluster.address());
+    let mut calling = Baresip::start(
+        &cluster,
+        "calling",
+        (cluster.caller_address(), 5070).into(),
+        Some(&whom),
+    )?;
+    calling.says("Call established")?;
+    called.says("Call established")?;
+    let status = cluster.until("the call is counted", LIMIT, |status| status.dialogs() == 1)?;
+    kill_a_container(&cluster)?;
+    let victim = status.containers.iter().find(|part| part.dialogs == Some(1));
+    let victim = victim.and_then(|part| part.pid).context("the call's container")?;
+    cluster.until("another container has the call", LIMIT, |status| {
+        status.dialogs() == 1 && status.containers.iter().all(|part| part.pid != Some(victim))
+    })?;
+    // It hangs up before it ends.
+    signal(calling.process.pid(), libc::SIGINT)?;
+    let ended = calling.process.wait(LIMIT)?;
+    assert!(ended.success(), "{ended}: {}", calling.process.log_tail());
+    called.says("session closed")?;
+    cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
     Ok(())
 }
