@@ -246,7 +246,7 @@ fn interrupted(name: &'static str, last: u8, application: Application, dies: Die
     // Of three equal shares its own is two thirds of what it has; chance spreads them.
     let least = owned * 3 / 4;
     let mut killed = None;
-    for _ in 0..4 {
+    for _ in 0..10 {
         let mut victim = (dies == Dies::Source).then_some(source.running()?);
         let mut is_late = false;
         scene.scale(3, |scene| {
