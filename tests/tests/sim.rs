@@ -154,3 +154,8 @@ fn with_two_owners_acting_from_memory_a_violation_is_found() {
 fn with_hand_over_without_fencing_a_violation_is_found() {
     finds_a_violation(Broken::HandOverUnfenced);
 }
+
+#[test]
+fn with_claims_that_let_nobody_write_first_a_violation_is_found() {
+    finds_a_violation(Broken::ClaimsUnasked);
+}

@@ -124,6 +124,20 @@ fn one_cut_off_from_the_store_alone_is_relieved_of_its_partitions() {
 }
 
 #[test]
+fn one_that_is_silent_while_the_store_loses_everything_is_let_write_first() {
+    for seed in 0..SEEDS {
+        let erased = Fault {
+            at: AT + 690 * MS,
+            until: AT + 691 * MS,
+            kind: Kind::StoreErased,
+        };
+        let watched = run(seed, vec![fault(Kind::Pause(1), 3_000 * MS), erased]);
+        let lost = watched.outcome.seen.excused;
+        assert_eq!(lost, 0, "seed {seed}: {lost} calls");
+    }
+}
+
+#[test]
 fn one_that_quiesces_hands_over_what_it_has_at_once() {
     let mut taken = 0;
     for seed in 0..SEEDS {

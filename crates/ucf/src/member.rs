@@ -295,6 +295,9 @@ impl Member {
 
     /// A member said something.
     pub fn handle_peer_frame(&mut self, now: Instant, peer: Incarnation, frame: Body) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.heard = now;
+        }
         match frame {
             Body::Ownership(owned) => self.on_ownership(now, &owned),
             Body::Peer(PeerFrame {

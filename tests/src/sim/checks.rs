@@ -22,8 +22,14 @@ pub struct Oracle {
     only_in_memory: BTreeMap<(Incarnation, PartitionId), BTreeSet<Call>>,
     /// Calls whose state was lost with both copies: two faults, which the design gives up.
     pub excused: BTreeSet<Call>,
-    /// When each member last came (back) to the store.
-    could_ask: BTreeMap<Incarnation, Micros>,
+    /// Until when output of each member could leave from its memory.
+    acts_until: BTreeMap<Incarnation, Micros>,
+    /// When the store last forgot what an owner has in memory.
+    forgot_at: Micros,
+    /// When the store last carried out something for a member that had lost it, or had not had it yet.
+    back_at: BTreeMap<Incarnation, Micros>,
+    /// Members that were last told that the store is full: it is a lost one to them.
+    told_full: BTreeSet<Incarnation>,
     /// Owners whose store forgot, until they have written anew.
     unwritten: BTreeSet<PartitionId>,
     /// First answer to every request: its nonce.
@@ -89,7 +95,7 @@ impl Oracle {
     }
 
     /// The store carried a request out.
-    pub fn on_store(&mut self, _now: Micros, request: &StoreRequest, reply: &StoreReply) {
+    pub fn on_store(&mut self, now: Micros, request: &StoreRequest, reply: &StoreReply) {
         match (request, reply) {
             (StoreRequest::Write(write), StoreReply::Written { .. }) => {
                 let (partition, epoch) = (write.partition, write.epoch);
@@ -113,6 +119,13 @@ impl Oracle {
                 }
             }
             (StoreRequest::Write(_), StoreReply::Refused(_)) => self.seen.refused += 1,
+            (StoreRequest::Renew { member, .. }, StoreReply::Members { full, .. }) => {
+                if *full {
+                    self.told_full.insert(*member);
+                } else if self.told_full.remove(member) {
+                    self.back_at.insert(*member, now);
+                }
+            }
             (StoreRequest::Claim { as_target, .. }, StoreReply::Claimed { .. }) => {
                 self.seen.claims += 1;
                 self.seen.hand_overs += u64::from(*as_target);
@@ -129,7 +142,8 @@ impl Oracle {
     }
 
     /// The store lost everything.
-    pub fn on_flush(&mut self, owned: impl Iterator<Item = (Incarnation, PartitionId, Vec<Call>)>) {
+    pub fn on_flush(&mut self, now: Micros, owned: impl Iterator<Item = (Incarnation, PartitionId, Vec<Call>)>) {
+        self.forgot_at = now;
         for (member, partition, calls) in owned {
             self.unwritten.insert(partition);
             self.only_in_memory
@@ -161,13 +175,11 @@ impl Oracle {
             .keys()
             .filter(|(m, p)| *p == partition && *m != member);
         for (other, partition) in others.copied().collect::<Vec<_>>() {
-            // Given up only if its owner has been silent for 2 L since the claimer could ask it (clocks may be fast).
-            let asked = self.could_ask.get(&member).copied().unwrap_or(0);
             let calls = self
                 .only_in_memory
                 .remove(&(other, partition))
                 .expect("it was just listed");
-            if now < asked + 2 * super::LEASE.as_micros() as Micros * 97 / 100 && !calls.is_empty() {
+            if now < self.may_be_given_up(member, other) && !calls.is_empty() {
                 self.fail(format!(
                     "{partition}: {member} took what only {other} knew, without waiting for it"
                 ));
@@ -177,9 +189,26 @@ impl Oracle {
         }
     }
 
-    /// A member reaches the store (again), or has been admitted: from now on it may wait for others.
-    pub fn on_could_ask(&mut self, now: Micros, member: Incarnation) {
-        self.could_ask.insert(member, now);
+    /// From when a member may take what only the owner knows. It has to have let the owner write for 2 L since it has the store itself, and
+    /// since the store forgot; and since it last promised to claim nothing, which is at most 0.8 L before output stops to leave (clocks
+    /// may be fast).
+    fn may_be_given_up(&self, member: Incarnation, owner: Incarnation) -> Micros {
+        let lease = super::LEASE.as_micros() as Micros;
+        let back_at = self.back_at.get(&member).copied().unwrap_or(0);
+        let acted = self.acts_until.get(&owner).copied().unwrap_or(0);
+        let (whole, rest) = (lease * 2 * 97 / 100, lease * 114 / 100);
+        (back_at.max(self.forgot_at) + whole).max(acted + rest)
+    }
+
+    /// A member's first request on a new connection for leases and claims is carried out: it had lost the store.
+    pub fn on_store_found(&mut self, now: Micros, member: Incarnation) {
+        self.back_at.insert(member, now);
+    }
+
+    /// What may leave a member has changed: from memory until then, or nothing from memory any more.
+    pub fn on_gate(&mut self, now: Micros, member: Incarnation, from_memory_until: Option<Micros>) {
+        let until = self.acts_until.entry(member).or_default();
+        *until = from_memory_until.unwrap_or_else(|| now.min(*until));
     }
 
     /// A member acts on a call without having written it.

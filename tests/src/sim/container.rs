@@ -7,7 +7,7 @@ use super::net::{ConnId, Context, MS, Message, Micros, Node, Records};
 use sip::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, RequestId};
+use ucf::member::{Config, Effect, Event, Faults, Gate, LinkEnd, Member, RequestId};
 use ucf::store::{MemberRecord, StoreReply, StoreRequest};
 use ucf::wire::{Body, Hello, Report};
 use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
@@ -451,15 +451,17 @@ impl Process {
             }
             Effect::Gate(gate) => {
                 ctx.log(|| format!("{node:?} {gate:?}"));
+                let until = match gate {
+                    Gate::Memory { until, .. } => Some(self.clock.when(until)),
+                    Gate::Committed | Gate::Hold => None,
+                };
+                ctx.oracle.on_gate(ctx.now, self.incarnation, until);
                 self.engine.gate(ctx, now, gate);
             }
             Effect::Reconcile { round, partitions } => self.engine.reconcile(ctx, now, round, &partitions),
             Effect::Left => self.left = true,
             Effect::Event(Event::Claiming { .. } | Event::ClaimRefused { .. }) => {}
             Effect::Event(event) => {
-                if matches!(event, Event::StoreBack { .. } | Event::Admitted) {
-                    ctx.oracle.on_could_ask(ctx.now, self.incarnation);
-                }
                 ctx.log(|| format!("{node:?} {event:?}"));
             }
         }

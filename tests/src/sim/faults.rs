@@ -31,6 +31,9 @@ pub enum Kind {
     StoreRestart,
     /// The same, and all data is lost.
     StoreFlush,
+    /// All data is lost while the process runs on and its connections stand. Not generated: who joins before the owners have noticed is alone
+    /// on the list, and claims what is theirs.
+    StoreErased,
     /// A replica that has followed the store up to the beginning becomes the store at the end: the writes, claims and members between are gone.
     StorePromoted,
     /// The store has no room for records: leases and claims run, writes fail.

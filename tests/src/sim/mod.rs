@@ -62,6 +62,8 @@ pub enum Broken {
     MemoryUnasked,
     /// Hand-over without stopping, marking and raising the epoch.
     HandOverUnfenced,
+    /// Members claim without letting those write first who acted from memory.
+    ClaimsUnasked,
 }
 
 /// How a run ended.
@@ -133,6 +135,7 @@ impl World {
         let member_faults = Faults {
             acts_from_memory_unasked: broken == Broken::MemoryUnasked,
             hands_over_unfenced: broken == Broken::HandOverUnfenced,
+            claims_unasked: broken == Broken::ClaimsUnasked,
         };
         let output_first = broken == Broken::OutputFirst;
         // The proxies' fence hides what the broken part does wrong.
@@ -257,6 +260,7 @@ impl World {
                 ctx.end(Node::Store);
                 self.forget(None);
             }
+            Kind::StoreErased => self.forget(None),
             Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::ProxyCrash(i) => {
@@ -296,6 +300,7 @@ impl World {
                 }
             }
             Kind::StorePromoted => self.promote(),
+            Kind::StoreErased => {}
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Quiesce(_) => {}
@@ -336,7 +341,7 @@ impl World {
             .flat_map(|p| engine::calls(&p.records))
             .collect();
         self.ctx.oracle.on_flush_lost(lost.into_iter());
-        self.ctx.oracle.on_flush(remembered.into_iter());
+        self.ctx.oracle.on_flush(self.ctx.now, remembered.into_iter());
         self.era += 1;
         self.store.forget(replica, Era(self.era));
     }

@@ -2,6 +2,7 @@
 
 use super::net::{ConnId, Context, Message};
 use std::collections::BTreeSet;
+use ucf::Incarnation;
 use ucf::store::{Era, Model, StoreReply, StoreRequest};
 
 /// The store of a run.
@@ -9,6 +10,8 @@ pub struct StoreNode {
     /// What it knows.
     pub model: Model,
     given_up: BTreeSet<ConnId>,
+    /// Connections on which members have renewed or joined.
+    found: BTreeSet<ConnId>,
 }
 
 impl StoreNode {
@@ -18,6 +21,7 @@ impl StoreNode {
         Self {
             model: Model::new(Era(1)),
             given_up: BTreeSet::new(),
+            found: BTreeSet::new(),
         }
     }
 
@@ -42,6 +46,11 @@ impl StoreNode {
             }
             Message::Ask(..) if self.given_up.contains(&conn) => {}
             Message::Ask(id, request) => {
+                if let Some(member) = listed(&request)
+                    && self.found.insert(conn)
+                {
+                    ctx.oracle.on_store_found(ctx.now, member);
+                }
                 let reply = self.model.apply(&request);
                 ctx.oracle.on_store(ctx.now, &request, &reply);
                 let records = match (&request, &reply) {
@@ -55,6 +64,15 @@ impl StoreNode {
             Message::Closed => ctx.close(conn, end),
             _ => {}
         }
+    }
+}
+
+/// Who joins or renews, if that is it.
+fn listed(request: &StoreRequest) -> Option<Incarnation> {
+    match request {
+        StoreRequest::Join { record } => Some(record.incarnation),
+        StoreRequest::Renew { member, .. } => Some(*member),
+        _ => None,
     }
 }
 

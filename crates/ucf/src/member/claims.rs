@@ -37,7 +37,7 @@ pub(super) struct Claims {
     wanted: BTreeMap<PartitionId, Claim>,
     under_way: usize,
     /// Sent, and the store was lost before it answered.
-    pub(super) unresolved: BTreeSet<PartitionId>,
+    unresolved: BTreeSet<PartitionId>,
     /// The one member whose silence was enough, and when.
     forced: Option<(Incarnation, Instant)>,
     takeovers: BTreeMap<Incarnation, Takeover>,
@@ -86,6 +86,12 @@ impl Claims {
         for claim in self.wanted.values_mut().filter(left) {
             claim.due = claim.due.max(now + claim.delay);
         }
+    }
+
+    /// Partitions that may be this member's without its knowing.
+    pub(super) fn may_be_won(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        let under_way = self.wanted.iter().filter(|(_, claim)| claim.sent).map(|(id, _)| id);
+        self.unresolved.iter().chain(under_way).copied()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -266,11 +272,16 @@ impl Member {
     }
 
     /// Whether this member may claim anything now.
-    fn may_claim(&mut self, now: Instant) -> bool {
+    fn may_claim(&self, now: Instant) -> bool {
         // A member that was away for long may have been taken off the list: then it is not asked any more by those who act from memory.
-        let fresh = self.store.renewed.is_some_and(|at| now.since(at) < self.config.lease);
+        let renewed = self.store.renewed.filter(|at| *at >= self.store.doubted);
+        let fresh = renewed.is_some_and(|at| now.since(at) < self.config.lease);
         let whole = self.phase == Phase::Listed && self.admitted && self.store.is_up();
-        whole && fresh && self.reconcile.is_none() && !self.store.forgot && !self.memory.has_promised(now)
+        whole
+            && fresh
+            && self.reconcile.is_none()
+            && !self.store.forgot
+            && !self.memory.has_promised(now, self.config.lease)
     }
 
     /// Whether the partition of `owner` may be claimed: nobody's, our own, a stranger's, or one's who is down.
@@ -290,20 +301,22 @@ impl Member {
                 .is_some_and(|(why, _)| why != Suspicion::Silent || peer.claimed)
     }
 
-    /// After the store was lost, whoever may have acted from memory says so and writes its records first; the silent get 2 L.
+    /// Whoever may know what the store does not says so and writes first: who acted from memory, or is with another life of the store. It gets
+    /// 2 L for that, from when this member could first ask it, and from the last promise by which it may still act.
     fn must_wait_for(&self, now: Instant, owner: Option<Incarnation>) -> bool {
-        let waited = now.since(self.store.back_at.max(self.admitted_at)) >= self.config.lease * 2;
-        let Some(peer) = owner
-            .and_then(|id| self.peers.get(&id))
-            .filter(|p| !waited && !p.is_gone())
-        else {
+        let peer = owner.and_then(|id| Some((id, self.peers.get(&id)?)));
+        let Some((id, peer)) = peer.filter(|(_, p)| !p.is_gone() && !self.config.faults.claims_unasked) else {
             return false;
         };
+        let long = self.config.lease * 2;
+        let since = self.store.back_at.max(self.admitted_at);
         let unheard = peer.told_round < self.memory.back_round;
-        let era = self.store.era.map_or(0, |era| era.0);
-        // What it stored in an earlier life of the store is not there any more: only its memory has it.
-        let unwritten = peer.status.is_some_and(|s| s.from_memory || s.era != era);
-        unheard || unwritten
+        let from_memory = unheard || peer.status.is_some_and(|s| s.from_memory);
+        // Another store may be at hand until it falls, and then what is there is gone from one moment to the next.
+        let suspected = peer.suspicion.map_or(since, |(_, at)| at.max(since));
+        self.memory.has_promised_to(id, now, long)
+            || from_memory && now.since(since) < long
+            || self.is_elsewhere(peer) && now.since(suspected) < long
     }
 
     /// Claims nothing any more that is not under way.
@@ -439,6 +452,7 @@ impl Member {
         // Whom we have heard of may own it although the store forgot: then it will write it.
         let known = self.known(partition);
         let heard = if known.epoch > stored.epoch {
+            self.doubt_store(now);
             known.owner
         } else {
             stored.owner

@@ -31,6 +31,8 @@ pub struct Faults {
     pub acts_from_memory_unasked: bool,
     /// Offers a partition without stopping its turns and marking the target: it goes on working until it hears of the claim.
     pub hands_over_unfenced: bool,
+    /// Claims from who may have acted from memory without letting it write first.
+    pub claims_unasked: bool,
 }
 
 /// Ties a store's reply to its request.

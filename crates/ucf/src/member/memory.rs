@@ -24,7 +24,7 @@ pub(super) struct Memory {
     acting: bool,
     /// Who waits for an answer: at most one question of each peer.
     asked: BTreeMap<Incarnation, Asked>,
-    /// To whom claiming nothing is promised, and until when.
+    /// To whom claiming nothing was promised.
     promised: BTreeMap<Incarnation, Promised>,
 }
 
@@ -44,9 +44,10 @@ struct Asked {
     round: u64,
 }
 
+/// Holds for L, and is remembered until nobody has to be waited for because of it.
 #[derive(Clone, Copy, Debug)]
 struct Promised {
-    until: Instant,
+    at: Instant,
     number: u64,
 }
 
@@ -80,9 +81,13 @@ impl Memory {
     }
 
     /// Whether claims are promised away.
-    pub(super) fn has_promised(&mut self, now: Instant) -> bool {
-        self.promised.retain(|_, p| p.until > now);
-        !self.promised.is_empty()
+    pub(super) fn has_promised(&self, now: Instant, lease: Duration) -> bool {
+        self.promised.values().any(|p| now.since(p.at) < lease)
+    }
+
+    /// Whether the peer was given a promise within this time and has not said since that the store has everything.
+    pub(super) fn has_promised_to(&self, peer: Incarnation, now: Instant, within: Duration) -> bool {
+        self.promised.get(&peer).is_some_and(|p| now.since(p.at) < within)
     }
 }
 
@@ -120,6 +125,8 @@ impl Member {
     }
 
     pub(super) fn answer_asked(&mut self, now: Instant) {
+        let remembered = self.config.lease * 2;
+        self.memory.promised.retain(|_, p| now.since(p.at) < remembered);
         for (peer, asked) in std::mem::take(&mut self.memory.asked) {
             let round = asked.round;
             if self.store.is_up() {
@@ -127,7 +134,7 @@ impl Member {
                 continue;
             }
             let promised = Promised {
-                until: now + self.config.lease,
+                at: now,
                 number: asked.number,
             };
             self.memory.promised.insert(peer, promised);
@@ -142,7 +149,7 @@ impl Member {
             round,
             partitions: self.held.keys().map(|p| u32::from(p.0)).collect(),
             epochs: self.held.values().map(|h| h.epoch.0).collect(),
-            unresolved: self.claims.unresolved.iter().map(|p| u32::from(p.0)).collect(),
+            unresolved: self.claims.may_be_won().map(|p| u32::from(p.0)).collect(),
             members: present.map(|(id, _)| id.0).collect(),
         }
     }
@@ -242,6 +249,7 @@ impl Member {
 
     /// The store answers again, or is found to have lost what it knew.
     pub(super) fn back_in_store(&mut self, now: Instant) {
+        self.store.back_at = now;
         self.memory.ask = None;
         self.memory.cut_off = false;
         self.memory.acting = false;

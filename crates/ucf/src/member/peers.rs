@@ -21,6 +21,8 @@ pub(super) struct Peer {
     /// Since when it is not on the list.
     pub(super) unlisted_since: Option<Instant>,
     pub(super) linked: bool,
+    /// When it last said anything.
+    pub(super) heard: Instant,
     /// A connection was refused since the last link: nobody is there any more.
     refused: bool,
     connecting: bool,
@@ -178,13 +180,23 @@ impl Member {
         }
     }
 
+    /// What it stores is not where this member looks: in an earlier life of the store, or in another one.
+    pub(super) fn is_elsewhere(&self, peer: &Peer) -> bool {
+        let era = self.store.era.map_or(0, |era| era.0);
+        peer.status.is_some_and(|s| s.era != era)
+    }
+
     fn suspicion_of(&self, now: Instant, id: Incarnation) -> Option<Suspicion> {
         let peer = self.peers.get(&id)?;
         let verdict = self.detector.verdict(now, id);
         let cut_off = peer.linked && peer.status.is_some_and(|s| s.cut_off);
+        // Of two stores each has the leases of those who reach it.
+        let heard = peer.linked && now.since(peer.heard) < self.config.lease * 2;
+        let elsewhere =
+            heard && verdict == Verdict::Up && peer.status.is_some_and(|s| s.stored) && self.is_elsewhere(peer);
         match verdict {
             Verdict::Closed => Some(Suspicion::Closed),
-            _ if self.lease.is_gone(id) => Some(Suspicion::Lease),
+            _ if self.lease.is_gone(id) && !elsewhere => Some(Suspicion::Lease),
             _ if cut_off && self.store.is_up() => Some(Suspicion::CutOff),
             Verdict::Silent => Some(Suspicion::Silent),
             // Whoever was found closed stays so until someone has seen it alive: a proxy that forgets or leaves does not vouch.

@@ -33,7 +33,9 @@ pub(super) struct StoreLink {
     /// When the last renewal that succeeded was sent.
     pub(super) renewed: Option<Instant>,
     renew_due: Instant,
-    /// When it answered again after it was lost.
+    /// When it last said less than was heard of an owner: nothing is claimed before a renewal has told whether it is in another life.
+    pub(super) doubted: Instant,
+    /// When it answered again after it was lost, or was found to have lost what it knew.
     pub(super) back_at: Instant,
 }
 
@@ -63,6 +65,7 @@ impl StoreLink {
             counter: 0,
             renewed: None,
             renew_due: now,
+            doubted: Instant::default(),
             back_at: now,
         }
     }
@@ -134,6 +137,12 @@ impl Member {
         }
     }
 
+    /// It may have lost what it knew.
+    pub(super) fn doubt_store(&mut self, now: Instant) {
+        self.store.doubted = now;
+        self.store.renew_due = now;
+    }
+
     fn renew(&mut self, now: Instant) {
         self.store.renew_due = now + self.config.lease / 3;
         match self.phase {
@@ -188,6 +197,10 @@ impl Member {
         let other_era = self.store.era.is_some_and(|e| e != era);
         self.store.era = Some(era);
         self.store.forgot |= other_era && !self.held.is_empty();
+        if other_era {
+            // Who has it in memory is let write first.
+            self.store.back_at = now;
+        }
         let Some(members) = members else {
             return self.rejoin(now, other_era);
         };
@@ -203,7 +216,6 @@ impl Member {
             // It is back when it writes.
             self.store.renew_due = now + PROBE;
         } else if let Some(since) = self.store.lost_since.take() {
-            self.store.back_at = now;
             let after = now.since(since);
             let forgot = self.store.forgot;
             self.event(Event::StoreBack { after, forgot });

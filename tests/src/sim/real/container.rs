@@ -12,7 +12,7 @@ use sip::{Frame, Framer, Instant, Limits, OwnedMessage, Side};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, Notice, RequestId, STORE_BUDGET};
+use ucf::member::{Config, Effect, Event, Faults, Gate, LinkEnd, Member, Notice, RequestId, STORE_BUDGET};
 use ucf::store::{MemberRecord, StoreReply, StoreRequest, Write};
 use ucf::token::Keyring;
 use ucf::wire::{Body, Confirm, Hello, Report, Transactions};
@@ -704,15 +704,17 @@ impl Process {
             }
             Effect::Gate(gate) => {
                 ctx.log(|| format!("{node:?} {gate:?}"));
+                let until = match gate {
+                    Gate::Memory { until, .. } => Some(self.clock.when(until)),
+                    Gate::Committed | Gate::Hold => None,
+                };
+                ctx.oracle.on_gate(ctx.now, self.incarnation, until);
                 self.engine.set_gate(gate);
             }
             Effect::Reconcile { round, partitions } => self.engine.reconcile(round, &partitions),
             Effect::Left => self.left = true,
             Effect::Event(Event::Claiming { .. } | Event::ClaimRefused { .. }) => {}
             Effect::Event(event) => {
-                if matches!(event, Event::StoreBack { .. } | Event::Admitted) {
-                    ctx.oracle.on_could_ask(ctx.now, self.incarnation);
-                }
                 ctx.log(|| format!("{node:?} {event:?}"));
             }
         }

@@ -89,6 +89,7 @@ impl World {
         let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
         let member_faults = Faults {
             acts_from_memory_unasked: broken == Broken::MemoryUnasked,
+            claims_unasked: broken == Broken::ClaimsUnasked,
             ..Faults::default()
         };
         let mut store = StoreNode::new();
@@ -197,6 +198,7 @@ impl World {
                 ctx.end(Node::Store);
                 self.forget(None);
             }
+            Kind::StoreErased => self.forget(None),
             Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
@@ -223,6 +225,7 @@ impl World {
             }
             Kind::StoreRestart | Kind::StoreFlush => {}
             Kind::StorePromoted => self.promote(),
+            Kind::StoreErased => {}
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
@@ -258,7 +261,7 @@ impl World {
             }
         }
         self.ctx.oracle.on_flush_lost(lost.into_iter());
-        self.ctx.oracle.on_flush(remembered.into_iter());
+        self.ctx.oracle.on_flush(self.ctx.now, remembered.into_iter());
         self.era += 1;
         self.store.forget(replica, Era(self.era));
     }
