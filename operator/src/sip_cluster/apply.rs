@@ -51,9 +51,15 @@ pub enum Error {
     Random(getrandom::Error),
 }
 
-/// What was applied last, by kind, namespace and name: a hash of it, and the version that the API server gave it.
+/// What was applied last.
 #[derive(Default)]
-pub struct Applied(Mutex<HashMap<(String, String, String), (u64, Option<String>)>>);
+pub struct Applied(Mutex<HashMap<Place, Last>>);
+
+/// Kind, namespace and name.
+type Place = (String, String, String);
+
+/// A hash of what was applied, and the version that the API server gave it.
+type Last = (u64, Option<String>);
 
 /// Applies.
 pub struct Applier<'a> {
