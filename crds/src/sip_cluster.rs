@@ -122,7 +122,8 @@ pub struct Application {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Custom {
-    /// The executable that runs in place of `sipcluster-container` on one machine; a relative path begins at the manifest's directory.
+    /// The executable that runs in place of `sipcluster-container` on one machine; a relative path begins at the manifest's directory. On
+    /// Kubernetes it counts for nothing: `containers.image` has it.
     pub command: PathBuf,
 
     /// What the application is given, in its own words.
