@@ -15,7 +15,7 @@ STATIC = $(TARGET)/$(HOST)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 help: ## This list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## Start the cluster of MANIFEST (examples/sipcluster.yaml) on this machine; Ctrl-C stops it.
 	@exec $(TARGET)/release/sipcluster up -f $(MANIFEST)
@@ -78,42 +78,13 @@ install:
 test-install: install
 	@.ci/install baresip ip nft rtpengine sipsak
 
-bench-images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
-	charts/images/stage $(STATIC) $(TARGET)/images
+e2e-install: install
+	@.ci/install buildah cni conntrack go ip iptables nft openssl runc
 
-e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
-	$(MAKE) images PROFILE=dev
-	cargo build --workspace --bins
-	tests/e2e/cluster/cluster build
-	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
-
-kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
-	$(MAKE) images
-	cargo build --workspace --bins
-	tests/e2e/cluster/cluster build
-	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e --play
-
-install:
+bench-install:
 	@.ci/install cc redis-server kamailio
 
-lint-images: install ## What the images are built from, in target/images: static executables of PROFILE (release) and Debian's Redis.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
-	charts/images/stage $(STATIC) $(TARGET)/images
-
-e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
-	$(MAKE) images PROFILE=dev
-	cargo build --workspace --bins
-	tests/e2e/cluster/cluster build
-	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
-
-kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
-	$(MAKE) images
-	cargo build --workspace --bins
-	tests/e2e/cluster/cluster build
-	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e --play
-
-install:
+lint-install:
 	@.ci/install cc clippy fmt
 
 .PHONY: help run build test lint fuzz generate report soak bench images e2e kubernetes install test-install e2e-install bench-install lint-install
