@@ -38,7 +38,13 @@ struct Scene {
 
 impl Scene {
     /// All calls but the ringing ones are answered.
-    fn start(name: &'static str, last: u8, application: Application, containers: u32) -> anyhow::Result<Self> {
+    fn start(
+        name: &'static str,
+        last: u8,
+        application: Application,
+        containers: u32,
+        transport: Transport,
+    ) -> anyhow::Result<Self> {
         let at = SocketAddr::from(([127, 0, 134, last + 50], 5070));
         let callees = Callees::start(at, RING)?;
         let cluster = Cluster::start(Manifest {
@@ -50,7 +56,7 @@ impl Scene {
             b2bua: (application == Application::B2bua).then(|| at.to_string()),
             ..Manifest::default()
         })?;
-        let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 32)?;
+        let mut caller = Caller::new(transport, cluster.caller_address(), cluster.address(), 32)?;
         caller.paced(400, 0..DIALOGS, |caller, _| {
             caller.invite();
         });
@@ -151,8 +157,8 @@ impl Scene {
 }
 
 /// Callers and callees count every message: at rest none comes because of a move; and of what is asked meanwhile everything is answered once.
-fn moves_unnoticed(name: &'static str, last: u8, application: Application) -> anyhow::Result<()> {
-    let mut scene = Scene::start(name, last, application, 1)?;
+fn moves_unnoticed(name: &'static str, last: u8, application: Application, transport: Transport) -> anyhow::Result<()> {
+    let mut scene = Scene::start(name, last, application, 1, transport)?;
     scene.transactions()?;
     scene.comes_to_rest()?;
     let (before, ringing) = (scene.heard(), scene.caller.count(State::Ringing));
@@ -216,12 +222,18 @@ fn moves_unnoticed(name: &'static str, last: u8, application: Application) -> an
 
 #[test]
 fn calls_of_answer_move_unnoticed() -> anyhow::Result<()> {
-    moves_unnoticed("handover-answer", 1, Application::Answer)
+    moves_unnoticed("handover-answer", 1, Application::Answer, Transport::Udp)
 }
 
 #[test]
 fn calls_of_b2bua_move_unnoticed() -> anyhow::Result<()> {
-    moves_unnoticed("handover-b2bua", 2, Application::B2bua)
+    moves_unnoticed("handover-b2bua", 2, Application::B2bua, Transport::Udp)
+}
+
+/// Nobody asks again over a stream: an answer that a move swallows never comes.
+#[test]
+fn calls_over_streams_move_unnoticed() -> anyhow::Result<()> {
+    moves_unnoticed("handover-streams", 7, Application::Answer, Transport::Tcp)
 }
 
 /// Who dies in the middle of it.
@@ -235,7 +247,7 @@ enum Dies {
 
 /// A container bootstraps; some but not all of its share has come when either side is killed.
 fn interrupted(name: &'static str, last: u8, application: Application, dies: Dies) -> anyhow::Result<()> {
-    let mut scene = Scene::start(name, last, application, 2)?;
+    let mut scene = Scene::start(name, last, application, 2, Transport::Udp)?;
     scene.transactions()?;
     let before = scene.cluster.status()?;
     let source = before.containers[0].clone();

@@ -31,6 +31,10 @@ pub struct Route {
     pub epoch: Epoch,
     /// The owner hands it over or has returned a message for it: hold until somebody announces it.
     pub leaving: bool,
+    /// Who owned it before.
+    before: Option<Slot>,
+    /// That one handed it over: what it still sends was written while it owned, and its successor does not say it again.
+    handed: bool,
     /// Place in the owner's list, while it is there.
     at: u32,
 }
@@ -123,6 +127,9 @@ impl RoutingTable {
             if route.owner == Some(slot) {
                 route.owner = None;
             }
+            if route.before == Some(slot) {
+                route.before = None;
+            }
         }
         if let Some(member) = self.members.get_mut(usize::from(slot.0)) {
             *member = None;
@@ -186,11 +193,16 @@ impl RoutingTable {
             }
         }
         for partition in &announced.leaving {
-            if let Some(partition) = self.known(*partition)
-                && self.route(partition).owner == Some(slot)
-            {
+            let Some(partition) = self.known(*partition) else {
+                continue;
+            };
+            let route = self.route(partition);
+            if route.owner == Some(slot) {
                 self.suspend(partition);
                 changes.retain(|change| change.partition != partition);
+            } else if route.before == Some(slot) {
+                // Its successor was heard first.
+                self.routes[usize::from(partition.0)].handed = true;
             }
         }
     }
@@ -213,6 +225,8 @@ impl RoutingTable {
             owner: Some(slot),
             epoch,
             leaving: false,
+            before: if mine { route.before } else { route.owner },
+            handed: if mine { route.handed } else { route.leaving },
             at,
         };
         changes.push(Change {
@@ -242,11 +256,13 @@ impl RoutingTable {
         }
     }
 
-    /// Who else owns the partition, if `from` is fenced: its output is to be dropped.
+    /// Who else owns the partition, if `from` is fenced: its output is to be dropped. Who handed it over is not: the news of the successor may
+    /// outrun its last output, which nobody will send again.
     #[must_use]
     pub fn fenced(&self, from: Slot, partition: PartitionId) -> Option<(Incarnation, Epoch)> {
         let route = self.route(partition);
-        let owner = route.owner.filter(|owner| *owner != from)?;
+        let handed_it_over = route.handed && route.before == Some(from);
+        let owner = route.owner.filter(|owner| *owner != from && !handed_it_over)?;
         Some((self.incarnation(owner)?, route.epoch))
     }
 
@@ -332,6 +348,34 @@ mod tests {
         assert_eq!(table.route(P).owner, Some(Slot(1)));
         assert_eq!(tell(&mut table, &owns(A, &[2, 3], 5)), [], "late news of the old owner");
         assert_eq!(table.owned(Slot(0)), [PartitionId(2)]);
+    }
+
+    #[test]
+    fn who_handed_a_partition_over_is_not_fenced_however_late_the_news_and_who_lost_it_is() {
+        let leaving = Ownership {
+            owner: A,
+            leaving: vec![3],
+            ..Ownership::default()
+        };
+        let partition = PartitionId(3);
+        for told in [
+            [&owns(A, &[3], 1), &leaving, &owns(B, &[3], 2)],
+            [&owns(A, &[3], 1), &owns(B, &[3], 2), &leaving],
+        ] {
+            let mut table = RoutingTable::new(8);
+            told.into_iter().for_each(|told| drop(tell(&mut table, told)));
+            let (a, b) = (table.slot(Incarnation(A)).unwrap(), table.slot(Incarnation(B)).unwrap());
+            assert_eq!((table.fenced(a, partition), table.fenced(b, partition)), (None, None));
+            // The next owner takes it by force.
+            tell(&mut table, &owns(0xc, &[3], 3));
+            assert!(table.fenced(a, partition).is_some() && table.fenced(b, partition).is_some());
+        }
+        let mut table = RoutingTable::new(8);
+        [owns(A, &[3], 1), owns(B, &[3], 2)]
+            .iter()
+            .for_each(|told| drop(tell(&mut table, told)));
+        let a = table.slot(Incarnation(A)).unwrap();
+        assert!(table.fenced(a, partition).is_some(), "it was claimed");
     }
 
     #[test]
