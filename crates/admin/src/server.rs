@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,6 +14,7 @@ use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 /// A page whose content others have to be asked for.
 pub type Later = Pin<Box<dyn Future<Output = serde_json::Value> + Send>>;
@@ -27,6 +29,17 @@ pub struct Pages {
     pub state: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// What it holds of each partition, if it holds any.
     pub digests: Option<Box<dyn Fn() -> Later + Send + Sync>>,
+}
+
+/// How many times as long as its making nobody gets the page of digests again.
+const REST: u32 = 9;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Served {
+    pages: Arc<Pages>,
+    /// Held while digests are made, and for the rest after.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A bound server that does not answer yet.
@@ -57,32 +70,46 @@ impl Server {
             .route("/metrics", get(metrics))
             .route("/state", get(state))
             .route("/digests", get(digests))
-            .with_state(Arc::new(pages));
+            .with_state(Served {
+                pages: Arc::new(pages),
+                turn: Arc::default(),
+            });
         axum::serve(self.listener, router).await
     }
 }
 
-async fn ready(State(pages): State<Arc<Pages>>) -> Response {
+async fn ready(State(Served { pages, .. }): State<Served>) -> Response {
     match (pages.ready)() {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
-async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+async fn metrics(State(Served { pages, .. }): State<Served>) -> Response {
     let mut text = String::new();
     encode(&mut text, &pages.metrics).expect("a String takes all that is written");
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-async fn digests(State(pages): State<Arc<Pages>>) -> Response {
-    match &pages.digests {
-        Some(digests) => axum::Json(digests().await).into_response(),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+/// One at a time, and then a rest that is [`REST`] times as long: whoever may read pages may not keep the workers from their calls.
+async fn digests(State(served): State<Served>) -> Response {
+    let Some(digests) = &served.pages.digests else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let Ok(turn) = served.turn.clone().try_lock_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "busy\n").into_response();
+    };
+    let begun = Instant::now();
+    let page = digests().await;
+    let rest = begun.elapsed() * REST;
+    tokio::spawn(async move {
+        tokio::time::sleep(rest).await;
+        drop(turn);
+    });
+    axum::Json(page).into_response()
 }
 
-async fn state(State(pages): State<Arc<Pages>>) -> Response {
+async fn state(State(Served { pages, .. }): State<Served>) -> Response {
     axum::Json((pages.state)()).into_response()
 }

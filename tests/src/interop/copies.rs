@@ -42,6 +42,10 @@ pub struct Copies {
 /// Epoch and records of a partition in Redis.
 type Stored = (Option<u64>, HashMap<Vec<u8>, Vec<u8>>);
 
+/// When a container that rests is asked again, and for how long at most.
+const AGAIN: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// One look at both.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -56,7 +60,10 @@ impl Copies {
     pub fn compare(&self) -> anyhow::Result<Seen> {
         let mut owners: HashMap<u32, Vec<Held>> = HashMap::new();
         for admin in &self.containers {
-            let page = http::get(*admin, "/digests")?;
+            // A container rests after each such page.
+            let page = wait_every(AGAIN, "a container's digests", PATIENCE, || {
+                http::get(*admin, "/digests").ok()
+            })?;
             for held in serde_json::from_str::<Vec<Held>>(&page).with_context(|| page.clone())? {
                 owners.entry(held.partition).or_default().push(held);
             }
