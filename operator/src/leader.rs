@@ -45,7 +45,8 @@ impl Leadership {
     pub async fn acquire(&mut self) {
         let mut said = false;
         loop {
-            match self.take().await {
+            let taken = tokio::time::timeout(HOLDS, self.take()).await;
+            match taken.unwrap_or(Ok(false)) {
                 Ok(true) => {
                     info!(lease = LEASE, "leading");
                     return;
@@ -67,7 +68,8 @@ impl Leadership {
         while renewed.elapsed() < HOLDS - RENEW {
             tokio::time::sleep(RENEW).await;
             let begun = Instant::now();
-            match tokio::time::timeout(RENEW, self.take()).await {
+            // It is over before another may take it.
+            match tokio::time::timeout_at(renewed + HOLDS - RENEW / 2, self.take()).await {
                 Ok(Ok(true)) => renewed = begun,
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => debug!(%error, "the Lease cannot be renewed"),

@@ -74,7 +74,7 @@ fn look(model: &mut Model, what: &str) {
 fn first_containers_start_together() {
     let mut model = Model::new(valid(&json!({ "replicas": 3 })));
     let decision = model.decide();
-    assert_eq!(decision.replicas, 3);
+    assert_eq!(decision.replicas, Some(3));
     settle(&mut model, "start");
 }
 
@@ -86,12 +86,12 @@ fn scaling_goes_one_pod_at_a_time_and_takes_the_highest() {
     let decision = model.decide();
     assert_eq!(
         (decision.replicas, decision.steps.as_slice()),
-        (3, ["demo-2 is being started".to_owned()].as_slice())
+        (Some(3), ["demo-2 is being started".to_owned()].as_slice())
     );
     settle(&mut model, "up");
     model.valid = valid(&json!({ "replicas": 2 }));
     let decision = model.decide();
-    assert_eq!((decision.replicas, decision.leave.len()), (3, 0));
+    assert_eq!((decision.replicas, decision.leave.len()), (Some(3), 0));
     settle(&mut model, "down");
     assert_eq!(model.replicas, Some(2));
 }
@@ -117,6 +117,50 @@ fn a_rollout_that_is_stuck_stops_there_says_why_and_is_repaired_by_the_next() {
 }
 
 #[test]
+fn a_container_that_works_but_is_not_heard_is_not_taken_for_lost() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    model.unheard = vec![0, 1, 2];
+    model.revision = 2;
+    for _ in 0..20 {
+        let decision = model.decide();
+        assert_eq!((decision.leave.len(), decision.bury.len()), (0, 0));
+        assert!(decision.gate.is_some(), "it says what it waits for");
+        model.perform(&decision);
+        model.wait(500);
+    }
+}
+
+#[test]
+fn scaling_back_what_never_came_leaves_nothing_behind() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    model.quota = 2;
+    model.valid = valid(&json!({ "replicas": 4 }));
+    for _ in 0..10 {
+        look(&mut model, "no room");
+        model.wait(500);
+    }
+    assert_eq!(model.replicas, Some(3));
+    model.valid = valid(&json!({ "replicas": 2 }));
+    settle(&mut model, "back");
+    assert_eq!(model.replicas, Some(2));
+}
+
+#[test]
+fn while_the_cache_is_behind_the_statefulset_is_left_alone() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    let behind = operator::sip_cluster::observe::Observation {
+        is_current: false,
+        ..model.observation()
+    };
+    model.valid = valid(&json!({ "replicas": 4 }));
+    let decision = operator::sip_cluster::plan::decide(model.now, &model.valid, &model.found(), &behind);
+    assert_eq!((decision.replicas, decision.leave.len()), (None, 0));
+}
+
+#[test]
 fn paused_nothing_is_added_or_taken_away() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));
     settle(&mut model, "start");
@@ -125,7 +169,7 @@ fn paused_nothing_is_added_or_taken_away() {
     let decision = model.decide();
     assert_eq!(
         (decision.replicas, decision.leave.len(), decision.steps.len()),
-        (2, 0, 0)
+        (Some(2), 0, 0)
     );
     assert!(decision.gate.is_some_and(|gate| gate.contains("spec.paused")));
 }

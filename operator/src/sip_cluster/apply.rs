@@ -58,8 +58,13 @@ pub struct Applied(Mutex<HashMap<Place, Last>>);
 /// Kind, namespace and name.
 type Place = (String, String, String);
 
-/// A hash of what was applied, and the version that the API server gave it.
-type Last = (u64, Option<String>);
+/// What the API server made of it.
+struct Last {
+    /// A hash of what was applied.
+    hash: u64,
+    version: Option<String>,
+    generation: Option<i64>,
+}
 
 /// Applies.
 pub struct Applier<'a> {
@@ -113,7 +118,9 @@ impl Applier<'_> {
             self.apply(set, &watched.stateful_sets).await?;
         }
         if let Some(Workload { containers, proxies }) = workload {
-            self.apply(containers, &watched.stateful_sets).await?;
+            if let Some(containers) = containers {
+                self.apply(containers, &watched.stateful_sets).await?;
+            }
             self.apply(proxies, &watched.deployments).await?;
         }
         Ok(())
@@ -185,8 +192,15 @@ impl Applier<'_> {
         let name = object.name_any();
         let kind = K::kind(&()).into_owned();
         let there = cached(cache, &self.valid.names.namespace, &name);
-        if let Some(there) = &there {
-            self.is_ours(&kind, &name, there.as_ref())?;
+        match &there {
+            Some(there) => self.is_ours(&kind, &name, there.as_ref())?,
+            // What bears no label of ours is in no cache.
+            None => {
+                let there = self.api::<K>().get_opt(&name).await;
+                if let Some(there) = there.map_err(|source| failed::<K>(name.clone(), source))? {
+                    self.is_ours(&kind, &name, &there)?;
+                }
+            }
         }
         let mut hasher = DefaultHasher::new();
         serde_json::to_vec(&object)
@@ -195,21 +209,18 @@ impl Applier<'_> {
         let wanted = hasher.finish();
         let key = (kind, self.valid.names.namespace.clone(), name.clone());
         let version = there.and_then(|there| there.resource_version());
-        let last = self
-            .applied
-            .0
-            .lock()
-            .expect("nobody panics with it in hand")
-            .get(&key)
-            .cloned();
-        if version.is_some() && last == Some((wanted, version)) {
+        if version.is_some() && self.applied.is_same(&key, wanted, version.as_deref()) {
             return Ok(());
         }
         let parameters = PatchParams::apply(MANAGER).force();
         let now = self.api::<K>().patch(&name, &parameters, &Patch::Apply(&object)).await;
         let now = now.map_err(|source| failed::<K>(name, source))?;
-        let mut applied = self.applied.0.lock().expect("nobody panics with it in hand");
-        applied.insert(key, (wanted, now.resource_version()));
+        let last = Last {
+            hash: wanted,
+            version: now.resource_version(),
+            generation: now.meta().generation,
+        };
+        self.applied.lock().insert(key, last);
         Ok(())
     }
 
@@ -234,12 +245,29 @@ impl Applier<'_> {
 }
 
 impl Applied {
+    /// The generation that the API server gave a child of this kind and name last.
+    pub fn generation(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
+        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+        self.lock().get(&key)?.generation
+    }
+
+    fn is_same(&self, place: &Place, hash: u64, version: Option<&str>) -> bool {
+        let applied = self.lock();
+        applied
+            .get(place)
+            .is_some_and(|last| last.hash == hash && last.version.as_deref() == version)
+    }
+
     /// Nothing is known any more of a cluster that is gone.
     pub fn forget(&self, namespace: &str, cluster: &str) {
         let belongs =
             |name: &str| name == cluster || name.strip_prefix(cluster).is_some_and(|rest| rest.starts_with('-'));
-        let mut applied = self.0.lock().expect("nobody panics with it in hand");
-        applied.retain(|(_, theirs, name), _| theirs != namespace || !belongs(name));
+        self.lock()
+            .retain(|(_, theirs, name), _| theirs != namespace || !belongs(name));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, Last>> {
+        self.0.lock().expect("nobody panics with it in hand")
     }
 }
 

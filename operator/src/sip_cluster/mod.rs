@@ -87,6 +87,10 @@ pub async fn run(client: Client, config: &Config) {
 async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Action, Error> {
     context.watched.filled().await;
     if cluster.metadata.deletion_timestamp.is_some() {
+        context
+            .applied
+            .forget(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+        context.written.forget(&cluster);
         return Ok(Action::await_change());
     }
     let names = Names {
@@ -103,9 +107,8 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
         Ok(valid) => valid,
         Err(problems) => {
             let status = status::refused(Timestamp::now(), &cluster, &problems);
-            for problem in &problems {
-                writer.complain(&cluster, "Invalid", &problem.to_string()).await;
-            }
+            let wrong: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            writer.complain(&cluster, "Invalid", &wrong.join("; ")).await;
             writer
                 .write(&cluster, status)
                 .await
@@ -113,7 +116,10 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
             return Ok(Action::requeue(REFUSED));
         }
     };
-    let observation = observe::observe(&valid, &found).await;
+    let applied = context
+        .applied
+        .generation("StatefulSet", &names.namespace, &names.containers());
+    let observation = observe::observe(&valid, &found, applied).await;
     let now = Timestamp::now();
     let decision = plan::decide(now, &valid, &found, &observation);
     for step in &decision.steps {

@@ -16,6 +16,9 @@ use super::dereference::{Found, ordinal};
 use super::names::ADMIN;
 use super::validate::Valid;
 
+/// The label by which a StatefulSet's pod names the template that it was made from.
+const REVISION: &str = "controller-revision-hash";
+
 /// A container's pod and what it said.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -38,6 +41,8 @@ pub struct Observation {
     pub proxies_settled: bool,
     /// The cluster's own Redis serves.
     pub redis_ready: bool,
+    /// Of the pod of the cluster's own Redis, and of its present template.
+    pub redis_revisions: (u64, u64),
     /// Partitions that no container says it owns.
     pub unowned: u32,
     /// Whether the StatefulSet's controller has seen what was last applied.
@@ -47,7 +52,9 @@ pub struct Observation {
 }
 
 /// Asks all containers at once; each has a second.
-pub async fn observe(valid: &Valid, found: &Found) -> Observation {
+///
+/// `applied` is the generation that the API server gave the containers' StatefulSet last: while the cache is behind it, what is there is not known.
+pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Observation {
     let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
     let containers = join_all(asked.map(|(pod, ordinal)| async move {
         Container {
@@ -60,8 +67,7 @@ pub async fn observe(valid: &Valid, found: &Found) -> Observation {
     let owned: u64 = containers
         .iter()
         .filter_map(|container| container.answer)
-        .map(|answer| answer.partitions)
-        .sum();
+        .fold(0, |sum: u64, answer| sum.saturating_add(answer.partitions));
     let set = found.containers.as_deref();
     Observation {
         unowned: valid
@@ -70,11 +76,12 @@ pub async fn observe(valid: &Valid, found: &Found) -> Observation {
             .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX)),
         proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
         proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
+        redis_revisions: redis_revisions(found),
         redis_ready: found
             .redis_pods
             .iter()
             .any(|pod| is_ready(pod) && !is_told_to_leave(pod)),
-        is_current: set.is_none_or(is_current),
+        is_current: set.map_or(applied.is_none(), |set| is_current(set, applied)),
         revision: set.and_then(update_revision).map(number),
         containers,
     }
@@ -102,7 +109,7 @@ impl Observation {
         Observed {
             redis: valid.has_own_redis().then_some(Part {
                 ordinal: 0,
-                revision: 0,
+                revision: self.redis_revisions.0,
                 life: if self.redis_ready {
                     Life::Active {
                         since: Instant::default(),
@@ -154,7 +161,7 @@ impl Container {
             .metadata
             .labels
             .as_ref()?
-            .get("controller-revision-hash")
+            .get(REVISION)
             .map(|hash| number(hash))
     }
 
@@ -165,6 +172,8 @@ impl Container {
             return Life::Leaving;
         }
         match self.answer.map(|answer| (answer.state, answer.replicated)) {
+            // Its kubelet finds it well, so it may be the way to it that is broken: nothing else moves, and it is not the next to go.
+            None if is_ready(&self.pod) => Life::Joining,
             None | Some((State::Starting | State::Silent | State::Failed, _)) => Life::Unready,
             Some((State::Joining, _)) => Life::Joining,
             Some((State::Quiescing | State::Stopping, _)) => Life::Leaving,
@@ -197,12 +206,21 @@ fn number(revision: &str) -> u64 {
     hasher.finish()
 }
 
+/// Nothing counts as another revision while either is unknown.
+fn redis_revisions(found: &Found) -> (u64, u64) {
+    let label = |pod: &Pod| Some(number(pod.metadata.labels.as_ref()?.get(REVISION)?));
+    let present = found.redis_pods.first().and_then(|pod| label(pod));
+    let wanted = found.redis.as_deref().and_then(update_revision).map(number);
+    present.zip(wanted).unwrap_or_default()
+}
+
 fn update_revision(set: &StatefulSet) -> Option<&str> {
     set.status.as_ref()?.update_revision.as_deref()
 }
 
-fn is_current(set: &StatefulSet) -> bool {
-    set.metadata.generation == set.status.as_ref().and_then(|status| status.observed_generation)
+fn is_current(set: &StatefulSet, applied: Option<i64>) -> bool {
+    set.metadata.generation >= applied
+        && set.metadata.generation == set.status.as_ref().and_then(|status| status.observed_generation)
 }
 
 fn proxies_ready(deployment: &Deployment) -> u16 {

@@ -27,8 +27,8 @@ const KUBELET: SignedDuration = SignedDuration::from_secs(10);
 /// What is to be done, and what is waited for.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
-    /// The StatefulSet's count.
-    pub replicas: u16,
+    /// The StatefulSet's count; nothing while it is not known what was applied last, and then the StatefulSet is left alone.
+    pub replicas: Option<u16>,
     /// Pods to be deleted: they hand over and come back.
     pub leave: Vec<Arc<Pod>>,
     /// Pods of lost nodes whose calls others have: nobody will ever confirm their end.
@@ -50,7 +50,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let wanted = valid.spec.replicas as u16;
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
     let mut decision = Decision {
-        replicas: present.unwrap_or(wanted),
+        replicas: Some(given_up(present.unwrap_or(wanted), wanted, observation)),
         bury: buried(time, found, observation),
         again: if plan.is_done() { RESTING } else { MOVING },
         ..Decision::default()
@@ -60,14 +60,15 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     if valid.advertised.is_none() {
         let service = valid.names.dispatcher();
         decision.gate = Some(format!("the Service {service} has no address yet, and calls carry it"));
-        decision.replicas = present.unwrap_or(0);
+        decision.replicas = Some(present.unwrap_or(0));
     } else if valid.spec.paused {
         decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
     } else if !observation.is_current {
+        decision.replicas = None;
         decision.again = MOVING;
     } else {
         for step in &plan.steps {
-            if decision.perform(*step, present, observation, wanted) {
+            if decision.perform(*step, found, observation, wanted) {
                 decision.steps.push(step.describe(describe));
             }
         }
@@ -78,6 +79,16 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     decision
 }
 
+/// The StatefulSet's count without those that are not wanted and were never there: a quota may have kept them away.
+fn given_up(present: u16, wanted: u16, observation: &Observation) -> u16 {
+    let highest = observation
+        .containers
+        .iter()
+        .map(|container| container.ordinal + 1)
+        .max();
+    present.min(wanted.max(highest.unwrap_or(0)))
+}
+
 /// What the manifest wants.
 fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
     Wanted {
@@ -86,6 +97,7 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
         redis: valid.has_own_redis(),
         revisions: Revisions {
             containers: observation.revision.unwrap_or_default(),
+            redis: observation.redis_revisions.1,
             ..Revisions::default()
         },
     }
@@ -93,17 +105,20 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
 
 impl Decision {
     /// Whether there is anything to do for the step.
-    fn perform(&mut self, step: Step, present: Option<u16>, observation: &Observation, wanted: u16) -> bool {
+    fn perform(&mut self, step: Step, found: &Found, observation: &Observation, wanted: u16) -> bool {
         match step {
-            Step::StartContainer(ordinal) if present.is_none_or(|present| ordinal >= present) => {
-                self.replicas = self.replicas.max(ordinal + 1);
+            Step::StartContainer(ordinal) if self.replicas.is_none_or(|replicas| ordinal >= replicas) => {
+                self.replicas = Some(ordinal + 1);
                 true
             }
             // One below the highest cannot go: its turn comes.
             Step::QuiesceContainer(ordinal) if ordinal >= wanted => {
-                let is_highest = present == Some(ordinal + 1);
+                let is_highest = observation
+                    .containers
+                    .iter()
+                    .all(|container| container.ordinal <= ordinal);
                 if is_highest {
-                    self.replicas = ordinal;
+                    self.replicas = Some(ordinal);
                 }
                 is_highest
             }
@@ -115,12 +130,12 @@ impl Decision {
                 self.leave.extend(pods.map(|container| container.pod.clone()));
                 true
             }
+            Step::StopRedis => {
+                self.leave.extend(found.redis_pods.iter().cloned());
+                true
+            }
             // Pods that are missing are the StatefulSet's and the Deployment's to make.
-            Step::StartContainer(_)
-            | Step::StartRedis
-            | Step::StartProxy(_)
-            | Step::DrainProxy(_)
-            | Step::StopRedis => false,
+            Step::StartContainer(_) | Step::StartRedis | Step::StartProxy(_) | Step::DrainProxy(_) => false,
         }
     }
 }
@@ -134,7 +149,8 @@ fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<
     };
     let containers = observation.containers.iter().filter(|container| {
         let is_silent = container.answer.is_none() && is_over_since(&container.pod, SignedDuration::ZERO);
-        is_silent && observation.unowned == 0
+        // Nobody may be left to own anything.
+        is_silent && (observation.unowned == 0 || is_over_since(&container.pod, KUBELET))
     });
     let redis = found.redis_pods.iter().filter(|pod| is_over_since(pod, KUBELET));
     containers
@@ -147,6 +163,10 @@ fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<
 /// What is waited for; a pod that does not run says why.
 fn waited_for(names: &Names, gate: Option<Gate>, observation: &Observation) -> Option<String> {
     let gate = gate?;
+    if let Gate::Owners { .. } = gate {
+        // Their number changes from one look to the next, and with it would the status.
+        return Some("partitions are on their way to their owners".into());
+    }
     let text = gate.describe(|who| name_of(names, who));
     let Gate::Ready(Who::Container(ordinal)) = gate else {
         return Some(text);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crds::status::{ContainerStatus, State};
+use crds::status::ContainerStatus;
 use crds::{Problem, SipCluster, SipClusterStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -343,15 +343,4 @@ fn without_counts(status: &SipClusterStatus) -> SipClusterStatus {
         condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
     }
     status
-}
-
-/// A word for logs.
-#[must_use]
-pub fn summary(observation: &Observation) -> String {
-    let states: Vec<State> = observation
-        .containers
-        .iter()
-        .map(super::observe::Container::state)
-        .collect();
-    format!("{states:?}")
 }

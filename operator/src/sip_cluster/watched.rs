@@ -120,7 +120,7 @@ fn cluster_of(pod: &Pod) -> Option<ObjectRef<SipCluster>> {
 }
 
 fn config() -> watcher::Config {
-    watcher::Config::default().labels(OURS)
+    watcher::Config::default().labels(OURS).timeout(60)
 }
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>

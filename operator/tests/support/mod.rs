@@ -91,6 +91,10 @@ pub struct Model {
     pub revision: u32,
     /// Pods of these revisions never work.
     pub broken: Vec<u32>,
+    /// Pods that work and whose pages the operator cannot reach.
+    pub unheard: Vec<u16>,
+    /// Pods that there may be.
+    pub quota: usize,
 }
 
 impl Model {
@@ -102,6 +106,8 @@ impl Model {
             replicas: None,
             revision: 1,
             broken: Vec::new(),
+            unheard: Vec::new(),
+            quota: usize::MAX,
         }
     }
 
@@ -116,7 +122,8 @@ impl Model {
 
     /// What the API server and the StatefulSet's controller make of it.
     pub fn perform(&mut self, decision: &Decision) {
-        self.replicas = Some(decision.replicas);
+        let Some(replicas) = decision.replicas else { return };
+        self.replicas = Some(replicas);
         for pod in &decision.leave {
             let ordinal = operator::sip_cluster::dereference::ordinal(pod).expect("a number");
             self.leave(ordinal);
@@ -125,11 +132,14 @@ impl Model {
             .members
             .keys()
             .copied()
-            .filter(|ordinal| *ordinal >= decision.replicas)
+            .filter(|ordinal| *ordinal >= replicas)
             .collect();
         over.into_iter().for_each(|ordinal| self.leave(ordinal));
-        for ordinal in 0..decision.replicas {
+        for ordinal in 0..replicas {
             let (revision, since) = (self.revision, self.now);
+            if self.members.len() >= self.quota {
+                break;
+            }
             self.members.entry(ordinal).or_insert(Member {
                 stand: Stand::Away,
                 revision,
@@ -207,7 +217,7 @@ impl Model {
             Container {
                 pod: Arc::new(pod(*ordinal, member)),
                 ordinal: *ordinal,
-                answer: answer(member.stand, share),
+                answer: answer(member.stand, share).filter(|_| !self.unheard.contains(ordinal)),
             }
         });
         let containers: Vec<_> = containers.collect();
@@ -217,6 +227,7 @@ impl Model {
             } else {
                 self.valid.spec.partitions
             },
+            redis_revisions: (0, 0),
             proxies_ready: self.valid.spec.proxies.replicas as u16,
             proxies_settled: true,
             redis_ready: true,

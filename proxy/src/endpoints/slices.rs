@@ -66,7 +66,9 @@ pub async fn follow(services: Vec<Service>, publish: watch::Sender<Vec<Endpoint>
     let mut watches = Vec::new();
     for service in services {
         let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &service.namespace);
-        let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
+        let config = watcher::Config::default()
+            .timeout(60)
+            .labels(&format!("kubernetes.io/service-name={}", service.name));
         let (store, writer) = reflector::store();
         stores.push(store);
         watches.push(watcher(api, config).default_backoff().reflect(writer).boxed());

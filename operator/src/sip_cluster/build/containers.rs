@@ -9,7 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::pod::{self, Process};
 use super::{AFFINITY_KEY, REDIS_PASSWORD, metadata};
 use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
-use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
 /// What a container has to end in, after the time that it may take to hand over, in seconds.
@@ -51,7 +50,7 @@ pub fn headless(valid: &Valid, name: String, component: Component, ports: &[(&st
 }
 
 /// The StatefulSet.
-pub fn set(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> StatefulSet {
+pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet {
     let spec = &valid.spec;
     let process = Process {
         component: Component::Container,
@@ -67,6 +66,7 @@ pub fn set(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> Statef
         probes: pod::admin_probes(),
     };
     let pod = PodSpec {
+        affinity: Some(pod::apart_from(valid, Component::Redis)),
         service_account_name: Some(valid.names.containers()),
         termination_grace_period_seconds: Some((spec.containers.quiesce.duration().as_secs() + LEAVING) as i64),
         ..pod::spec(valid, process)
@@ -74,7 +74,7 @@ pub fn set(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> Statef
     StatefulSet {
         metadata: metadata(valid, valid.names.containers()),
         spec: Some(StatefulSetSpec {
-            replicas: Some(decision.replicas.into()),
+            replicas: Some(replicas.into()),
             service_name: Some(valid.names.container_service()),
             selector: valid.names.selector(Component::Container),
             pod_management_policy: Some("Parallel".into()),

@@ -68,8 +68,8 @@ pub struct Redis {
 
 /// The pods that carry calls.
 pub struct Workload {
-    /// Containers.
-    pub containers: StatefulSet,
+    /// Containers; nothing while their number is not to be touched.
+    pub containers: Option<StatefulSet>,
     /// Proxies.
     pub proxies: Deployment,
 }
@@ -95,7 +95,9 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
             set: redis::set(valid),
         }),
         workload: valid.advertised.map(|advertised| Workload {
-            containers: containers::set(valid, decision, advertised),
+            containers: decision
+                .replicas
+                .map(|replicas| containers::set(valid, replicas, advertised)),
             proxies: proxies::deployment(valid, advertised),
         }),
     }

@@ -1,9 +1,9 @@
 //! What the pods of all parts have in common.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
-    PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext,
-    Toleration, TopologySpreadConstraint,
+    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
+    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecurityContext, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -99,6 +99,26 @@ pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
             ..TopologySpreadConstraint::default()
         }]),
         ..PodSpec::default()
+    }
+}
+
+/// Rather on a node that has none of these: with one node both copies of a call would be lost.
+pub fn apart_from(valid: &Valid, component: Component) -> Affinity {
+    let term = PodAffinityTerm {
+        topology_key: "kubernetes.io/hostname".into(),
+        label_selector: Some(valid.names.selector(component)),
+        ..PodAffinityTerm::default()
+    };
+    let preferred = WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: term,
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![preferred]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The cluster's own Redis: in memory only, for the containers hold the other copy and write it anew.
 
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Probe, Service, ServicePort, ServiceSpec, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -62,6 +62,11 @@ pub fn set(valid: &Valid) -> StatefulSet {
         spec: Some(StatefulSetSpec {
             replicas: Some(1),
             service_name: Some(valid.names.redis()),
+            // When it may go is the planner's to say: it may hold the only copy of a dead container's calls.
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".into()),
+                rolling_update: None,
+            }),
             selector: valid.names.selector(Component::Redis),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
@@ -70,6 +75,7 @@ pub fn set(valid: &Valid) -> StatefulSet {
                 }),
                 spec: Some(PodSpec {
                     termination_grace_period_seconds: Some(5),
+                    affinity: Some(pod::apart_from(valid, Component::Container)),
                     ..pod::spec(valid, process)
                 }),
             },
