@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -10,7 +11,7 @@ use super::calls::{Calls, Outcome};
 use super::kubernetes::Kubernetes;
 use super::scenarios::{ALL, CONTAINERS, Scenario};
 use super::world::World;
-use crate::interop::process::source_root;
+use crate::interop::process::{source_root, wait_every};
 
 /// The SipCluster under test. The load balancer's nodes hand on with the true source (`Local`).
 const MANIFEST: &str = "
@@ -26,6 +27,12 @@ spec:
 
 /// The images that `make images` has put together.
 const IMAGES: [&str; 4] = ["operator", "proxy", "container", "redis"];
+
+/// How often it is looked how many containers are away.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Longer than any scenario.
+const FOREVER: Duration = Duration::from_secs(3600);
 
 /// A scenario that was run.
 struct Row {
@@ -111,9 +118,17 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     let address = world.status()?.address().context("the SipCluster has an address")?;
     let calls = Calls::start(address, port, world.scratch())?;
     let begun = Instant::now();
-    (scenario.act)(world)?;
+    let over = AtomicBool::new(false);
+    let (acted, away) = std::thread::scope(|threads| {
+        let watch = threads.spawn(|| most_away(world, &over));
+        let acted = (scenario.act)(world);
+        over.store(true, Ordering::Relaxed);
+        (acted, watch.join().expect("the watch does not panic"))
+    });
+    acted?;
     let took = begun.elapsed();
     let outcome = calls.finish()?;
+    ensure!(away <= 1, "{away} containers were away at once");
     ensure!(
         outcome.failed == 0,
         "{} of {} calls failed",
@@ -131,6 +146,18 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
         took,
         outcome,
     })
+}
+
+/// The most containers that were seen not to be active at once, until `over`.
+fn most_away(world: &World, over: &AtomicBool) -> usize {
+    let mut most = 0;
+    let mut look = || {
+        most = world.status().map_or(most, |status| most.max(status.away()));
+        over.load(Ordering::Relaxed).then_some(())
+    };
+    // The scenario ends it.
+    let _ = wait_every(WATCH, "the scenario's end", FOREVER, &mut look);
+    most
 }
 
 /// A Kubernetes with the chart installed and a SipCluster that is Ready.
