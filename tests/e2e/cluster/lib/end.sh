@@ -2,10 +2,15 @@
 
 down() {
     [ -d "$state" ] || return 0
-    local socket ids
+    local socket id ids spaces=()
     end loadbalancer 'kube-proxy*' 'kubelet*' coredns scheduler controllers apiserver
     for socket in /run/e2e-node*/containerd.sock; do
         [ -S "$socket" ] || continue
+        ids=$("$programs/ctr" -a "$socket" -n k8s.io containers ls -q 2>/dev/null) || continue
+        # Each pod's network namespace has a name that only its container's specification tells.
+        for id in $ids; do
+            spaces+=($("$programs/ctr" -a "$socket" -n k8s.io containers info "$id" 2>/dev/null | grep -o '/run/netns/cni-[0-9a-f-]*' || true))
+        done
         ids=$("$programs/ctr" -a "$socket" -n k8s.io tasks ls -q 2>/dev/null) || continue
         for id in $ids; do "$programs/ctr" -a "$socket" -n k8s.io tasks kill -s 9 "$id" 2>/dev/null || true; done
     done
@@ -20,9 +25,8 @@ down() {
     grep -oE " (/run/e2e-node|$state)[^ ]*" /proc/mounts | sort -r | xargs -r -n1 umount -l 2>/dev/null || true
     local namespace
     for namespace in $(find /run/netns -maxdepth 1 -name 'e2e-*' -printf '%f\n' 2>/dev/null); do ip netns delete "$namespace"; done
-    # Those of pods have names of their own, and addresses that nobody else has.
-    for namespace in $(find /run/netns -maxdepth 1 -name 'cni-*' -printf '%f\n' 2>/dev/null); do
-        if ip -n "$namespace" -4 address show 2>/dev/null | grep -q 'inet 198\.18\.'; then ip netns delete "$namespace"; fi
+    for namespace in $(printf '%s\n' "${spaces[@]##*/}" | sort -u); do
+        if [ -e "/run/netns/$namespace" ]; then ip netns delete "$namespace"; fi
     done
     find /sys/fs/cgroup -maxdepth 2 -type d -name 'e2e-node*' 2>/dev/null | while read -r group; do
         find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
