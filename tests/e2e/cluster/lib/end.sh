@@ -62,7 +62,7 @@ shims() {
     local pid
     for pid in $(ls /proc); do
         [[ $pid =~ ^[0-9]+$ ]] || continue
-        if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q "^$programs/containerd-shim.* -address /run/e2e-node"; then
+        if { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q "^$programs/containerd-shim.* -address /run/e2e-node"; then
             kill -9 "$pid" 2>/dev/null || true
         fi
     done
