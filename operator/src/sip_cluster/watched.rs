@@ -53,25 +53,17 @@ impl Watched {
         namespace: Option<&str>,
         controller: Controller<SipCluster>,
     ) -> (Self, Controller<SipCluster>) {
-        let (pods, stream) = whole::<Pod>(client, namespace);
+        let (pods, stream) = watched::<Pod>(client, namespace);
         // A pod's owner is its StatefulSet; the label names the SipCluster.
         let controller = controller.watches_stream(stream, |pod| cluster_of(&pod));
-        let (stateful_sets, stream) = whole::<StatefulSet>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (deployments, stream) = whole::<Deployment>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (services, stream) = whole::<Service>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (service_accounts, stream) = metadata::<ServiceAccount>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (roles, stream) = metadata::<Role>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (role_bindings, stream) = metadata::<RoleBinding>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (budgets, stream) = metadata::<PodDisruptionBudget>(client, namespace);
-        let controller = controller.owns_stream(stream);
-        let (policies, stream) = metadata::<NetworkPolicy>(client, namespace);
-        let controller = controller.owns_stream(stream);
+        let (stateful_sets, controller) = owned::<StatefulSet>(client, namespace, controller);
+        let (deployments, controller) = owned::<Deployment>(client, namespace, controller);
+        let (services, controller) = owned::<Service>(client, namespace, controller);
+        let (service_accounts, controller) = owned::<PartialObjectMeta<ServiceAccount>>(client, namespace, controller);
+        let (roles, controller) = owned::<PartialObjectMeta<Role>>(client, namespace, controller);
+        let (role_bindings, controller) = owned::<PartialObjectMeta<RoleBinding>>(client, namespace, controller);
+        let (budgets, controller) = owned::<PartialObjectMeta<PodDisruptionBudget>>(client, namespace, controller);
+        let (policies, controller) = owned::<PartialObjectMeta<NetworkPolicy>>(client, namespace, controller);
         let watched = Self {
             pods,
             stateful_sets,
@@ -133,7 +125,7 @@ where
     }
 }
 
-fn whole<K>(
+fn watched<K>(
     client: &Client,
     namespace: Option<&str>,
 ) -> (
@@ -156,13 +148,12 @@ where
     (store, stream.touched_objects())
 }
 
-fn metadata<K>(
+/// The cache of a kind whose objects a SipCluster owns; their changes have it reconciled.
+fn owned<K>(
     client: &Client,
     namespace: Option<&str>,
-) -> (
-    Meta<K>,
-    impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static + use<K>,
-)
+    controller: Controller<SipCluster>,
+) -> (Store<K>, Controller<SipCluster>)
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
         + Clone
@@ -172,11 +163,8 @@ where
         + Sync
         + 'static,
 {
-    let (store, writer) = reflector::store();
-    let stream = watcher(api::<PartialObjectMeta<K>>(client, namespace), config())
-        .default_backoff()
-        .reflect(writer);
-    (store, stream.touched_objects())
+    let (store, stream) = watched::<K>(client, namespace);
+    (store, controller.owns_stream(stream))
 }
 
 /// The cached object of this name.

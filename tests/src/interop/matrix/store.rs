@@ -155,6 +155,7 @@ fn slow(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
 
 /// One container goes on with the old master, the others with a promoted replica; then the old one follows that, and what it was told is gone.
 fn two_masters(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    // It is the fault that lasts so long; nothing is waited for.
     const TIME: Duration = Duration::from_secs(10);
     let first = store.server.address();
     let second = Server::start((first.ip(), first.port() + 2).into(), &store.files.join("second"))?;
