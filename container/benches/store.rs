@@ -36,7 +36,7 @@ fn main() {
 
 async fn measure(batch: u64, by_script: bool) {
     let redis = RedisServer::start();
-    let mut store = Store::new(&redis.url(), "bench", Duration::from_secs(5), 1).expect("a good URL");
+    let mut store = Store::new(redis.place(), "bench", Duration::from_secs(5), 1);
     if by_script {
         store = store.by_script_only();
     }

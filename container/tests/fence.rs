@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::RedisServer;
 use container::engine::{Write, WriteOutcome};
 use container::records::{Key, Kind};
-use container::store::{Paths, Store};
+use container::store::{Paths, Place, Store};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -78,7 +78,7 @@ impl Scene {
 }
 
 fn store(url: &str, budget: Duration) -> Store {
-    Store::new(url, "c", budget, 1).expect("a good URL")
+    Store::new(Place::new(url, 0).expect("a good URL"), "c", budget, 1)
 }
 
 fn join(member: Incarnation) -> StoreRequest {

@@ -138,7 +138,7 @@ fn comparable(reply: StoreReply) -> StoreReply {
 async fn scripts_do_what_the_model_does() {
     let redis = RedisServer::start();
     for seed in 0..8 {
-        let mut store = Store::new(&redis.url(), &format!("c{seed}"), BUDGET, 1).expect("a good URL");
+        let mut store = Store::new(redis.place(), &format!("c{seed}"), BUDGET, 1);
         let mut model = Model::new(Era(0));
         let mut dice = Dice(seed);
         for step in 0..400 {
@@ -174,7 +174,7 @@ async fn scripts_do_what_the_model_does() {
 #[tokio::test]
 async fn one_script_fences_each_partition_of_a_turn_by_itself() {
     let redis = RedisServer::start();
-    let mut store = Store::new(&redis.url(), "c", BUDGET, 1).expect("a good URL");
+    let mut store = Store::new(redis.place(), "c", BUDGET, 1);
     let (me, other) = (Incarnation(1), Incarnation(2));
     let claim = |partition, member| StoreRequest::Claim {
         partition: PartitionId(partition),
@@ -220,7 +220,7 @@ async fn one_script_fences_each_partition_of_a_turn_by_itself() {
 #[tokio::test]
 async fn a_store_that_does_not_answer_is_lost_within_the_budget_and_found_again() {
     let redis = RedisServer::start();
-    let mut store = Store::new(&redis.url(), "c", Duration::from_millis(250), 1).expect("a good URL");
+    let mut store = Store::new(redis.place(), "c", Duration::from_millis(250), 1);
     let before = store.time().await.expect("Redis answers");
     // SAFETY-free pause: DEBUG SLEEP is off in a default server, a stopped process is the plainest black hole.
     let pid = redis.pid().to_string();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::application::Application;
-use crate::store::Store;
+use crate::store::Place;
 use admin::logging::Format;
 use clap::Parser;
 use ucf::token::Key;
@@ -29,9 +29,13 @@ struct Arguments {
     /// This container's name, such as demo-0: the same in its next life.
     #[arg(long, env = "SIPCLUSTER_NAME")]
     name: String,
-    /// Where Redis is, such as redis://127.0.0.1:6379.
-    #[arg(long, env = "SIPCLUSTER_REDIS")]
+    /// Where Redis is, such as redis://127.0.0.1:6379, or who knows, such as redis-sentinel://10.0.0.1,10.0.0.2,10.0.0.3/#MASTER. With a password
+    /// better given by the environment.
+    #[arg(long, env = "SIPCLUSTER_REDIS", hide_env_values = true)]
     redis: String,
+    /// Replicas behind that server or master. With any, a write counts once one of them has it, a lease or a claim once a majority of all has it.
+    #[arg(long, env = "SIPCLUSTER_REDIS_REPLICAS", default_value = "0")]
+    redis_replicas: String,
     /// Address for SIP from proxies.
     #[arg(long, env = "SIPCLUSTER_SIP")]
     sip: String,
@@ -90,7 +94,7 @@ pub struct Config {
     /// This container's name.
     pub name: String,
     /// Where Redis is.
-    pub redis: String,
+    pub redis: Place,
     /// Where proxies bring SIP.
     pub sip: SocketAddr,
     /// Where UCF links are taken.
@@ -151,13 +155,6 @@ impl Arguments {
             value: value.into(),
             remedy: remedy.into(),
         };
-        if Store::new(&self.redis, &self.cluster, Duration::from_secs(1), 0).is_err() {
-            return Err(wrong(
-                "--redis",
-                &self.redis,
-                "give redis://HOST:PORT, such as redis://127.0.0.1:6379",
-            ));
-        }
         let application = self.application.as_deref().unwrap_or(applications.default);
         let application =
             (applications.make)(application).map_err(|remedy| wrong("--application", application, &remedy))?;
@@ -173,7 +170,10 @@ impl Arguments {
         Ok(Config {
             cluster: named("--cluster", self.cluster)?,
             name: named("--name", self.name)?,
-            redis: self.redis,
+            redis: redis(
+                &self.redis,
+                number("--redis-replicas", &self.redis_replicas, 0, 8)? as u8,
+            )?,
             sip: address("--sip", &self.sip)?,
             ucf: address("--ucf", &self.ucf)?,
             admin: self.admin.map(|text| address("--admin", &text)).transpose()?,
@@ -259,6 +259,20 @@ fn advertised(text: &str) -> Result<String, Invalid> {
     Ok(text.into())
 }
 
+/// Its password is not repeated in the message.
+fn redis(url: &str, replicas: u8) -> Result<Place, Invalid> {
+    Place::new(url, replicas).map_err(|error| Invalid {
+        field: "--redis",
+        value: match url.rsplit_once('@') {
+            Some((_, rest)) => format!("...@{rest}"),
+            None => url.into(),
+        },
+        remedy: format!(
+            "give redis://HOST:PORT, such as redis://127.0.0.1:6379, or redis-sentinel://HOST[,HOST...]/#MASTER ({error})"
+        ),
+    })
+}
+
 /// Secrets are not repeated in the message.
 fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
     let (id, digits) = text.split_once(':').unwrap_or(("0", text));
@@ -317,6 +331,18 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_redis_is_named_without_its_password() {
+        let message = redis("redis-sentinel://:secret@h", 0)
+            .expect_err("no master")
+            .to_string();
+        assert!(
+            message.starts_with("--redis: \"...@h\"") && message.contains("#MASTER"),
+            "{message}"
+        );
+        assert!(!message.contains("secret"), "{message}");
+    }
+
+    #[test]
     fn a_wrong_value_names_its_field_and_the_remedy() {
         for (field, value, remedy) in [
             ("--partitions", "0", "1 to 65535"),
@@ -324,6 +350,7 @@ mod tests {
             ("--application", r#"{"answer": {"ring": "soon"}}"#, "500ms"),
             ("--application", r#"{"b2bua": {}}"#, "answer"),
             ("--log-format", "xml", "text or json"),
+            ("--redis-replicas", "9", "0 to 8"),
         ] {
             let message = parse(&[field, value]).err().expect("wrong").to_string();
             assert!(message.starts_with(field) && message.contains(remedy), "{message}");

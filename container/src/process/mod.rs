@@ -112,7 +112,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     let (asks, asked) = mpsc::unbounded_channel();
     let (store_tells, store) = mpsc::unbounded_channel();
-    let redis = Store::new(&config.redis, &config.cluster, STORE_BUDGET, random()?)?;
+    let redis = Store::new(config.redis.clone(), &config.cluster, STORE_BUDGET, random()?);
     tokio::task::spawn_local(store_task::run(redis, asked, store_tells, start));
     let (links, link_events) = mpsc::channel(LINK_EVENTS);
     let identity = Identity {
@@ -227,7 +227,7 @@ fn start_workers(
             engine: Engine::new(settings, [random()?, random()?]),
             outside: config.application.outside(random()?),
             keyring: keyring.clone(),
-            store: Store::new(&config.redis, &config.cluster, STORE_BUDGET, 0)?,
+            store: Store::new(config.redis.clone(), &config.cluster, STORE_BUDGET, 0),
             member,
             mailbox,
             workers: workers.clone(),

@@ -6,11 +6,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, Pipeline, Script,
-    ServerErrorKind, Value,
-};
+use redis::{AsyncConnectionConfig, Client, ErrorKind, Pipeline, Script, ServerErrorKind, Value};
 
+use super::place::{self, Place};
 use super::scripts;
 
 /// The store did not answer in time, or not sensibly. Whatever was asked may have been done, now or later.
@@ -33,9 +31,12 @@ impl From<redis::RedisError> for Lost {
 
 /// The connection.
 pub struct Link {
-    client: Client,
+    place: Place,
+    budget: Duration,
     config: AsyncConnectionConfig,
     connection: Option<MultiplexedConnection>,
+    /// Where it is, or was, connected to.
+    address: String,
     /// Connections made so far.
     made: u64,
     run_id: u64,
@@ -43,33 +44,27 @@ pub struct Link {
 
 impl Link {
     /// A link that connects at its first request; an answer later than `budget` counts as lost.
-    ///
-    /// # Errors
-    /// Fails if `url` is none.
-    pub fn new(url: &str, budget: Duration) -> Result<Self, Lost> {
-        let info = url.into_connection_info()?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client = Client::open(info.set_tcp_settings(tcp))?;
+    #[must_use]
+    pub fn new(place: Place, budget: Duration) -> Self {
         // A new connection may take four budgets: it comes after a loss, and one that is refused at once costs nothing.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(budget * 4))
             .set_response_timeout(Some(budget));
-        Ok(Self {
-            client,
+        Self {
+            place,
+            budget,
             config,
             connection: None,
+            address: "no server yet".into(),
             made: 0,
             run_id: 0,
-        })
+        }
     }
 
-    /// Where it connects to.
+    /// The server that it connected to last.
     #[must_use]
-    pub fn address(&self) -> String {
-        match self.client.get_connection_info().addr() {
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
-            other => other.to_string(),
-        }
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Hash of the run id of the server that this connection is to; 0 before the first.
@@ -117,15 +112,46 @@ impl Link {
         }
     }
 
+    /// Sends the commands, which write, at once and waits for all answers, and until so many replicas have what was written.
+    ///
+    /// # Errors
+    /// The store is lost, a master that is cut off from its replicas too.
+    pub async fn run_replicated(&mut self, mut commands: Pipeline, replicas: u8) -> Result<Vec<Value>, Lost> {
+        if replicas == 0 {
+            return self.run(&commands).await;
+        }
+        // Less than the budget, so that the answer says what is amiss; a server that looks at its clock ten times a second may be too late with it.
+        let patience = self.budget * 4 / 5;
+        commands.cmd("WAIT").arg(replicas).arg(patience.as_millis() as u64);
+        let mut values = self
+            .run(&commands)
+            .await
+            .map_err(|Lost(error)| Lost(format!("{error} (a write counts once {replicas} replicas have it)")))?;
+        match values.pop() {
+            Some(Value::Int(count)) if count >= replicas.into() => Ok(values),
+            Some(Value::Int(count)) => {
+                self.close();
+                Err(Lost(format!("{count} of {replicas} replicas have what was written")))
+            }
+            other => Err(Lost(format!("unexpected answer {other:?} to WAIT"))),
+        }
+    }
+
     /// The present connection, out of its place: whoever succeeds puts it back.
     async fn connect(&mut self) -> Result<MultiplexedConnection, Lost> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let mut connection = self
-            .client
+        let (info, watched) = self.place.find(self.budget).await?;
+        self.address = place::shown(&info);
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client = Client::open(info.set_tcp_settings(tcp))?;
+        let mut connection = client
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
+        if watched {
+            check_role(&mut connection).await?;
+        }
         self.made += 1;
         load_scripts(&mut connection).await?;
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
@@ -135,6 +161,15 @@ impl Link {
             .unwrap_or_default();
         self.run_id = u64::from_str_radix(run_id.get(..16).unwrap_or("0"), 16).unwrap_or_default();
         Ok(connection)
+    }
+}
+
+/// Sentinels name a former master until they have seen the new one.
+async fn check_role(connection: &mut MultiplexedConnection) -> Result<(), Lost> {
+    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+    match role.first() {
+        Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+        _ => Err(Lost("the Sentinels name a server that is no master".into())),
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod fence;
 mod link;
+mod place;
 mod reply;
 mod scripts;
 mod write;
@@ -28,6 +29,7 @@ use ucf::{Incarnation, PartitionId};
 
 use fence::Fence;
 pub use link::{Link, Lost};
+pub use place::Place;
 pub use write::Paths;
 
 /// A worker's or the control task's way to Redis.
@@ -38,6 +40,9 @@ pub struct Store {
     /// Offered as the data's `era` if it has none.
     entropy: u64,
     fence: Fence,
+    /// How many replicas must have a write before it counts, and a lease or a claim.
+    write_replicas: u8,
+    grant_replicas: u8,
     /// Writes may go by plain commands.
     watches: bool,
     paths: Paths,
@@ -78,11 +83,9 @@ struct MemberValue {
 }
 
 impl Store {
-    /// A store that connects at its first request.
-    ///
-    /// # Errors
-    /// Fails if `url` is no address of a Redis.
-    pub fn new(url: &str, cluster: &str, budget: Duration, entropy: u64) -> Result<Self, Lost> {
+    /// A store that connects at its first request; what is not answered within `budget` counts as lost.
+    #[must_use]
+    pub fn new(place: Place, cluster: &str, budget: Duration, entropy: u64) -> Self {
         let shas = Shas {
             join: link::sha(scripts::JOIN),
             renew: link::sha(scripts::RENEW),
@@ -93,15 +96,18 @@ impl Store {
             write: link::sha(scripts::WRITE),
             room: link::sha(scripts::ROOM),
         };
-        Ok(Self {
-            link: Link::new(url, budget)?,
+        let (write_replicas, grant_replicas) = (place.write_replicas(), place.grant_replicas());
+        Self {
+            link: Link::new(place, budget),
+            write_replicas,
+            grant_replicas,
             cluster: cluster.to_owned(),
             shas,
             entropy,
             fence: Fence::new(),
             watches: true,
             paths: Paths::default(),
-        })
+        }
     }
 
     /// Carries requests out in one pipeline, and reads the records of won claims in a second one; answers stand in the same order.
@@ -116,7 +122,8 @@ impl Store {
         for request in requests {
             self.append(&mut pipeline, request);
         }
-        let mut values = self.link.run(&pipeline).await?.into_iter();
+        let values = self.link.run_replicated(pipeline, self.grant_replicas).await?;
+        let mut values = values.into_iter();
         let era = self.link.run_id();
         let mut answers = requests
             .iter()
@@ -159,9 +166,9 @@ impl Store {
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// Where it connects to.
+    /// The server that it connected to last.
     #[must_use]
-    pub fn address(&self) -> String {
+    pub fn address(&self) -> &str {
         self.link.address()
     }
 

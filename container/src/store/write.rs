@@ -101,10 +101,10 @@ impl Store {
         for write in writes {
             append_plainly(&mut pipeline, write, &self.records_key(write.partition));
         }
-        // `WAIT` would follow here where a replica has to have it too.
         pipeline.cmd("EXEC");
         self.append_watch(&mut pipeline, member);
-        let mut values = self.link.run(&pipeline).await?.into_iter();
+        let values = self.link.run_replicated(pipeline, self.write_replicas).await?;
+        let mut values = values.into_iter();
         let done = match values.next() {
             Some(Value::Array(replies)) => match replies.iter().find(|reply| matches!(reply, Value::ServerError(_))) {
                 Some(error) => return Err(Lost(format!("a write failed: {error:?}"))),
@@ -137,7 +137,8 @@ impl Store {
             pipeline.cmd("UNWATCH").ignore();
             self.append_watch(&mut pipeline, member);
         }
-        let mut values = self.link.run(&pipeline).await?.into_iter();
+        let values = self.link.run_replicated(pipeline, self.write_replicas).await?;
+        let mut values = values.into_iter();
         let value = values.next().ok_or_else(|| Lost("no answer to a write".into()))?;
         let Some((token, outcomes)) = reply::outcomes(value, writes.len())? else {
             return Ok(None);

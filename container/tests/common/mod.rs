@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use container::store::Place;
+
 /// A redis-server of its own on a loopback port, gone with the value.
 pub struct RedisServer {
     child: Child,
@@ -12,27 +14,32 @@ pub struct RedisServer {
 
 impl RedisServer {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more words on its command line: the first may be a file of its configuration.
+    pub fn start_with(words: &[&str]) -> Self {
         // Another process may take the free port before redis-server does; then it ends, and the next port is tried.
         for _ in 0..10 {
-            if let Some(server) = Self::try_start(free_port()) {
+            if let Some(server) = Self::try_start(words, free_port()) {
                 return server;
             }
         }
         panic!("redis-server does not start: is it installed?");
     }
 
-    fn try_start(port: u16) -> Option<Self> {
+    fn try_start(words: &[&str], port: u16) -> Option<Self> {
+        let (file, words) = words.split_at(usize::from(words.first().is_some_and(|word| !word.starts_with("--"))));
+        // A replica keeps what it was sent in a file, which no other server must find.
+        let (directory, data) = (std::env::temp_dir(), data_file(port));
+        let (directory, port_word) = (directory.to_string_lossy(), port.to_string());
+        let own = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let named = ["--port", &port_word, "--dir", &directory, "--dbfilename", &data];
         let child = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--port",
-                &port.to_string(),
-            ])
+            .args(file)
+            .args(own)
+            .args(named)
+            .args(words)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -48,8 +55,19 @@ impl RedisServer {
         None
     }
 
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Where it is, with nothing behind it.
+    #[allow(dead_code, reason = "not every test that shares this needs it")]
+    pub fn place(&self) -> Place {
+        Place::new(&self.url(), 0).expect("a good URL")
     }
 
     /// Its process.
@@ -63,7 +81,12 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_file(std::env::temp_dir().join(data_file(self.port)));
     }
+}
+
+fn data_file(port: u16) -> String {
+    format!("sipcluster-redis-{}-{port}.rdb", std::process::id())
 }
 
 fn free_port() -> u16 {

@@ -1,0 +1,270 @@
+//! Where Redis is: one server, or Sentinels that know which of several servers is the master.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
+    RedisConnectionInfo, RedisResult,
+};
+use tokio::task::JoinSet;
+
+use super::Lost;
+
+/// Where a Sentinel listens if nothing is said.
+const SENTINEL_PORT: u16 = 26_379;
+
+/// More Sentinels than anybody runs; bounds what one reconnection asks.
+const MAX_SENTINELS: usize = 15;
+
+/// One server, or the Sentinels of several, and how many replicas there are to wait for.
+#[derive(Clone, Debug)]
+pub struct Place {
+    servers: Servers,
+    replicas: u8,
+}
+
+#[derive(Clone, Debug)]
+enum Servers {
+    One(Box<ConnectionInfo>),
+    Watched {
+        /// At least one.
+        sentinels: Vec<ConnectionInfo>,
+        /// The master's name among the Sentinels.
+        master: String,
+        /// User, password and database at the master.
+        settings: Box<RedisConnectionInfo>,
+    },
+}
+
+/// What a Sentinel says of the master.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    /// Grows with every promotion that the Sentinel has heard of.
+    epoch: u64,
+    host: String,
+    port: u16,
+    /// A quorum has found it dead, and nothing was promoted yet.
+    down: bool,
+}
+
+impl Place {
+    /// By `redis://[[user]:password@]host[:port][/database]`, or `redis-sentinel://[[user]:password@]host[:port][,host[:port]…][/database]#master`
+    /// with the hosts of Sentinels; behind the server, or the master, stand so many replicas.
+    ///
+    /// # Errors
+    /// Fails if `url` is neither.
+    pub fn new(url: &str, replicas: u8) -> Result<Self, Lost> {
+        let servers = match url.strip_prefix("redis-sentinel://") {
+            Some(rest) => watched(rest)?,
+            None => Servers::One(Box::new(url.into_connection_info()?)),
+        };
+        Ok(Self { servers, replicas })
+    }
+
+    /// How many replicas have to have a write before it counts: one, where there are any.
+    #[must_use]
+    pub fn write_replicas(&self) -> u8 {
+        self.replicas.min(1)
+    }
+
+    /// How many replicas have to have a lease or a claim before it counts: with the master a majority of all, so that a master which is cut
+    /// off grants nothing.
+    #[must_use]
+    pub fn grant_replicas(&self) -> u8 {
+        self.replicas.div_ceil(2)
+    }
+
+    /// The server, or whom a majority of the Sentinels lets take for the master at present, and whether it has yet to show that it is one.
+    ///
+    /// # Errors
+    /// Too few Sentinels answer within `patience`, or the master is down and no other was promoted yet.
+    pub(super) async fn find(&self, patience: Duration) -> Result<(ConnectionInfo, bool), Lost> {
+        match &self.servers {
+            Servers::One(server) => Ok((server.as_ref().clone(), false)),
+            Servers::Watched {
+                sentinels,
+                master,
+                settings,
+            } => {
+                let said = ask_all(sentinels, master, patience).await?;
+                if said.down {
+                    return Err(Lost(format!(
+                        "the master {}:{} is down, and the Sentinels have promoted no other yet",
+                        said.host, said.port
+                    )));
+                }
+                let info = (said.host, said.port).into_connection_info()?;
+                Ok((info.set_redis_settings(settings.as_ref().clone()), true))
+            }
+        }
+    }
+}
+
+/// The hosts of a URL of Sentinels, and the master's name.
+fn watched(rest: &str) -> Result<Servers, Lost> {
+    let (rest, master) = rest.split_once('#').unwrap_or((rest, ""));
+    if master.is_empty() {
+        return Err(Lost(
+            "the URL of Sentinels ends in #MASTER, the name of their master".into(),
+        ));
+    }
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    let server = |host: &str| -> RedisResult<ConnectionInfo> {
+        // In an IPv6 literal a colon is no sign of a port.
+        let after_literal = host.rsplit_once(']').map_or(host, |(_, after)| after);
+        let port = if after_literal.contains(':') {
+            String::new()
+        } else {
+            format!(":{SENTINEL_PORT}")
+        };
+        format!("redis://{user}{host}{port}{path}").into_connection_info()
+    };
+    let servers: Vec<_> = hosts.split(',').map(server).collect::<RedisResult<_>>()?;
+    let Some(first) = servers.first().filter(|_| servers.len() <= MAX_SENTINELS) else {
+        return Err(Lost(format!("1 to {MAX_SENTINELS} Sentinels can be named")));
+    };
+    let settings = Box::new(first.redis_settings().clone());
+    // A Sentinel has one database.
+    let sentinels = servers
+        .into_iter()
+        .map(|info| {
+            let settings = info.redis_settings().clone().set_db(0);
+            info.set_redis_settings(settings)
+        })
+        .collect();
+    Ok(Servers::Watched {
+        sentinels,
+        master: master.to_owned(),
+        settings,
+    })
+}
+
+/// Asks all Sentinels at once. Of the first majority that answers, who has heard of the latest promotion is believed: a single one may be cut
+/// off together with a former master, and a lost node's would have to be waited for.
+async fn ask_all(sentinels: &[ConnectionInfo], master: &str, patience: Duration) -> Result<Said, Lost> {
+    let majority = sentinels.len() / 2 + 1;
+    let mut asked = JoinSet::new();
+    for sentinel in sentinels {
+        let (sentinel, master) = (sentinel.clone(), master.to_owned());
+        asked.spawn(async move { ask(sentinel, &master, patience).await });
+    }
+    let (mut said, mut why) = (Vec::new(), String::new());
+    while let Some(answer) = asked.join_next().await {
+        match answer.map_err(|error| Lost(error.to_string())).flatten() {
+            Ok(answer) => said.push(answer),
+            Err(error) => why = error.0,
+        }
+        if said.len() == majority {
+            break;
+        }
+    }
+    if said.len() < majority {
+        let (some, all) = (said.len(), sentinels.len());
+        return Err(Lost(format!(
+            "{some} of {all} Sentinels name a master called {master}: {why}"
+        )));
+    }
+    // Its being down is no promotion: of two that know the same one, either is right.
+    let latest = said.into_iter().max_by_key(|said| (said.epoch, said.down));
+    latest.ok_or_else(|| Lost("no Sentinel".into()))
+}
+
+async fn ask(sentinel: ConnectionInfo, master: &str, patience: Duration) -> Result<Said, Lost> {
+    let address = sentinel.addr().to_string();
+    ask_one(sentinel, master, patience)
+        .await
+        .map_err(|error| Lost(format!("{address}: {error}")))
+}
+
+async fn ask_one(sentinel: ConnectionInfo, master: &str, patience: Duration) -> Result<Said, Lost> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience));
+    let open = async |info: ConnectionInfo| -> RedisResult<_> {
+        Client::open(info)?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    };
+    let mut connection = match open(sentinel.clone()).await {
+        // The servers' password may be none of the Sentinel's, which then has none.
+        Err(error) if error.kind() == ErrorKind::AuthenticationFailed => {
+            open(sentinel.set_redis_settings(RedisConnectionInfo::default())).await?
+        }
+        other => other?,
+    };
+    let mut command = redis::cmd("SENTINEL");
+    let fields: HashMap<String, String> = command.arg("MASTER").arg(master).query_async(&mut connection).await?;
+    said(&fields).ok_or_else(|| Lost("an answer without the master's address".into()))
+}
+
+fn said(fields: &HashMap<String, String>) -> Option<Said> {
+    Some(Said {
+        epoch: fields.get("config-epoch")?.parse().ok()?,
+        host: fields.get("ip")?.clone(),
+        port: fields.get("port")?.parse().ok()?,
+        down: fields.get("flags")?.split(',').any(|flag| flag == "o_down"),
+    })
+}
+
+/// `host:port`, for messages.
+pub(super) fn shown(info: &ConnectionInfo) -> String {
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+        ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentinels(url: &str) -> (Vec<String>, String, RedisConnectionInfo) {
+        match Place::new(url, 2).expect("a good URL").servers {
+            Servers::One(_) => panic!("{url} names Sentinels"),
+            Servers::Watched {
+                sentinels,
+                master,
+                settings,
+            } => (sentinels.iter().map(shown).collect(), master, *settings),
+        }
+    }
+
+    #[test]
+    fn a_url_names_sentinels_their_master_and_what_opens_both() {
+        let (hosts, master, settings) = sentinels("redis-sentinel://me:p%40w@10.0.0.1,[fd00::2],name:7000/3#demo");
+        assert_eq!(hosts, ["10.0.0.1:26379", "[fd00::2]:26379", "name:7000"]);
+        assert_eq!(master, "demo");
+        assert_eq!(
+            (settings.username(), settings.password(), settings.db()),
+            (Some("me"), Some("p@w"), 3)
+        );
+    }
+
+    #[test]
+    fn a_url_that_names_nothing_is_refused() {
+        let many = format!("redis-sentinel://{}#demo", ["h"; 16].join(","));
+        for url in [
+            "redis-sentinel://10.0.0.1",
+            "redis-sentinel://#demo",
+            "http://10.0.0.1",
+            &many,
+        ] {
+            assert!(Place::new(url, 0).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_claim_waits_for_a_majority_and_a_write_for_one_more() {
+        let waits = |replicas| {
+            let place = Place::new("redis://h", replicas).expect("a good URL");
+            (place.write_replicas(), place.grant_replicas())
+        };
+        assert_eq!([0, 1, 2, 3, 4].map(waits), [(0, 0), (1, 1), (1, 1), (1, 2), (1, 2)]);
+    }
+}
