@@ -192,11 +192,20 @@ fn outside(field: &str, period: Period, least: &str, most: &str) -> Option<Probl
 
 fn redis(redis: &Redis) -> Option<Problem> {
     let Redis { managed, external } = redis;
-    (managed.is_some() && external.is_some()).then(|| Problem {
-        field: "spec.redis".into(),
-        value: "managed and external".into(),
-        wrong: "they exclude one another".into(),
-        remedy: "leave one out".into(),
+    if managed.is_some() && external.is_some() {
+        return Some(Problem {
+            field: "spec.redis".into(),
+            value: "managed and external".into(),
+            wrong: "they exclude one another".into(),
+            remedy: "leave one out".into(),
+        });
+    }
+    let instances = managed.as_ref().map(|managed| managed.instances)?;
+    (!matches!(instances, 1 | 3 | 5)).then(|| Problem {
+        field: "spec.redis.managed.instances".into(),
+        value: instances.to_string(),
+        wrong: "with an even number no more of them may be lost than with one less".into(),
+        remedy: "write 1, 3 or 5".into(),
     })
 }
 

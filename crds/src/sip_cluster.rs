@@ -16,7 +16,7 @@ use crate::Period;
 use crate::status::SipClusterStatus;
 
 /// What the URL of a Redis looks like.
-pub(crate) const REDIS_URL_PATTERN: &str = r"^redis://[^\s]+$";
+pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|redis-sentinel://[^\s#]+#[^\s#]+)$";
 
 /// What a SipCluster shall be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -52,7 +52,8 @@ pub(crate) const REDIS_URL_PATTERN: &str = r"^redis://[^\s]+$";
     validation = ("has(self.dispatcher.advertised) == has(oldSelf.dispatcher.advertised) && (!has(self.dispatcher.advertised) || self.dispatcher.advertised == oldSelf.dispatcher.advertised)", "dispatcher.advertised cannot be changed, since calls carry the address: put back the old value, or create another SipCluster"),
     validation = ("self.dispatcher.port == oldSelf.dispatcher.port", "dispatcher.port cannot be changed, since calls carry the port: put back the old number, or create another SipCluster"),
     validation = ("self.replication.lease == oldSelf.replication.lease", "replication.lease cannot be changed, since containers promise one another things for as long as it is: put back the old value, or create another SipCluster"),
-    validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || self.redis.external.url == oldSelf.redis.external.url)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
+    validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || self.redis.external.url == oldSelf.redis.external.url && self.redis.external.instances == oldSelf.redis.external.instances)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
+    validation = ("(has(self.redis.managed) ? self.redis.managed.instances : 1) == (has(oldSelf.redis.managed) ? oldSelf.redis.managed.instances : 1)", "redis.managed.instances cannot be changed, since containers and Sentinels count on the number: put back the old one, or create another SipCluster"),
     validation = ("!has(self.application.custom) || has(self.containers.image)", "containers.image: the application is your own; name the image that runs it (on one machine: any name)")
 )]
 pub struct SipClusterSpec {
@@ -446,9 +447,17 @@ pub struct Redis {
 }
 
 /// A Redis of the cluster's own: in memory, without persistence, since the containers hold the other copy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("self.instances in [1, 3, 5]", "instances: write 1, 3 or 5; with an even number no more of them may be lost than with one less"))]
 pub struct Managed {
+    /// On Kubernetes: how many Redis servers hold the data, each on a node of its own with a Sentinel beside it: 1, 3 or 5. With 3 the loss of any
+    /// one is made good within seconds, with 5 that of any two; with 1 there is no Sentinel, and calls go on from memory while it is away. On one
+    /// machine one is run. It cannot be changed later.
+    #[serde(default = "defaults::redis_instances")]
+    #[schemars(range(min = 1, max = 5))]
+    pub instances: u32,
+
     /// On Kubernetes: the image of the Redis. Left out: the one that came with the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -459,13 +468,30 @@ pub struct Managed {
     pub resources: Option<Resources>,
 }
 
+impl Default for Managed {
+    fn default() -> Self {
+        Self {
+            instances: defaults::redis_instances(),
+            image: None,
+            resources: None,
+        }
+    }
+}
+
 /// A Redis that is there already.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct External {
-    /// Its URL, such as `redis://10.0.0.7:6379/0`.
+    /// Its URL: `redis://[:PASSWORD@]HOST:PORT[/DB]`, or, for one whose Sentinels say which server is the master,
+    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`.
     #[schemars(regex(pattern = REDIS_URL_PATTERN))]
     pub url: String,
+
+    /// How many Redis servers hold the data, the master included. With two or more a state counts as safe once a replica has it too, and a lease
+    /// or a claim once a majority of them has. It cannot be changed later.
+    #[serde(default = "defaults::redis_instances")]
+    #[schemars(range(min = 1, max = 9))]
+    pub instances: u32,
 }
 
 /// When a state counts as safe.
@@ -508,6 +534,15 @@ impl SipClusterSpec {
         self.redis.external.as_ref().map(|external| external.url.as_str())
     }
 
+    /// How many Redis servers hold the data on Kubernetes, the master included.
+    #[must_use]
+    pub fn redis_instances(&self) -> u32 {
+        let Redis { managed, external } = &self.redis;
+        let managed = managed.as_ref().map(|managed| managed.instances);
+        let external = external.as_ref().map(|external| external.instances);
+        external.or(managed).unwrap_or_else(defaults::redis_instances)
+    }
+
     /// The address that peers see.
     #[must_use]
     pub fn advertised(&self) -> std::net::SocketAddr {
@@ -537,6 +572,10 @@ mod defaults {
 
     pub(super) fn proxies() -> u32 {
         2
+    }
+
+    pub(super) fn redis_instances() -> u32 {
+        1
     }
 
     pub(super) fn ring() -> Period {

@@ -29,7 +29,7 @@ fn smallest_manifest_gets_the_documented_defaults() {
     assert_eq!((spec.replicas, spec.partitions, spec.proxies.replicas), (3, 1024, 2));
     assert_eq!(spec.advertised().to_string(), "127.0.0.1:5060");
     assert_eq!(spec.dispatcher.transports, [Transport::Udp, Transport::Tcp]);
-    assert_eq!(spec.external_redis(), None);
+    assert_eq!((spec.external_redis(), spec.redis_instances()), (None, 1));
     let answer = spec.application.answer.as_ref().expect("an application");
     assert_eq!(*answer, Answer::default());
     assert_eq!(answer.session_expires, Period::from_secs(1800));
@@ -118,7 +118,25 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "{application: {answer: {}}, redis: {external: {url: localhost}}}",
-            "spec.redis.external.url: \"localhost\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0\n",
+            "spec.redis.external.url: \"localhost\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
+             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: 'redis-sentinel://10.0.0.7:26379'}}}",
+            "spec.redis.external.url: \"redis-sentinel://10.0.0.7:26379\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
+             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, instances: 10}}}",
+            "spec.redis.external.instances: 10: this is too large; write a whole number from 1 to 9\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {managed: {instances: 2}}}",
+            "spec.redis.managed.instances: 2: with an even number no more of them may be lost than with one less; write 1, 3 or 5\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {managed: {instances: 7}}}",
+            "spec.redis.managed.instances: 7: this is too large; write a whole number from 1 to 5\n",
         ),
         (
             "{application: {answer: {}}, replication: {mode: asynchronous}}",
@@ -210,6 +228,28 @@ fn a_wrong_value_names_field_value_and_remedy() {
     for (spec, expected) in cases {
         assert_eq!(problems(&with_spec(spec)), expected, "{spec}");
     }
+}
+
+#[test]
+fn redis_is_counted_with_its_replicas() {
+    let of = |redis: &str| {
+        let manifest = with_spec(&format!("{{application: {{answer: {{}}}}, redis: {redis}}}"));
+        let spec = parse(&manifest)
+            .unwrap_or_else(|problems| panic!("{redis}: {problems:?}"))
+            .spec;
+        (spec.external_redis().map(str::to_owned), spec.redis_instances())
+    };
+    assert_eq!(of("{managed: {}}"), (None, 1));
+    assert_eq!(of("{managed: {instances: 3}}"), (None, 3));
+    let sentinels = "redis-sentinel://:secret@10.0.0.7:26379,[::1]:26379/2#calls";
+    assert_eq!(
+        of(&format!("{{external: {{url: '{sentinels}'}}}}")),
+        (Some(sentinels.into()), 1)
+    );
+    assert_eq!(
+        of(&format!("{{external: {{url: '{sentinels}', instances: 9}}}}")),
+        (Some(sentinels.into()), 9)
+    );
 }
 
 #[test]

@@ -70,17 +70,22 @@ pub fn missing() -> Failure {
     )
 }
 
-/// `redis://[user[:password]@]host[:port][/database]`.
+/// `redis://[user[:password]@]host[:port][/database]`; of `redis-sentinel://[:password@]host[:port][,host[:port]...][/database]#master` the
+/// first Sentinel.
 fn host_and_port(url: &str) -> String {
-    let rest = url.strip_prefix("redis://").unwrap_or(url);
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (rest, port) = match url.strip_prefix("redis-sentinel://") {
+        Some(rest) => (rest, 26379),
+        None => (url.strip_prefix("redis://").unwrap_or(url), 6379),
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+    let host = hosts.split(',').next().unwrap_or(hosts);
     // In an IPv6 literal a colon is no sign of a port.
     let after_literal = host.rsplit_once(']').map_or(host, |(_, after)| after);
     if after_literal.contains(':') {
         host.to_owned()
     } else {
-        format!("{host}:6379")
+        format!("{host}:{port}")
     }
 }
 
@@ -95,6 +100,8 @@ mod tests {
             ("redis://10.0.0.7:7000/3", "10.0.0.7:7000"),
             ("redis://user:p:w@[::1]/", "[::1]:6379"),
             ("redis://[::1]:7000", "[::1]:7000"),
+            ("redis-sentinel://:p,w@10.0.0.7,10.0.0.8:7000/3#calls", "10.0.0.7:26379"),
+            ("redis-sentinel://[::1]:7000#calls", "[::1]:7000"),
         ] {
             assert_eq!(host_and_port(url), address);
         }

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use super::world::World;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 14] = [
+const WRONG: [(&str, &[&str]); 16] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -59,10 +59,18 @@ const WRONG: [(&str, &[&str]); 14] = [
         r#"{"application": {"answer": {}}, "redis": {"managed": {}, "external": {"url": "redis://10.0.0.7"}}}"#,
         &["managed and external exclude one another"],
     ),
+    (
+        r#"{"application": {"answer": {}}, "redis": {"managed": {"instances": 2}}}"#,
+        &["instances: write 1, 3 or 5"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "redis": {"external": {"url": "redis-sentinel://10.0.0.7:26379"}}}"#,
+        &["spec.redis.external.url"],
+    ),
 ];
 
 /// A change of the running cluster, and what has to stand in the refusal.
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
     (
         r#"{"partitions": 512}"#,
         "partitions cannot be changed: put back the old number",
@@ -75,6 +83,10 @@ const FIXED: [(&str, &str); 5] = [
     (
         r#"{"redis": {"external": {"url": "redis://10.0.0.7"}}}"#,
         "redis cannot be changed",
+    ),
+    (
+        r#"{"redis": {"managed": {"instances": 5}}}"#,
+        "redis.managed.instances cannot be changed",
     ),
     (
         r#"{"replication": {"lease": "3s"}}"#,

@@ -29,6 +29,9 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// The variable in which processes find the affinity key: a command line can be read by everyone.
 const KEY: &str = "SIPCLUSTER_KEY";
 
+/// The variable that says how many replicas stand behind the Redis of others.
+const REDIS_REPLICAS: &str = "SIPCLUSTER_REDIS_REPLICAS";
+
 impl Supervisor<'_> {
     /// Before the first step: what the proxies read, and a Redis of others that must be there.
     pub(super) async fn prepare(&mut self) -> Result<(), Failure> {
@@ -40,6 +43,12 @@ impl Supervisor<'_> {
         self.directory
             .desire(&self.desired)
             .map_err(|error| Failure::system("desired.json", error))?;
+        let instances = self.desired.manifest.spec.redis_instances();
+        if matches!(self.redis, Redis::Managed(_)) && instances > 1 {
+            self.journal.say(&format!(
+                "one Redis is run on one machine; the {instances} of spec.redis.managed.instances are for Kubernetes"
+            ));
+        }
         if let Redis::External { url, address } = &self.redis
             && !probe::redis_serves(address).await
         {
@@ -130,6 +139,10 @@ impl Supervisor<'_> {
         let program = custom.map_or(&self.binaries.container, |custom| &custom.command);
         let mut command = self.common(program, part);
         command.args(["--redis", &self.redis.url()]);
+        if matches!(self.redis, Redis::External { .. }) {
+            let replicas = self.desired.manifest.spec.redis_instances() - 1;
+            command.env(REDIS_REPLICAS, replicas.to_string());
+        }
         command.args(["--quiesce-ms", &millis(self.desired.manifest.spec.containers.quiesce)]);
         for (option, address) in [("--sip", part.sip), ("--ucf", part.ucf)] {
             command.args([option, &address.expect("a container has ports").to_string()]);
