@@ -40,7 +40,7 @@ impl Scene {
         let cluster = Cluster::start(Manifest {
             name,
             address: [86, last],
-            redis: Some(redis),
+            redis: Some(redis.into()),
             partitions: 256,
             ..Manifest::default()
         })?;

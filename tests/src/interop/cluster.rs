@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::copies::Copies;
 use super::http;
 use super::process::{binaries, lives, scratch, signal, tail, wait_every};
+use super::redis;
 
 /// How long a cluster may take to stand, on a machine that also compiles.
 const START: Duration = Duration::from_secs(60);
@@ -51,7 +52,26 @@ pub struct Manifest {
     /// The instances of rtpengine through which `b2bua` leads media.
     pub media: Vec<SocketAddr>,
     /// A Redis that the test runs itself; else the cluster runs one.
-    pub redis: Option<SocketAddr>,
+    pub redis: Option<External>,
+}
+
+/// A Redis that is there already, as `spec.redis.external` names it.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Of the server, or of Sentinels.
+    pub url: String,
+    /// How many servers hold the data.
+    pub instances: u8,
+}
+
+impl From<SocketAddr> for External {
+    /// One server.
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            url: format!("redis://{address}/"),
+            instances: 1,
+        }
+    }
 }
 
 impl Default for Manifest {
@@ -113,8 +133,8 @@ impl Manifest {
 
     fn text(&self) -> String {
         let address = self.dispatcher();
-        let redis = match self.redis {
-            Some(redis) => json!({ "external": { "url": format!("redis://{redis}/") } }),
+        let redis = match &self.redis {
+            Some(External { url, instances }) => json!({ "external": { "url": url, "instances": instances } }),
             None => json!({ "managed": {} }),
         };
         // JSON is YAML.
@@ -326,12 +346,11 @@ impl Cluster {
         let status = self.status()?;
         let admin = |part: &Part| part.admin.with_context(|| format!("{} has an admin port", part.name));
         let url = status.redis.url.as_deref().context("Redis has an address")?;
-        let address = url.trim_start_matches("redis://").trim_end_matches('/');
         Ok(Copies {
             cluster: self.manifest.name.to_owned(),
             partitions: self.manifest.partitions,
             containers: status.containers.iter().map(admin).collect::<Result<_, _>>()?,
-            redis: address.parse().with_context(|| format!("an address: {url}"))?,
+            redis: redis::named_master(url)?,
         })
     }
 

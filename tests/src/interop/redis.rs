@@ -1,5 +1,6 @@
-//! A redis-server of the test's own, to be harmed in every way, and a relay in front of one.
+//! Redis of the test's own, to be harmed in every way: a server, one with replicas and Sentinels, a relay in front of one.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -20,16 +21,37 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Server {
     address: SocketAddr,
     files: PathBuf,
+    /// A Sentinel's configuration, which it rewrites itself.
+    sentinel: Option<PathBuf>,
     process: Option<Process>,
 }
 
 impl Server {
     /// Starts one at `address` with its files under `files`.
     pub fn start(address: SocketAddr, files: &Path) -> anyhow::Result<Self> {
+        Self::start_as(address, files, None)
+    }
+
+    /// Starts a Sentinel of a master that is called [`MASTER`].
+    fn sentinel(address: SocketAddr, files: &Path, master: SocketAddr, quorum: usize) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(files)?;
+        let file = files.join("sentinel.conf");
+        let (ip, port) = (master.ip(), master.port());
+        let lines = format!(
+            "sentinel monitor {MASTER} {ip} {port} {quorum}\nsentinel down-after-milliseconds {MASTER} 1000\n\
+             sentinel failover-timeout {MASTER} 10000\nsentinel announce-ip {}\n",
+            address.ip()
+        );
+        std::fs::write(&file, lines)?;
+        Self::start_as(address, files, Some(file))
+    }
+
+    fn start_as(address: SocketAddr, files: &Path, sentinel: Option<PathBuf>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(files)?;
         let mut server = Self {
             address,
             files: files.to_owned(),
+            sentinel,
             process: None,
         };
         server.start_again()?;
@@ -39,6 +61,11 @@ impl Server {
     /// Starts it again after a kill, with the data that was saved last.
     pub fn start_again(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new("redis-server");
+        match &self.sentinel {
+            Some(file) => command.arg(file).arg("--sentinel"),
+            // It is seen to come from another address than the one where it listens.
+            None => command.args(["--replica-announce-ip", &self.address.ip().to_string()]),
+        };
         command.args(["--bind", &self.address.ip().to_string()]);
         command.args(["--port", &self.address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
@@ -75,6 +102,12 @@ impl Server {
         Ok(answer)
     }
 
+    /// Sends a command and reads its answer.
+    fn query<T: redis::FromRedisValue>(&self, command: &[&str]) -> anyhow::Result<T> {
+        let mut connection = redis::Client::open(format!("redis://{}/", self.address))?.get_connection()?;
+        Ok(redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)?)
+    }
+
     /// Follows another server from now on, and has what that one has before this returns.
     pub fn follow(&self, master: SocketAddr) -> anyhow::Result<()> {
         let port = master.port().to_string();
@@ -99,6 +132,90 @@ impl Server {
     pub fn signal(&self, number: i32) -> anyhow::Result<()> {
         signal(self.process.as_ref().context("a server that runs")?.pid(), number)
     }
+}
+
+/// What the Sentinels call the master.
+const MASTER: &str = "calls";
+
+/// A master, two replicas and three Sentinels.
+pub struct Watched {
+    servers: Vec<Server>,
+    /// They end with it.
+    sentinels: Vec<Server>,
+}
+
+impl Watched {
+    /// Starts them at the ports from `first` on, and waits until all know one another.
+    pub fn start(first: SocketAddr, files: &Path) -> anyhow::Result<Self> {
+        const SERVERS: u16 = 3;
+        let at = |number| SocketAddr::new(first.ip(), first.port() + number);
+        let server = |number| Server::start(at(number), &files.join(format!("redis-{number}")));
+        let servers = (0..SERVERS).map(server).collect::<Result<Vec<_>, _>>()?;
+        for replica in &servers[1..] {
+            replica.follow(first)?;
+        }
+        let sentinel = |number| {
+            Server::sentinel(
+                at(number),
+                &files.join(format!("sentinel-{number}")),
+                first,
+                usize::from(SERVERS) / 2 + 1,
+            )
+        };
+        let sentinels = (SERVERS..2 * SERVERS).map(sentinel).collect::<Result<Vec<_>, _>>()?;
+        let others = i64::from(SERVERS) - 1;
+        wait_for("the Sentinels know one another and the replicas", PATIENCE * 3, || {
+            let knows = |sentinel: &Server| {
+                let fields: HashMap<String, String> = sentinel.query(&["SENTINEL", "MASTER", MASTER]).ok()?;
+                let count = |field: &str| fields.get(field)?.parse::<i64>().ok();
+                (count("num-slaves")? == others && count("num-other-sentinels")? == others).then_some(())
+            };
+            sentinels.iter().map(knows).collect::<Option<Vec<_>>>()
+        })?;
+        Ok(Self { servers, sentinels })
+    }
+
+    /// What containers are told.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self
+            .sentinels
+            .iter()
+            .map(|sentinel| sentinel.address.to_string())
+            .collect();
+        format!("redis-sentinel://{}/#{MASTER}", hosts.join(","))
+    }
+
+    /// How many servers hold the data.
+    #[must_use]
+    pub fn instances(&self) -> u8 {
+        self.servers.len() as u8
+    }
+
+    /// Whom the Sentinels name.
+    pub fn master(&mut self) -> anyhow::Result<&mut Server> {
+        self.server(named_master(&self.url())?)
+    }
+
+    /// The one at this address.
+    pub fn server(&mut self, address: SocketAddr) -> anyhow::Result<&mut Server> {
+        let server = self.servers.iter_mut().find(|server| server.address == address);
+        server.with_context(|| format!("a server of ours at {address}"))
+    }
+}
+
+/// Where the master is, by a URL as containers are told it.
+pub fn named_master(url: &str) -> anyhow::Result<SocketAddr> {
+    let Some(hosts) = url.strip_prefix("redis-sentinel://") else {
+        let address = url.trim_start_matches("redis://").trim_end_matches('/');
+        return address.parse().with_context(|| format!("an address: {url}"));
+    };
+    let first = hosts.split([',', '/']).next().unwrap_or(hosts);
+    let mut connection = redis::Client::open(format!("redis://{first}/"))?.get_connection()?;
+    let mut command = redis::cmd("SENTINEL");
+    let command = command.arg("GET-MASTER-ADDR-BY-NAME").arg(MASTER);
+    let (ip, port): (String, u16) = command.query(&mut connection)?;
+    Ok(SocketAddr::new(ip.parse()?, port))
 }
 
 /// Passes bytes on to a server, late if asked to, and to another one once told so.

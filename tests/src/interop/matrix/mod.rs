@@ -17,8 +17,9 @@ use anyhow::{Context, ensure};
 
 use super::callee::Callees;
 use super::caller::{Caller, Transport};
-use super::cluster::{Cluster, Manifest};
+use super::cluster::{Cluster, External, Manifest};
 use super::network::Network;
+use super::redis::Watched;
 pub use table::{main, report};
 pub use traffic::{Load, Tally, Traffic};
 
@@ -54,6 +55,10 @@ pub enum Fault {
     Clock(fn(&Cluster, &faults::Clock) -> anyhow::Result<()>),
     /// The same with a Redis that can be harmed.
     Store(fn(&Cluster, &mut store::Store, Load) -> anyhow::Result<()>),
+    /// The same with two of it, a master that has a replica.
+    Replicated(fn(&Cluster, &mut store::Store, Load) -> anyhow::Result<()>),
+    /// The same with three of it that Sentinels watch.
+    Watched(fn(&Cluster, &mut Watched, Load) -> anyhow::Result<()>),
     /// To the network between nodes.
     Network(fn(&Network) -> anyhow::Result<()>),
 }
@@ -102,6 +107,7 @@ enum Beside {
     Nothing,
     Clock(faults::Clock),
     Store(Box<store::Store>),
+    Watched(Watched),
 }
 
 impl Cell {
@@ -153,7 +159,10 @@ impl Cell {
         match (self.fault, site) {
             (Fault::Machine(happen), Site::Machine(cluster, _)) => happen(cluster),
             (Fault::Clock(happen), Site::Machine(cluster, Beside::Clock(clock))) => happen(cluster, clock),
-            (Fault::Store(happen), Site::Machine(cluster, Beside::Store(store))) => happen(cluster, store, load),
+            (Fault::Store(happen) | Fault::Replicated(happen), Site::Machine(cluster, Beside::Store(store))) => {
+                happen(cluster, store, load)
+            }
+            (Fault::Watched(happen), Site::Machine(cluster, Beside::Watched(redis))) => happen(cluster, redis, load),
             (Fault::Network(happen), Site::Network(network)) => happen(network),
             _ => unreachable!("the site is made for the fault"),
         }
@@ -182,12 +191,17 @@ impl Site {
             Fault::Clock(_) => {
                 let clock = faults::Clock::start(&manifest)?;
                 let redis = clock.redis();
-                (Beside::Clock(clock), Some(redis))
+                (Beside::Clock(clock), Some(redis.into()))
             }
-            Fault::Store(_) => {
-                let store = store::Store::start(&manifest)?;
-                let redis = store.address();
+            Fault::Store(_) | Fault::Replicated(_) => {
+                let store = store::Store::start(&manifest, matches!(fault, Fault::Replicated(_)))?;
+                let redis = store.external();
                 (Beside::Store(Box::new(store)), Some(redis))
+            }
+            Fault::Watched(_) => {
+                let watched = store::watched(&manifest)?;
+                let (url, instances) = (watched.url(), watched.instances());
+                (Beside::Watched(watched), Some(External { url, instances }))
             }
         };
         Ok(Self::Machine(Cluster::start(Manifest { redis, ..manifest })?, beside))

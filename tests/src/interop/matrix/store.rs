@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Deserialize;
 
 use super::{Application, Cell, Fault, LIMIT, Load, Today, faults};
-use crate::interop::cluster::{self, Cluster, Manifest};
+use crate::interop::cluster::{self, Cluster, External, Manifest};
 use crate::interop::process::{scratch, wait_every, who_comes_from};
-use crate::interop::redis::{Relay, Server};
+use crate::interop::redis::{Relay, Server, Watched};
 
 /// How long it is away where the time itself is not what is tried.
 const AWAY: Duration = Duration::from_secs(3);
@@ -24,30 +25,57 @@ pub struct Store {
     relay: Relay,
     /// The replica of some cells.
     second: Option<Server>,
+    /// Where the containers are told that there is one.
+    replicated: bool,
     files: PathBuf,
 }
 
 impl Store {
-    /// Starts both beside a cluster's address.
-    pub fn start(manifest: &Manifest) -> anyhow::Result<Self> {
-        let [third, fourth] = manifest.address;
-        let at = |port| SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), port));
+    /// Starts both beside a cluster's address; with a replica from the beginning if the containers are to know of one.
+    pub fn start(manifest: &Manifest, replicated: bool) -> anyhow::Result<Self> {
+        let at = |port| beside(manifest, port);
         let files = scratch(&format!("{}-redis", manifest.name))?;
         let server = Server::start(at(6379), &files)?;
         let relay = Relay::start(at(6380), server.address())?;
-        Ok(Self {
+        let mut store = Self {
             server,
             relay,
             second: None,
+            replicated,
             files,
-        })
+        };
+        if replicated {
+            store.replica()?;
+        }
+        Ok(store)
     }
 
-    /// Where containers find it.
+    /// As the containers are told.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.relay.address()
+    pub fn external(&self) -> External {
+        External {
+            instances: 1 + u8::from(self.replicated),
+            ..self.relay.address().into()
+        }
     }
+
+    /// A second server, which follows the first.
+    fn replica(&mut self) -> anyhow::Result<&Server> {
+        let first = self.server.address();
+        let second = Server::start((first.ip(), first.port() + 2).into(), &self.files.join("second"))?;
+        second.follow(first)?;
+        Ok(self.second.insert(second))
+    }
+}
+
+/// A Redis with replicas and Sentinels beside a cluster's address.
+pub fn watched(manifest: &Manifest) -> anyhow::Result<Watched> {
+    Watched::start(beside(manifest, 6379), &scratch(&format!("{}-redis", manifest.name))?)
+}
+
+fn beside(manifest: &Manifest, port: u16) -> SocketAddr {
+    let [third, fourth] = manifest.address;
+    SocketAddr::from((Ipv4Addr::new(127, 0, third, fourth), port))
 }
 
 /// The cells of an application.
@@ -59,7 +87,19 @@ pub fn cells(application: Application) -> Vec<Cell> {
         ("Redis stopped", store(stopped)),
         ("Redis full", store(full)),
         ("Redis slow, 100 ms a command", store(slow)),
-        ("two masters of Redis for ten seconds", store(two_masters)),
+        (
+            "a replica of Redis promoted that lacks the last writes",
+            store(promoted_behind),
+        ),
+        ("two masters of Redis for ten seconds", Fault::Replicated(two_masters)),
+        (
+            "the master of Redis killed, another promoted by Sentinels",
+            Fault::Watched(master_killed),
+        ),
+        (
+            "the master of Redis stopped until another was promoted",
+            Fault::Watched(master_stopped),
+        ),
     ]
     .map(|(name, fault)| Cell {
         application,
@@ -153,13 +193,24 @@ fn slow(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
     then_a_kill(cluster)
 }
 
+/// It follows no more, and is the master two seconds later, for containers that wait for no replica.
+fn promoted_behind(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
+    // So much is missing.
+    const BEHIND: Duration = Duration::from_secs(2);
+    let second = store.replica()?;
+    second.promote()?;
+    let promoted = second.address();
+    std::thread::sleep(BEHIND);
+    store.relay.lead_to(promoted);
+    then_a_kill(cluster)
+}
+
 /// One container goes on with the old master, the others with a promoted replica; then the old one follows that, and what it was told is gone.
 fn two_masters(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
     // It is the fault that lasts so long; nothing is waited for.
     const TIME: Duration = Duration::from_secs(10);
     let first = store.server.address();
-    let second = Server::start((first.ip(), first.port() + 2).into(), &store.files.join("second"))?;
-    second.follow(first)?;
+    let second = store.second.as_ref().context("a replica from the beginning")?;
     let (stays, promoted) = (cluster.status()?.containers[0].running()?, second.address());
     second.promote()?;
     store.relay.lead(move |from| match who_comes_from(from, &[stays]) {
@@ -169,6 +220,29 @@ fn two_masters(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<
     std::thread::sleep(TIME);
     store.server.follow(promoted)?;
     store.relay.lead_to(promoted);
-    store.second = Some(second);
     then_a_kill(cluster)
+}
+
+fn master_killed(cluster: &Cluster, redis: &mut Watched, _: Load) -> anyhow::Result<()> {
+    let master = redis.master()?;
+    master.kill();
+    let former = master.address();
+    until_promoted(redis, former)?;
+    then_a_kill(cluster)
+}
+
+/// It goes on later, until the Sentinels have told it that it is none any more.
+fn master_stopped(cluster: &Cluster, redis: &mut Watched, _: Load) -> anyhow::Result<()> {
+    let master = redis.master()?;
+    master.signal(libc::SIGSTOP)?;
+    let former = master.address();
+    until_promoted(redis, former)?;
+    redis.server(former)?.signal(libc::SIGCONT)?;
+    then_a_kill(cluster)
+}
+
+fn until_promoted(redis: &mut Watched, former: SocketAddr) -> anyhow::Result<()> {
+    wait_every(ASK, "the Sentinels promote another", LIMIT, || {
+        (redis.master().ok()?.address() != former).then_some(())
+    })
 }
