@@ -387,8 +387,11 @@ fn a_containers_request_leaves_on_the_peers_flow_and_its_response_comes_back() {
         (fields(&bye, "Via").len(), fields(&bye, "Max-Forwards")),
         (2, vec!["69"])
     );
+    assert!(fields(&bye, "Via")[0].ends_with(";rport"));
 
-    proxy.client(udp("192.0.2.1:7777"), &response(&bye, "200 OK", ""));
+    // As a peer answers that saw it come from elsewhere (RFC 3581 s4).
+    let answer = response(&bye, "200 OK", "").replacen(";rport", ";rport=40000;received=198.51.100.7", 1);
+    proxy.client(udp("192.0.2.1:7777"), &answer);
     let answer = one(proxy.arrived(link));
     assert_eq!(fields(&answer, "Via"), fields(&from_container(""), "Via"));
 }

@@ -11,7 +11,10 @@ const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /// The flow that the proxy names to the container for a client whose Via says `192.0.2.1:5060`.
 fn named(source: Flow) -> Flow {
-    let mut proxy = Proxy::new(config(1));
+    named_by(Proxy::new(config(1)), source)
+}
+
+fn named_by(mut proxy: Proxy, source: Flow) -> Flow {
     let link = proxy.container(0xa, &ALL, 1);
     proxy.client(source, &request("INVITE", "sip:bob@192.0.2.10", "1", "", ""));
     let inner = one(proxy.arrived(link));
@@ -30,6 +33,18 @@ fn a_peer_whose_via_is_its_source_is_behind_no_nat() {
         !named(tcp("203.0.113.9:4711", 1, 0, 3)).translated,
         "a stream keeps itself"
     );
+}
+
+#[test]
+fn a_proxy_that_is_known_by_another_address_is_behind_one_itself() {
+    let behind = |local: &str| {
+        let mut config = config(1);
+        config.listeners[0].local = local.parse().unwrap();
+        Proxy::new(config)
+    };
+    assert!(named_by(behind("10.244.0.7:5060"), udp("192.0.2.1:5060")).translated);
+    assert!(named_by(behind("0.0.0.0:5060"), udp("192.0.2.1:5060")).translated);
+    assert!(!named_by(behind("10.244.0.7:5060"), tcp("192.0.2.1:5060", 1, 0, 3)).translated);
 }
 
 #[test]

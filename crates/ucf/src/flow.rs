@@ -49,8 +49,8 @@ pub struct Flow {
     pub listener: u8,
     /// The peer's observed address.
     pub remote: SocketAddr,
-    /// Of datagrams: the peer's Via named another address than the observed one. A NAT stands between, whose binding closes unless
-    /// something passes (RFC 4787 s4.3).
+    /// Of datagrams: the peer's Via named another address than the observed one, or we are known by another address than we listen at. A NAT stands
+    /// between, whose binding closes unless something passes (RFC 4787 s4.3).
     pub translated: bool,
     /// For a stream that was accepted or opened: which one.
     pub held: Option<Held>,

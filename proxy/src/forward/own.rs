@@ -26,6 +26,8 @@ struct Address {
     port: u16,
     /// `host:port`.
     text: Vec<u8>,
+    /// It is not where we listen: something between translates.
+    translated: bool,
 }
 
 impl Own {
@@ -41,6 +43,7 @@ impl Own {
                 host: host.into_bytes(),
                 ip,
                 port: listener.port,
+                translated: ip.map(|ip| (ip, listener.port).into()) != Some(listener.local),
             }
         });
         Self {
@@ -62,6 +65,12 @@ impl Own {
     pub(super) fn listener_towards(&self, ip: IpAddr) -> u8 {
         let same = |address: &Address| address.ip.is_some_and(|own| own.is_ipv6() == ip.is_ipv6());
         self.listeners.iter().position(same).unwrap_or(0) as u8
+    }
+
+    /// Whether datagrams pass a translation on our side, such as that of a Kubernetes Service: its memory of a flow ends, as a peer's NAT's does.
+    pub(super) fn is_translated(&self, listener: u8, transport: Transport) -> bool {
+        let address = self.listeners.get(usize::from(listener));
+        transport == Transport::Udp && address.is_some_and(|address| address.translated)
     }
 
     /// A Via of ours, without its field name (RFC 3261 s16.6 step 8).

@@ -212,7 +212,8 @@ impl Core {
         let message = request.message;
         let token = self.config.keyring.token(partition);
         let flow = Flow {
-            translated: is_translated(&request.via, source),
+            translated: self.own.is_translated(source.listener, source.transport)
+                || is_translated(&request.via, source),
             ..*source
         };
         let flow = flow.encode(&self.config.keyring);
@@ -434,6 +435,8 @@ impl Core {
         edit.push_above_with(message, HeaderName::Via, |out| {
             let branch = request.keys.branch(request.looped);
             self.own.write_via(out, flow.listener, flow.transport, &branch);
+            // The answer comes back to where this left from, whatever translates it on its way (RFC 3581 s4).
+            out.extend_from_slice(b";rport");
         });
         edit.decrement_max_forwards(message);
         if routes.own > 0 {
@@ -464,11 +467,15 @@ impl Core {
             .params
             .get(b"transport")
             .is_some_and(|t| t.eq_ignore_ascii_case(b"tcp"));
+        let (transport, listener) = (
+            if stream { Transport::Tcp } else { Transport::Udp },
+            self.own.listener_towards(ip),
+        );
         Some(Flow {
-            transport: if stream { Transport::Tcp } else { Transport::Udp },
-            listener: self.own.listener_towards(ip),
+            transport,
+            listener,
             remote: SocketAddr::new(ip, uri.port.unwrap_or(DEFAULT_PORT)),
-            translated: false,
+            translated: self.own.is_translated(listener, transport),
             held: None,
         })
     }

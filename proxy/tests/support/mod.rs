@@ -29,13 +29,7 @@ pub fn keyring() -> Arc<Keyring> {
 
 pub fn config(incarnation: u64) -> Config {
     let listener = |host: &str| Listener {
-        local: if host.contains(':') {
-            "[::1]:5060"
-        } else {
-            "127.0.0.1:5060"
-        }
-        .parse()
-        .unwrap(),
+        local: SocketAddr::new(host.parse().unwrap(), 5060),
         host: host.to_owned(),
         port: 5060,
     };
