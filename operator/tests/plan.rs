@@ -161,6 +161,29 @@ fn while_the_cache_is_behind_the_statefulset_is_left_alone() {
 }
 
 #[test]
+fn what_was_applied_and_not_taken_up_yet_is_not_ready() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    let (found, decision) = (model.found(), model.decide());
+    let ready = |workload: &str, generation| {
+        let applied = |_: &str, name: &str| (name == workload).then_some(generation);
+        let observation = model.observation().after(&found, &model.valid.names, applied);
+        let cluster = support::cluster(&json!({ "replicas": 2 }));
+        let status =
+            operator::sip_cluster::status::status(model.now, &cluster, &model.valid, &observation, &decision, None);
+        let condition = status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "Ready");
+        condition.map(|condition| condition.status)
+    };
+    for workload in ["demo", "demo-proxy"] {
+        assert_eq!(ready(workload, 1).as_deref(), Some("True"), "{workload}");
+        assert_eq!(ready(workload, 2).as_deref(), Some("False"), "{workload}");
+    }
+}
+
+#[test]
 fn paused_nothing_is_added_or_taken_away() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));
     settle(&mut model, "start");

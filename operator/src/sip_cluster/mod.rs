@@ -144,6 +144,9 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
         Some(failure) => writer.complain(&cluster, "Failed", failure).await,
         None => writer.say(&cluster, &decision).await,
     }
+    let observation = observation.after(&found, &names, |kind, name| {
+        context.applied.generation(kind, &names.namespace, name)
+    });
     let status = status::status(now, &cluster, &valid, &observation, &decision, failure.as_deref());
     writer
         .write(&cluster, status)

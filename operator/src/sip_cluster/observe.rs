@@ -9,11 +9,12 @@ use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use ucf::plan::{Instant, Life, Observed, Part};
 
 use super::dereference::{Found, ordinal};
-use super::names::ADMIN;
+use super::names::{ADMIN, Names};
 use super::validate::Valid;
 
 /// The label by which a StatefulSet's pod names the template that it was made from.
@@ -95,6 +96,21 @@ async fn ask(pod: &Pod) -> Option<Answer> {
 }
 
 impl Observation {
+    /// After children were applied: what was observed says nothing of a workload that the API server has given another generation since.
+    #[must_use]
+    pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<i64>) -> Self {
+        let generation = |metadata: Option<&ObjectMeta>| metadata.and_then(|metadata| metadata.generation);
+        let sets = [
+            (names.containers(), found.containers.as_deref()),
+            (names.redis(), found.redis.as_deref()),
+        ];
+        let sets = sets.map(|(name, set)| applied("StatefulSet", &name) > generation(set.map(|set| &set.metadata)));
+        let proxies = found.proxies.as_deref().map(|deployment| &deployment.metadata);
+        self.proxies_settled &= applied("Deployment", &names.proxies()) <= generation(proxies);
+        self.is_current &= sets == [false, false];
+        self
+    }
+
     /// What the planner has to know. Repair of pods is Kubernetes' work: none is ever `Failed`, only unready.
     #[must_use]
     pub fn planned(&self, valid: &Valid, now: Instant) -> Observed {

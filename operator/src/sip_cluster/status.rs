@@ -23,6 +23,9 @@ use super::validate::Valid;
 /// Counts alone are written no oftener than this; states at once.
 const COUNTS: Duration = Duration::from_secs(10);
 
+/// Characters of an event's action, at most (the API server's rule).
+const ACTION: usize = 128;
+
 /// When each status was written last, and what events have said.
 #[derive(Default)]
 pub struct Written(Mutex<HashMap<String, Last>>);
@@ -101,7 +104,8 @@ impl Writer<'_> {
                 type_,
                 reason: reason.into(),
                 note: Some(note.chars().take(1000).collect()),
-                action: "Reconcile".into(),
+                // Events of one reason and action are one for minutes, with the text of the first.
+                action: note.chars().take(ACTION).collect(),
                 secondary: None,
             };
             // An event that is lost is no reason to stop.
@@ -221,7 +225,8 @@ fn facts(
             .containers
             .iter()
             .all(|container| container.answer.is_none_or(|answer| answer.replicated));
-    let is_whole = active == wanted && observation.proxies_settled && moving.is_none() && failure.is_none();
+    let is_settled = observation.is_current && observation.proxies_settled;
+    let is_whole = active == wanted && is_settled && moving.is_none() && failure.is_none();
     let serves = active > 0 && observation.proxies_ready > 0;
     let fact = |kind, holds, reason, message: String| Fact {
         kind,
@@ -239,6 +244,7 @@ fn facts(
                 _ if is_whole => format!("{active} containers are active"),
                 (Some(trouble), _) => trouble.clone(),
                 (None, Some(moving)) => moving.clone(),
+                (None, None) if !is_settled => "what was applied is being taken up".into(),
                 (None, None) => format!("{active} of {wanted} containers are active"),
             },
         ),

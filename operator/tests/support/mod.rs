@@ -50,6 +50,10 @@ pub fn service() -> Service {
     .expect("a Service")
 }
 
+fn proxies() -> Deployment {
+    serde_json::from_value(json!({ "metadata": { "name": "demo-proxy", "generation": 1 } })).expect("a Deployment")
+}
+
 /// A manifest that is good.
 pub fn valid(spec: &Value) -> Valid {
     let found = Found {
@@ -198,7 +202,7 @@ impl Model {
         Found {
             containers: set.map(Arc::new),
             dispatcher: Some(Arc::new(service())),
-            proxies: Some(Arc::new(Deployment::default())),
+            proxies: Some(Arc::new(proxies())),
             ..Found::default()
         }
     }
