@@ -95,9 +95,9 @@ pub struct Failover {
     pub time: Time,
     /// Partitions that were claimed.
     pub partitions: u32,
-    /// Dialogs that came with them.
-    pub dialogs: u64,
-    /// From the first claim to the last partition working again, in milliseconds.
+    /// Sessions that came with them.
+    pub sessions: u64,
+    /// Until the last partition worked again, in milliseconds.
     pub duration_ms: u64,
 }
 

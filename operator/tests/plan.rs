@@ -184,6 +184,50 @@ fn what_was_applied_and_not_taken_up_yet_is_not_ready() {
 }
 
 #[test]
+fn the_last_failover_is_what_all_survivors_took_over() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    let part = |begun_ms, partitions| admin::Takeover {
+        begun_ms,
+        ended_ms: begun_ms + 200,
+        partitions,
+        sessions: partitions * 2,
+    };
+    let mut cluster = support::cluster(&json!({ "replicas": 3 }));
+    let mut told = |parts: [Option<admin::Takeover>; 3]| {
+        let mut observation = model.observation();
+        for (container, part) in observation.containers.iter_mut().zip(parts) {
+            container.takeover = part;
+        }
+        let (found, decision) = (model.found(), model.decide());
+        let observation = observation.after(&found, &model.valid.names, |_, _| None);
+        let status =
+            operator::sip_cluster::status::status(model.now, &cluster, &model.valid, &observation, &decision, None);
+        let last = status.last_failover.clone();
+        cluster.status = Some(status);
+        last.map(|last| {
+            (
+                last.time.0.as_millisecond(),
+                last.partitions,
+                last.sessions,
+                last.duration_ms,
+            )
+        })
+    };
+    assert_eq!(told([None; 3]), None);
+    let both = Some((1_000, 500, 1_000, 300));
+    assert_eq!(told([Some(part(1_000, 200)), None, Some(part(1_100, 300))]), both);
+    assert_eq!(
+        told([Some(part(1_000, 200)), None, None]),
+        both,
+        "a survivor has ended since"
+    );
+    assert_eq!(told([None; 3]), both);
+    let later = Some((90_000, 10, 20, 200));
+    assert_eq!(told([Some(part(1_000, 200)), Some(part(90_000, 10)), None]), later);
+}
+
+#[test]
 fn paused_nothing_is_added_or_taken_away() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));
     settle(&mut model, "start");

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::engine::{Announcement, ConnectionId, DueFlow};
+use crate::records::{Key, Kind};
+use admin::Takeover;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use sip::Instant;
@@ -78,6 +80,8 @@ pub struct Control {
     cpu: super::cpu::Cpu,
     /// How long the store took to answer last.
     store_took: Duration,
+    /// Sessions in partitions that were claimed, since a takeover was told.
+    taken_sessions: u64,
     ending: Option<Ending>,
 }
 
@@ -124,6 +128,7 @@ impl Control {
             asking: Vec::new(),
             cpu: super::cpu::Cpu::default(),
             store_took: Duration::ZERO,
+            taken_sessions: 0,
             ending: None,
         }
     }
@@ -226,6 +231,10 @@ impl Control {
             }
             Effect::Activate { partition, epoch } => {
                 let Won { records, handed_over } = self.won.remove(&partition).unwrap_or_default();
+                if !handed_over {
+                    let kinds = records.iter().filter_map(|(key, _)| Key::parse(key));
+                    self.taken_sessions += kinds.filter(|key| key.kind == Kind::Session).count() as u64;
+                }
                 self.to_owner(
                     partition,
                     ToWorker::Activate {
@@ -614,6 +623,11 @@ impl Control {
     fn tell(&mut self, event: &Event) {
         let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
         shown.events.count(event);
+        if let Event::Takeover { partitions, took, .. } = event {
+            let sessions = std::mem::take(&mut self.taken_sessions);
+            let part = Takeover::ended(SystemTime::now(), *took, *partitions as u64, sessions);
+            shown.takeover = Some(shown.takeover.map_or(part, |last| last.and(part)));
+        }
         match event {
             Event::Joined { others } => info!(others, "joined the cluster"),
             Event::Admitted => info!("admitted by every member"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::engine::{Counters, Digest, Holdings};
 use crate::records::Key;
+use admin::Takeover;
 use admin::prometheus::collector::Collector;
 use admin::prometheus::encoding::{DescriptorEncoder, EncodeMetric};
 use admin::prometheus::metrics::MetricType;
@@ -30,6 +31,8 @@ pub struct Shown {
     /// Output leaves unwritten.
     pub from_memory: bool,
     pub events: Events,
+    /// What came of the last ones who were lost.
+    pub takeover: Option<Takeover>,
 }
 
 /// Bounds of how long takeovers take, around their target of half a second.
@@ -145,6 +148,7 @@ impl Pages {
             "partitions": holdings.partitions,
             "dialogs": holdings.dialogs,
             "load": holdings.open_transactions,
+            "lastTakeover": shown.takeover,
         })
     }
 

@@ -81,6 +81,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
         replicated: false,
         from_memory: false,
         events: Events::default(),
+        takeover: None,
     };
     let shown = Arc::new(Mutex::new(shown));
     if let Some(server) = server {

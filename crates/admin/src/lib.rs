@@ -12,6 +12,8 @@
 pub mod client;
 pub mod logging;
 mod server;
+mod takeover;
 
 pub use prometheus_client as prometheus;
 pub use server::{Later, Pages, Server};
+pub use takeover::Takeover;

@@ -5,12 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use admin::Takeover;
 use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
 use super::dereference::{Found, ordinal};
@@ -29,6 +31,8 @@ pub struct Container {
     pub ordinal: u16,
     /// What it said; nothing if it did not answer.
     pub answer: Option<Answer>,
+    /// What it said of its part in the last takeover.
+    pub takeover: Option<Takeover>,
 }
 
 /// All that was learnt.
@@ -58,10 +62,12 @@ pub struct Observation {
 pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Observation {
     let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
     let containers = join_all(asked.map(|(pod, ordinal)| async move {
+        let page = ask(pod).await;
         Container {
             pod: pod.clone(),
             ordinal,
-            answer: ask(pod).await,
+            answer: page.as_ref().and_then(Answer::read),
+            takeover: page.as_ref().and_then(Takeover::read),
         }
     }))
     .await;
@@ -88,11 +94,12 @@ pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Obse
     }
 }
 
-async fn ask(pod: &Pod) -> Option<Answer> {
+/// Its page `/state`.
+async fn ask(pod: &Pod) -> Option<Value> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
     let page = admin::client::state(SocketAddr::new(ip, ADMIN as u16)).await.ok()?;
     // Another pod may have the address by now.
-    (page["name"].as_str() == pod.metadata.name.as_deref()).then(|| Answer::read(&page))?
+    (page["name"].as_str() == pod.metadata.name.as_deref()).then_some(page)
 }
 
 impl Observation {

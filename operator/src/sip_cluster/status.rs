@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crds::status::ContainerStatus;
+use admin::Takeover;
+use crds::status::{ContainerStatus, Failover};
 use crds::{Problem, SipCluster, SipClusterStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -172,8 +173,29 @@ pub fn status(
         address: valid.advertised.map(|address| address.to_string()),
         containers: containers.collect(),
         gate: decision.gate.clone(),
-        last_failover: before.last_failover,
+        last_failover: last_failover(observation, before.last_failover),
     }
+}
+
+/// What those who took over tell, as long as they live; what was written before, once one of them has ended.
+fn last_failover(observation: &Observation, before: Option<Failover>) -> Option<Failover> {
+    let parts = observation.containers.iter().filter_map(|container| container.takeover);
+    let told = parts.reduce(Takeover::and).and_then(failover);
+    let is_new = |told: &Failover| {
+        before
+            .as_ref()
+            .is_none_or(|before| told.time.0 > before.time.0 || told.partitions > before.partitions)
+    };
+    told.filter(is_new).or(before)
+}
+
+fn failover(takeover: Takeover) -> Option<Failover> {
+    Some(Failover {
+        time: Time(Timestamp::from_millisecond(i64::try_from(takeover.begun_ms).ok()?).ok()?),
+        partitions: u32::try_from(takeover.partitions).unwrap_or(u32::MAX),
+        sessions: takeover.sessions,
+        duration_ms: takeover.ended_ms.saturating_sub(takeover.begun_ms),
+    })
 }
 
 /// The status of one whose manifest is wrong: what runs goes on as it was.

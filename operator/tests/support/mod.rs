@@ -222,6 +222,7 @@ impl Model {
                 pod: Arc::new(pod(*ordinal, member)),
                 ordinal: *ordinal,
                 answer: answer(member.stand, share).filter(|_| !self.unheard.contains(ordinal)),
+                takeover: None,
             }
         });
         let containers: Vec<_> = containers.collect();
@@ -253,6 +254,7 @@ fn revision_number(revision: u32) -> u64 {
         pod: Arc::new(pod(0, &member)),
         ordinal: 0,
         answer: None,
+        takeover: None,
     };
     container.revision().expect("it has a label")
 }
