@@ -17,4 +17,5 @@
 
 pub mod config;
 pub mod leader;
+pub mod metrics;
 pub mod sip_cluster;

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use admin::prometheus::registry::Registry;
 use admin::{Pages, Server};
 use anyhow::Context as _;
 use kube::Client;
 use operator::config::Config;
 use operator::leader::Leadership;
+use operator::metrics::Metrics;
 use operator::sip_cluster;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +39,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot bind the admin address {}", config.admin))?;
     let leads = Arc::new(AtomicBool::new(false));
-    tokio::spawn(server.run(pages(config, leads.clone())));
+    let metrics = Metrics::default();
+    tokio::spawn(server.run(pages(config, leads.clone(), &metrics)));
     let client = Client::try_default()
         .await
         .context("no way to the API server; run in a pod, or with KUBECONFIG")?;
@@ -51,7 +52,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     leads.store(true, Ordering::Relaxed);
     tokio::select! {
-        () = sip_cluster::run(client, config) => {}
+        () = sip_cluster::run(client, config, metrics) => {}
         _ = terminate.recv() => {}
         () = leadership.hold() => anyhow::bail!("the Lease is lost: another replica may lead"),
     }
@@ -60,10 +61,10 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pages(config: &Config, leads: Arc<AtomicBool>) -> Pages {
+fn pages(config: &Config, leads: Arc<AtomicBool>, metrics: &Metrics) -> Pages {
     let name = config.name.clone();
     Pages {
-        metrics: Registry::with_prefix("sipcluster_operator"),
+        metrics: metrics.registry(),
         // One that waits to lead is as ready as one that leads.
         ready: Box::new(|| Ok(())),
         state: Box::new(move || serde_json::json!({ "name": name, "leads": leads.load(Ordering::Relaxed) })),

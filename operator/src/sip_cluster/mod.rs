@@ -11,7 +11,7 @@ pub mod validate;
 pub mod watched;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::SipCluster;
 use futures_util::StreamExt as _;
@@ -23,6 +23,7 @@ use kube::{Api, Client, ResourceExt as _};
 use tracing::{info, warn};
 
 use crate::config::{Config, Images};
+use crate::metrics::Metrics;
 use apply::{Applied, Applier};
 use names::{MANAGER, Names};
 use watched::Watched;
@@ -40,6 +41,7 @@ pub struct Context {
     watched: Watched,
     applied: Applied,
     recorder: Recorder,
+    metrics: Metrics,
     written: status::Written,
 }
 
@@ -55,12 +57,13 @@ pub enum Error {
 }
 
 /// Reconciles until the process is told to end.
-pub async fn run(client: Client, config: &Config) {
+pub async fn run(client: Client, config: &Config, metrics: Metrics) {
     let api: Api<SipCluster> = match config.watched() {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     let controller = Controller::new(api, watcher::Config::default());
+    metrics.leads(controller.store());
     let (watched, controller) = Watched::start(&client, config.watched(), controller);
     let reporter = Reporter {
         controller: MANAGER.into(),
@@ -71,6 +74,7 @@ pub async fn run(client: Client, config: &Config) {
         images: config.images.clone(),
         applied: Applied::default(),
         written: status::Written::default(),
+        metrics,
         watched,
         client,
     });
@@ -83,14 +87,22 @@ pub async fn run(client: Client, config: &Config) {
     .await;
 }
 
-/// The steps of one reconciliation.
+/// One reconciliation.
 async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Action, Error> {
     context.watched.filled().await;
+    let begun = Instant::now();
+    let result = steps(&cluster, &context).await;
+    context.metrics.reconciled(begun.elapsed(), result.is_ok());
+    result
+}
+
+/// Its steps.
+async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error> {
     if cluster.metadata.deletion_timestamp.is_some() {
         context
             .applied
             .forget(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
-        context.written.forget(&cluster);
+        context.written.forget(cluster);
         return Ok(Action::await_change());
     }
     let names = Names {
@@ -103,14 +115,14 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
         written: &context.written,
     };
     let found = dereference::dereference(&names, &context.watched);
-    let valid = match validate::validate(&cluster, &found, &context.images) {
+    let valid = match validate::validate(cluster, &found, &context.images) {
         Ok(valid) => valid,
         Err(problems) => {
-            let status = status::refused(Timestamp::now(), &cluster, &problems);
+            let status = status::refused(Timestamp::now(), cluster, &problems);
             let wrong: Vec<_> = problems.iter().map(ToString::to_string).collect();
-            writer.complain(&cluster, "Invalid", &wrong.join("; ")).await;
+            writer.complain(cluster, "Invalid", &wrong.join("; ")).await;
             writer
-                .write(&cluster, status)
+                .write(cluster, status)
                 .await
                 .map_err(|error| Error::Status(Box::new(error)))?;
             return Ok(Action::requeue(REFUSED));
@@ -122,6 +134,7 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
     let observation = observe::observe(&valid, &found, applied).await;
     let now = Timestamp::now();
     let decision = plan::decide(now, &valid, &found, &observation);
+    context.metrics.stepped(decision.steps.len());
     for step in &decision.steps {
         info!(cluster = names.cluster, namespace = names.namespace, "{step}");
     }
@@ -141,15 +154,15 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
     }
     let failure = applied.as_ref().err().map(ToString::to_string);
     match &failure {
-        Some(failure) => writer.complain(&cluster, "Failed", failure).await,
-        None => writer.say(&cluster, &decision).await,
+        Some(failure) => writer.complain(cluster, "Failed", failure).await,
+        None => writer.say(cluster, &decision).await,
     }
     let observation = observation.after(&found, &names, |kind, name| {
         context.applied.generation(kind, &names.namespace, name)
     });
-    let status = status::status(now, &cluster, &valid, &observation, &decision, failure.as_deref());
+    let status = status::status(now, cluster, &valid, &observation, &decision, failure.as_deref());
     writer
-        .write(&cluster, status)
+        .write(cluster, status)
         .await
         .map_err(|error| Error::Status(Box::new(error)))?;
     applied?;
