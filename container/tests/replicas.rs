@@ -162,14 +162,12 @@ async fn sentinels_lead_to_the_master_of_the_time() {
     };
     let answers = until(async || store.ask(std::slice::from_ref(&inspect)).await).await;
     assert!(matches!(answers[0].reply, StoreReply::Refused(_)), "{answers:?}");
-    let promoted = replicas.iter().map(|replica| format!("127.0.0.1:{}", replica.port()));
-    assert!(
-        promoted.into_iter().any(|address| address == store.address()),
-        "{}",
-        store.address()
-    );
     let outcome = until(async || store.write(ME, &write(2)).await).await;
     assert_eq!(outcome, [WriteOutcome::Written]);
+    let is_promoted = |replica: &&RedisServer| store.address() == format!("127.0.0.1:{}", replica.port());
+    let promoted = replicas.iter().find(is_promoted).expect("one of them");
+    let held: u64 = command(promoted, ":secret@", &["HLEN", "sc:{c:p0}:r"]).expect("Redis answers");
+    assert_eq!(held, 2, "what was written before the master was lost, and after");
     for (_, file) in &sentinels {
         let _ = std::fs::remove_file(file);
     }

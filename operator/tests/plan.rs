@@ -225,6 +225,11 @@ fn the_last_failover_is_what_all_survivors_took_over() {
     assert_eq!(told([None; 3]), both);
     let later = Some((90_000, 10, 20, 200));
     assert_eq!(told([Some(part(1_000, 200)), Some(part(90_000, 10)), None]), later);
+    assert_eq!(
+        told([Some(part(1_000, 200)), None, None]),
+        later,
+        "an older one that was larger"
+    );
 }
 
 #[test]

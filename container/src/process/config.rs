@@ -33,7 +33,8 @@ struct Arguments {
     /// better given by the environment.
     #[arg(long, env = "SIPCLUSTER_REDIS", hide_env_values = true)]
     redis: String,
-    /// Replicas behind that server or master. With any, a write counts once one of them has it, a lease or a claim once a majority of all has it.
+    /// Replicas behind that server or master. With any, a write, a lease or a claim counts once a majority of all servers
+    /// has it.
     #[arg(long, env = "SIPCLUSTER_REDIS_REPLICAS", default_value = "0")]
     redis_replicas: String,
     /// Address for SIP from proxies.

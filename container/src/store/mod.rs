@@ -40,9 +40,8 @@ pub struct Store {
     /// Offered as the data's `era` if it has none.
     entropy: u64,
     fence: Fence,
-    /// How many replicas must have a write before it counts, and a lease or a claim.
-    write_replicas: u8,
-    grant_replicas: u8,
+    /// How many replicas must have what is written before it counts.
+    replicas: u8,
     /// Writes may go by plain commands.
     watches: bool,
     paths: Paths,
@@ -96,11 +95,10 @@ impl Store {
             write: link::sha(scripts::WRITE),
             room: link::sha(scripts::ROOM),
         };
-        let (write_replicas, grant_replicas) = (place.write_replicas(), place.grant_replicas());
+        let replicas = place.awaited_replicas();
         Self {
             link: Link::new(place, budget),
-            write_replicas,
-            grant_replicas,
+            replicas,
             cluster: cluster.to_owned(),
             shas,
             entropy,
@@ -122,7 +120,7 @@ impl Store {
         for request in requests {
             self.append(&mut pipeline, request);
         }
-        let values = self.link.run_replicated(pipeline, self.grant_replicas).await?;
+        let values = self.link.run_replicated(pipeline, self.replicas).await?;
         let mut values = values.into_iter();
         let era = self.link.run_id();
         let mut answers = requests

@@ -62,16 +62,10 @@ impl Place {
         Ok(Self { servers, replicas })
     }
 
-    /// How many replicas have to have a write before it counts: one, where there are any.
+    /// How many replicas have to have a write, a lease or a claim before it counts: with the master a majority of all, so that a master which is
+    /// cut off from the others acknowledges and grants nothing.
     #[must_use]
-    pub fn write_replicas(&self) -> u8 {
-        self.replicas.min(1)
-    }
-
-    /// How many replicas have to have a lease or a claim before it counts: with the master a majority of all, so that a master which is cut
-    /// off grants nothing.
-    #[must_use]
-    pub fn grant_replicas(&self) -> u8 {
+    pub fn awaited_replicas(&self) -> u8 {
         self.replicas.div_ceil(2)
     }
 
@@ -169,7 +163,7 @@ async fn ask_all(sentinels: &[ConnectionInfo], master: &str, patience: Duration)
             "{some} of {all} Sentinels name a master called {master}: {why}"
         )));
     }
-    // Its being down is no promotion: of two that know the same one, either is right.
+    // Of two that have heard of the same promotion one may know that its master is down.
     let latest = said.into_iter().max_by_key(|said| (said.epoch, said.down));
     latest.ok_or_else(|| Lost("no Sentinel".into()))
 }
@@ -197,17 +191,23 @@ async fn ask_one(sentinel: ConnectionInfo, master: &str, patience: Duration) -> 
         }
         other => other?,
     };
-    let mut command = redis::cmd("SENTINEL");
-    let fields: HashMap<String, String> = command.arg("MASTER").arg(master).query_async(&mut connection).await?;
-    said(&fields).ok_or_else(|| Lost("an answer without the master's address".into()))
+    let mut commands = redis::pipe();
+    commands.cmd("SENTINEL").arg("MASTER").arg(master);
+    commands.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+    let (fields, address): (HashMap<String, String>, (String, u16)) = commands.query_async(&mut connection).await?;
+    said(&fields, address).ok_or_else(|| Lost("an answer without the master's address".into()))
 }
 
-fn said(fields: &HashMap<String, String>) -> Option<Said> {
+/// The address is that of the second question. While the Sentinel that leads a promotion still leads the other replicas away, it gives the new
+/// epoch and the former master's fields in answer to the first, and only there.
+fn said(fields: &HashMap<String, String>, (host, port): (String, u16)) -> Option<Said> {
+    let is_former = fields.get("ip")? != &host || fields.get("port")?.parse() != Ok(port);
+    let is_down = fields.get("flags")?.split(',').any(|flag| flag == "o_down");
     Some(Said {
         epoch: fields.get("config-epoch")?.parse().ok()?,
-        host: fields.get("ip")?.clone(),
-        port: fields.get("port")?.parse().ok()?,
-        down: fields.get("flags")?.split(',').any(|flag| flag == "o_down"),
+        host,
+        port,
+        down: is_down && !is_former,
     })
 }
 
@@ -260,11 +260,30 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_waits_for_a_majority_and_a_write_for_one_more() {
-        let waits = |replicas| {
-            let place = Place::new("redis://h", replicas).expect("a good URL");
-            (place.write_replicas(), place.grant_replicas())
+    fn with_the_master_a_majority_is_awaited() {
+        let awaited = |replicas| {
+            Place::new("redis://h", replicas)
+                .expect("a good URL")
+                .awaited_replicas()
         };
-        assert_eq!([0, 1, 2, 3, 4].map(waits), [(0, 0), (1, 1), (1, 1), (1, 2), (1, 2)]);
+        assert_eq!([0, 1, 2, 3, 4].map(awaited), [0, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn whoever_leads_a_promotion_names_the_new_master_and_not_that_the_former_is_down() {
+        let fields = |flags: &str| {
+            [
+                ("ip", "10.0.0.1"),
+                ("port", "6379"),
+                ("config-epoch", "7"),
+                ("flags", flags),
+            ]
+            .map(|(field, value)| (field.to_owned(), value.to_owned()))
+            .into()
+        };
+        let leads = said(&fields("master,o_down,failover_in_progress"), ("10.0.0.2".into(), 6379)).expect("good");
+        assert_eq!((leads.host.as_str(), leads.epoch, leads.down), ("10.0.0.2", 7, false));
+        let waits = said(&fields("master,s_down,o_down"), ("10.0.0.1".into(), 6379)).expect("good");
+        assert_eq!((waits.host.as_str(), waits.down), ("10.0.0.1", true));
     }
 }

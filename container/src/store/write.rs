@@ -103,7 +103,7 @@ impl Store {
         }
         pipeline.cmd("EXEC");
         self.append_watch(&mut pipeline, member);
-        let values = self.link.run_replicated(pipeline, self.write_replicas).await?;
+        let values = self.link.run_replicated(pipeline, self.replicas).await?;
         let mut values = values.into_iter();
         let done = match values.next() {
             Some(Value::Array(replies)) => match replies.iter().find(|reply| matches!(reply, Value::ServerError(_))) {
@@ -137,7 +137,7 @@ impl Store {
             pipeline.cmd("UNWATCH").ignore();
             self.append_watch(&mut pipeline, member);
         }
-        let values = self.link.run_replicated(pipeline, self.write_replicas).await?;
+        let values = self.link.run_replicated(pipeline, self.replicas).await?;
         let mut values = values.into_iter();
         let value = values.next().ok_or_else(|| Lost("no answer to a write".into()))?;
         let Some((token, outcomes)) = reply::outcomes(value, writes.len())? else {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Takeovers that lie closer together are one to people: a node takes several containers along, and each survivor has its part.
+/// Takeovers that begin within this time of the first are one to people: a node takes several containers along, and each survivor has its part.
 const ONE: Duration = Duration::from_secs(10);
 
 /// A takeover, or a survivor's part of it.
@@ -50,7 +50,7 @@ impl Takeover {
         } else {
             (other, self)
         };
-        if Duration::from_millis(last.begun_ms.saturating_sub(first.ended_ms)) >= ONE {
+        if Duration::from_millis(last.begun_ms - first.begun_ms) >= ONE {
             return last;
         }
         Self {
@@ -80,8 +80,14 @@ mod tests {
         let (one, other) = (takeover(1_000, 1_300, 5), takeover(1_100, 1_200, 7));
         assert_eq!(one.and(other), takeover(1_000, 1_300, 12));
         assert_eq!(one.and(other), other.and(one));
-        let later = takeover(11_300, 11_400, 1);
+        let later = takeover(11_000, 11_400, 1);
         assert_eq!((one.and(later), later.and(one)), (later, later));
+        let long = takeover(1_000, 15_000, 1);
+        assert_eq!(
+            long.and(later),
+            later,
+            "what begins later is another, however long the first took"
+        );
     }
 
     #[test]

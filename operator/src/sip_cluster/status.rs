@@ -180,13 +180,15 @@ pub fn status(
 /// What those who took over tell, as long as they live; what was written before, once one of them has ended.
 fn last_failover(observation: &Observation, before: Option<Failover>) -> Option<Failover> {
     let parts = observation.containers.iter().filter_map(|container| container.takeover);
-    let told = parts.reduce(Takeover::and).and_then(failover);
-    let is_new = |told: &Failover| {
-        before
-            .as_ref()
-            .is_none_or(|before| told.time.0 > before.time.0 || told.partitions > before.partitions)
+    let takeover = parts.reduce(Takeover::and);
+    let is_new = |takeover: &Takeover| {
+        before.as_ref().is_none_or(|before| {
+            let then = u64::try_from(before.time.0.as_millisecond()).unwrap_or(0);
+            // Of the same takeover another survivor may tell its part later, and that it began sooner.
+            takeover.begun_ms > then || takeover.ended_ms >= then && takeover.partitions > before.partitions.into()
+        })
     };
-    told.filter(is_new).or(before)
+    takeover.filter(is_new).and_then(failover).or(before)
 }
 
 fn failover(takeover: Takeover) -> Option<Failover> {

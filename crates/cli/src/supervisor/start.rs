@@ -29,6 +29,9 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// The variable in which processes find the affinity key: a command line can be read by everyone.
 const KEY: &str = "SIPCLUSTER_KEY";
 
+/// The variable in which containers find Redis.
+const REDIS: &str = "SIPCLUSTER_REDIS";
+
 /// The variable that says how many replicas stand behind the Redis of others.
 const REDIS_REPLICAS: &str = "SIPCLUSTER_REDIS_REPLICAS";
 
@@ -138,7 +141,8 @@ impl Supervisor<'_> {
         let custom = self.desired.manifest.spec.application.custom.as_ref();
         let program = custom.map_or(&self.binaries.container, |custom| &custom.command);
         let mut command = self.common(program, part);
-        command.args(["--redis", &self.redis.url()]);
+        // It may hold a password.
+        command.env(REDIS, self.redis.url());
         if matches!(self.redis, Redis::External { .. }) {
             let replicas = self.desired.manifest.spec.redis_instances() - 1;
             command.env(REDIS_REPLICAS, replicas.to_string());
