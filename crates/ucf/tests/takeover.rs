@@ -70,6 +70,11 @@ impl World {
             told: Vec::new(),
         };
         world.member.handle_proxy_up(now, PROXY);
+        let first = Heartbeat {
+            number: 0,
+            views: Vec::new(),
+        };
+        world.member.handle_proxy_frame(now, PROXY, Body::Heartbeat(first));
         world.wait(300);
         world.heartbeat();
         world

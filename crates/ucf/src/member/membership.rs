@@ -57,7 +57,7 @@ impl Member {
             .copied()
             .collect();
         self.admission = waiting.into_iter().collect();
-        if !self.admission.is_empty() || !alive.is_empty() {
+        if !self.admission.is_empty() || !alive.is_empty() || !self.has_been_told_who_lives(now) {
             // Asked again with every tick: who acts from memory admits nobody before it has stopped.
             let waiting: BTreeSet<_> = self.admission.iter().chain(&alive).copied().collect();
             for peer in waiting {
@@ -73,6 +73,11 @@ impl Member {
         self.event(Event::Admitted);
         self.tell_status();
         self.sweep_if_due(now);
+    }
+
+    /// A proxy has said whom it sees. Without proxies whoever lives has had the time to tell a store that forgot what it owns: 2 L.
+    fn has_been_told_who_lives(&self, now: Instant) -> bool {
+        self.detector.in_touch(now) || now.since(self.listed_at) >= self.config.lease * 2
     }
 
     fn need_not_admit(&self, member: Incarnation) -> bool {
