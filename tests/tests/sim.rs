@@ -118,6 +118,7 @@ fn no_seed_of_the_real_parts_violates_an_invariant() {
         seen.from_memory > 0 && seen.fenced > 0 && seen.cancels > 0 && seen.compared > 0,
         "{seen:?}"
     );
+    assert!(seen.relayed > 0, "{seen:?}");
 }
 
 fn finds_a_violation(broken: Broken) {
@@ -158,4 +159,5 @@ fn with_hand_over_without_fencing_a_violation_is_found() {
 #[test]
 fn with_claims_that_let_nobody_write_first_a_violation_is_found() {
     finds_a_violation(Broken::ClaimsUnasked);
+    finds_a_violation_of_the_real_parts(Broken::ClaimsUnasked);
 }

@@ -69,6 +69,10 @@ pub struct Seen {
     pub excused: u64,
     /// Members that lost a partition to another while only they knew its state.
     pub dirty_drops: u64,
+    /// Messages that went to their container through another proxy.
+    pub relayed: u64,
+    /// Calls taken up with deadlines that the store's clock had jumped away from and their owner not corrected yet.
+    pub misdated: u64,
 }
 
 impl Seen {
@@ -85,6 +89,8 @@ impl Seen {
         self.compared += other.compared;
         self.excused += other.excused;
         self.dirty_drops += other.dirty_drops;
+        self.relayed += other.relayed;
+        self.misdated += other.misdated;
     }
 }
 
@@ -165,8 +171,14 @@ impl Oracle {
             Some((e, other)) if *e == epoch && *other != member => {
                 self.fail(format!("{partition} is owned twice at {epoch}: {other} and {member}"));
             }
-            // The reply to the claim was slower than the next claim: what it writes will be refused.
-            Some((e, _)) if *e > epoch && !self.unwritten.contains(&partition) => return,
+            // The reply to the claim was slower than the next claim: what it writes will be refused. Or the store forgot, and granted less than
+            // the owner has in memory: that takes it back.
+            Some((e, other)) if *e > epoch => {
+                let forgot = self.unwritten.contains(&partition);
+                if !forgot || self.only_in_memory.contains_key(&(*other, partition)) {
+                    return;
+                }
+            }
             _ => {}
         }
         self.activated.insert(partition, (epoch, member));
@@ -198,6 +210,12 @@ impl Oracle {
         let acted = self.acts_until.get(&owner).copied().unwrap_or(0);
         let (whole, rest) = (lease * 2 * 97 / 100, lease * 114 / 100);
         (back_at.max(self.forgot_at) + whole).max(acted + rest)
+    }
+
+    /// Calls whose owner fell before it noticed that the store's clock jumped: two faults, their timers are lost or early.
+    pub fn on_misdated(&mut self, calls: BTreeSet<Call>) {
+        self.seen.misdated += calls.len() as u64;
+        self.excused.extend(calls);
     }
 
     /// A member's first request on a new connection for leases and claims is carried out: it had lost the store.

@@ -103,6 +103,8 @@ pub struct Container {
     slot: usize,
     /// The process, if one runs.
     pub process: Option<Process>,
+    /// None is to run here for the time being.
+    pub away: bool,
     faults: Faults,
     output_first: bool,
     partitions: u16,
@@ -136,6 +138,7 @@ impl Container {
             node: Node::Container(slot),
             slot,
             process: None,
+            away: false,
             faults,
             output_first,
             partitions,
@@ -181,6 +184,19 @@ impl Container {
             left: false,
         });
         ctx.wake(self.node, ctx.now);
+    }
+
+    /// A new life, if there is to be one.
+    pub fn start_if_empty(&mut self, ctx: &mut Context) {
+        if self.process.is_none() && !self.away {
+            self.start(ctx);
+        }
+    }
+
+    /// One runs, and is not to leave.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.process.is_some() && !self.away
     }
 
     /// `kill -9`.

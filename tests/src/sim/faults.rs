@@ -31,9 +31,11 @@ pub enum Kind {
     StoreRestart,
     /// The same, and all data is lost.
     StoreFlush,
-    /// All data is lost while the process runs on and its connections stand. Not generated: who joins before the owners have noticed is alone
-    /// on the list, and claims what is theirs.
+    /// All data is lost while the process runs on and its connections stand. Not generated: who joins while an owner is silent hears of it from
+    /// nobody.
     StoreErased,
+    /// The store's clock is wrong by so many milliseconds.
+    StoreClock(i64),
     /// A replica that has followed the store up to the beginning becomes the store at the end: the writes, claims and members between are gone.
     StorePromoted,
     /// The store has no room for records: leases and claims run, writes fail.
@@ -44,11 +46,17 @@ pub enum Kind {
     ProxyPause(usize),
     /// A container is told to leave, then starts anew.
     Quiesce(usize),
+    /// One more container starts; it is told to leave at the end.
+    ScaleUp,
+    /// A container is told to leave; another of its name starts at the end.
+    ScaleDown(usize),
     /// A container is slow: whatever it is sent and sends is late.
     SlowContainer(usize, Micros),
     /// Everything is late.
     Slow(Micros),
 }
+
+const HOUR: i64 = 3_600_000;
 
 /// The faults of a run that lasts until `end`.
 pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Vec<Fault> {
@@ -63,7 +71,7 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
         };
         let container = rng.index(containers);
         let node = Node::Container(container);
-        let kind = match rng.range(0, 18) {
+        let kind = match rng.range(0, 22) {
             0..=2 => Kind::Crash(container),
             3 | 4 => Kind::Pause(container),
             5 => Kind::Cut(node, Node::Store),
@@ -71,15 +79,19 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
             7 => Kind::Cut(node, Node::Container((container + 1) % containers)),
             8 => Kind::Isolate(container),
             9 | 10 => Kind::StoreAway,
-            11 | 15 => match rng.range(0, 4) {
+            11 | 15 | 18 => match rng.range(0, 5) {
                 0 => Kind::StoreFlush,
                 1 => Kind::StoreFull,
                 2 => Kind::StorePromoted,
+                3 => Kind::StoreClock(if rng.chance(50) { HOUR } else { -HOUR }),
                 _ => Kind::StoreRestart,
             },
             12 => Kind::ProxyCrash(rng.index(proxies)),
             13 => Kind::ProxyPause(rng.index(proxies)),
             14 => Kind::Quiesce(container),
+            19 => Kind::ScaleUp,
+            20 => Kind::ScaleDown(container),
+            21 => Kind::Cut(Node::Proxy(0), Node::Proxy(1 % proxies)),
             16 => Kind::SlowContainer(container, rng.range(MS, 60 * MS)),
             _ => Kind::Slow(rng.range(MS, 60 * MS)),
         };

@@ -35,6 +35,8 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// Few, so that each is in the midst of everything.
 pub const PARTITIONS: u16 = 12;
 const CONTAINERS: usize = 3;
+/// One more, for the one that comes when there is to be one more.
+const SLOTS: usize = CONTAINERS + 1;
 const PROXIES: usize = 2;
 const CALLS: u32 = 30;
 /// Faults begin and end before this.
@@ -150,10 +152,10 @@ impl World {
         let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
         let faults = faults.unwrap_or_else(|| faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM));
         let mut world = Self {
-            containers: (0..CONTAINERS)
+            containers: (0..SLOTS)
                 .map(|i| Container::new(i, PARTITIONS, member_faults, output_first))
                 .collect(),
-            proxies: (0..PROXIES).map(|i| Proxy::new(i, CONTAINERS, fences)).collect(),
+            proxies: (0..PROXIES).map(|i| Proxy::new(i, SLOTS, fences)).collect(),
             store,
             callers,
             faults: Vec::new(),
@@ -163,7 +165,10 @@ impl World {
         };
         world.ctx.start(Node::Store);
         world.proxies.iter_mut().for_each(|p| p.start(&mut world.ctx));
-        world.containers.iter_mut().for_each(|c| c.start(&mut world.ctx));
+        for container in &mut world.containers[..CONTAINERS] {
+            container.start(&mut world.ctx);
+        }
+        world.containers[CONTAINERS].away = true;
         world.plan(faults);
         world
     }
@@ -238,7 +243,7 @@ impl World {
         let container = &mut self.containers[index];
         if container.process.as_ref().is_some_and(|p| p.left) {
             container.crash(&mut self.ctx);
-            container.start(&mut self.ctx);
+            container.start_if_empty(&mut self.ctx);
         }
     }
 
@@ -254,13 +259,14 @@ impl World {
             Kind::Pause(i) => self.containers[*i].pause(),
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
-            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
+            Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
             Kind::StoreRestart => ctx.end(Node::Store),
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
                 self.forget(None);
             }
             Kind::StoreErased => self.forget(None),
+            Kind::StoreClock(by) => ctx.store_clock += by,
             Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::ProxyCrash(i) => {
@@ -270,6 +276,16 @@ impl World {
             }
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::ScaleUp => {
+                self.containers[CONTAINERS].away = false;
+                self.containers[CONTAINERS].start_if_empty(ctx);
+            }
+            Kind::ScaleDown(i) => {
+                if self.containers.iter().filter(|c| c.stays()).count() > 1 {
+                    self.containers[*i].away = true;
+                    self.containers[*i].quiesce(ctx);
+                }
+            }
             Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
@@ -279,14 +295,12 @@ impl World {
         let ctx = &mut self.ctx;
         match kind {
             Kind::Crash(i) => {
-                if self.containers[*i].process.is_none() {
-                    self.containers[*i].start(ctx);
-                }
+                self.containers[*i].start_if_empty(ctx);
             }
             Kind::Pause(i) => self.containers[*i].resume(ctx),
             Kind::Cut(a, b) => ctx.unblock(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
-            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
+            Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
             Kind::StoreRestart | Kind::StoreFlush => {
                 if !ctx.lives(Node::Store) {
                     self.era += 1;
@@ -301,13 +315,22 @@ impl World {
             }
             Kind::StorePromoted => self.promote(),
             Kind::StoreErased => {}
+            Kind::StoreClock(by) => ctx.store_clock -= by,
+            Kind::ScaleUp => {
+                self.containers[CONTAINERS].away = true;
+                self.containers[CONTAINERS].quiesce(ctx);
+            }
+            Kind::ScaleDown(i) => {
+                self.containers[*i].away = false;
+                self.containers[*i].start_if_empty(ctx);
+            }
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Quiesce(_) => {}
             Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
-        (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
+        (0..SLOTS).for_each(|i| self.replace_if_left(i));
     }
 
     /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.
@@ -394,6 +417,6 @@ impl World {
 }
 
 fn everybody_but(container: usize) -> impl Iterator<Item = Node> {
-    let others = (0..CONTAINERS).filter(move |i| *i != container).map(Node::Container);
+    let others = (0..SLOTS).filter(move |i| *i != container).map(Node::Container);
     others.chain((0..PROXIES).map(Node::Proxy)).chain([Node::Store])
 }

@@ -107,6 +107,8 @@ pub struct Context {
     pub slow: Micros,
     /// Added to that of whatever comes from these and goes there.
     pub slow_nodes: BTreeMap<Node, Micros>,
+    /// Milliseconds by which the store's clock is wrong.
+    pub store_clock: i64,
     lives: BTreeMap<Node, u64>,
     next_life: u64,
     conns: BTreeMap<ConnId, Conn>,
@@ -148,6 +150,7 @@ impl Context {
             loss: 0,
             slow: 0,
             slow_nodes: BTreeMap::new(),
+            store_clock: 0,
             lives: BTreeMap::from([(Node::Callers, 1)]),
             next_life: 2,
             conns: BTreeMap::new(),

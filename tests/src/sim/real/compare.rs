@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What deadlines may differ by, in milliseconds: they are in the store's time, to which a container knows its offset by samples.
 const TOLERANCE: u64 = 1_000;
 
+/// No deadline of a run is further away.
+const FAR: u64 = 1_000_000;
+
 /// In what the store's records differ from those in memory, apart from the `ripe`, which wait to be deleted.
 pub fn differences(memory: &BTreeMap<Key, Bytes>, ripe: &[Key], stored: &Records) -> Vec<String> {
     let stored: BTreeMap<Key, Bytes> = parsed(stored).collect();
@@ -47,6 +50,27 @@ pub fn calls(records: impl Iterator<Item = (Key, Bytes)>) -> BTreeSet<Call> {
     });
     let calls = texts.filter_map(|text| call_of(&text));
     calls.filter_map(|(call, _)| Call::try_from(call).ok()).collect()
+}
+
+/// Calls of which a record has deadlines in another time than the store's: its clock jumped, and the owner has not written them anew.
+pub fn misdated(records: &Records, now: u64) -> BTreeSet<Call> {
+    let far = |deadline: &u64| *deadline > 0 && deadline.abs_diff(now) > FAR;
+    calls(parsed(records).filter(|(key, value)| deadlines(*key, value).iter().any(far)))
+}
+
+fn deadlines(key: Key, value: &Bytes) -> Vec<u64> {
+    match Record::decode(key.kind, value.clone()) {
+        Ok(Record::Session(session)) => {
+            let refreshed = session.dialogs.iter().filter_map(|dialog| dialog.session.as_ref());
+            let timers = session.timers.iter().map(|timer| timer.deadline);
+            timers
+                .chain(refreshed.flat_map(|timer| [timer.refresh, timer.expires]))
+                .collect()
+        }
+        Ok(Record::Server(server)) => vec![server.until],
+        Ok(Record::Client(client)) => vec![client.until],
+        Err(_) => Vec::new(),
+    }
 }
 
 fn named(call_id: &[u8]) -> Bytes {

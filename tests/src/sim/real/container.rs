@@ -1,6 +1,7 @@
 //! The real [`Member`] and the real [`Engine`], driven over the simulated network: one worker.
 
 use super::caller::call_of;
+use super::compare;
 use crate::sim::container::Clock;
 use crate::sim::net::{ConnId, Context, MS, Message, Node, Records};
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct Container {
     output_first: bool,
     /// The process, if one runs.
     pub process: Option<Process>,
+    /// None is to run here for the time being.
+    pub away: bool,
 }
 
 /// One life of a container.
@@ -101,6 +104,7 @@ impl Container {
             faults,
             output_first,
             process: None,
+            away: false,
         }
     }
 
@@ -152,6 +156,19 @@ impl Container {
             left: false,
         });
         ctx.wake(self.node, ctx.now);
+    }
+
+    /// A new life, if there is to be one.
+    pub fn start_if_empty(&mut self, ctx: &mut Context) {
+        if self.process.is_none() && !self.away {
+            self.start(ctx);
+        }
+    }
+
+    /// One runs, and is not to leave.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.process.is_some() && !self.away
     }
 
     /// `kill -9`.
@@ -280,7 +297,7 @@ impl Process {
             Message::Sip(bytes) => self.sip(now, conn, &bytes),
             Message::Answer(id, reply, records) if self.control == Some(conn) => {
                 // The store's time, as of its answer.
-                self.engine.set_store_clock(now, ctx.now / 1000 + 1_700_000_000_000);
+                self.engine.set_store_clock(now, store_time(ctx));
                 if let (Some(records), Some(partition)) = (records, self.asked.remove(&id)) {
                     self.claimed.insert(partition, records);
                 }
@@ -691,6 +708,7 @@ impl Process {
                     .remove(&partition)
                     .expect("the records of a claim wait for it");
                 ctx.oracle.on_activate(ctx.now, partition, epoch, self.incarnation);
+                ctx.oracle.on_misdated(compare::misdated(&records, store_time(ctx)));
                 let records = records.into_iter().map(|(k, v)| (Bytes::from(k), Bytes::from(v)));
                 self.engine.activate(now, partition, epoch, records);
             }
@@ -719,6 +737,13 @@ impl Process {
             }
         }
     }
+}
+
+/// What the store's clock shows, in milliseconds.
+fn store_time(ctx: &Context) -> u64 {
+    (ctx.now / 1000 + 1_700_000_000_000)
+        .checked_add_signed(ctx.store_clock)
+        .expect("it is wrong by hours")
 }
 
 impl Sip {

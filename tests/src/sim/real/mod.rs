@@ -11,7 +11,7 @@ use super::caller::Datagram;
 use super::faults::{self, Fault, Kind};
 use super::net::{Context, Happening, Node};
 use super::store::StoreNode;
-use super::{Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, STORM, everybody_but};
+use super::{Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody_but};
 use ::container::engine::Settings;
 use application::Counting;
 use caller::Callers;
@@ -98,11 +98,11 @@ impl World {
         }
         let output_first = broken == Broken::OutputFirst;
         let mut world = Self {
-            containers: (0..CONTAINERS)
+            containers: (0..SLOTS)
                 .map(|i| Container::new(i, settings.clone(), member_faults, output_first))
                 .collect(),
             proxies: (0..PROXIES)
-                .map(|i| Proxy::new(i, CONTAINERS, keyring.clone()))
+                .map(|i| Proxy::new(i, SLOTS, PROXIES, keyring.clone()))
                 .collect(),
             store,
             callers,
@@ -113,7 +113,10 @@ impl World {
         };
         world.ctx.start(Node::Store);
         world.proxies.iter_mut().for_each(|p| p.start(&mut world.ctx));
-        world.containers.iter_mut().for_each(|c| c.start(&mut world.ctx));
+        for container in &mut world.containers[..CONTAINERS] {
+            container.start(&mut world.ctx);
+        }
+        world.containers[CONTAINERS].away = true;
         for index in 0..world.faults.len() {
             // Even numbers begin, odd ones end a fault.
             let (at, until) = (world.faults[index].at, world.faults[index].until);
@@ -175,7 +178,7 @@ impl World {
         let container = &mut self.containers[index];
         if container.process.as_ref().is_some_and(|p| p.left) {
             container.crash(&mut self.ctx);
-            container.start(&mut self.ctx);
+            container.start_if_empty(&mut self.ctx);
         }
     }
 
@@ -192,16 +195,27 @@ impl World {
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
-            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
+            Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
             Kind::StoreRestart => ctx.end(Node::Store),
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
                 self.forget(None);
             }
             Kind::StoreErased => self.forget(None),
+            Kind::StoreClock(by) => ctx.store_clock += by,
             Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
+            Kind::ScaleUp => {
+                self.containers[CONTAINERS].away = false;
+                self.containers[CONTAINERS].start_if_empty(ctx);
+            }
+            Kind::ScaleDown(i) => {
+                if self.containers.iter().filter(|c| c.stays()).count() > 1 {
+                    self.containers[*i].away = true;
+                    self.containers[*i].quiesce(ctx);
+                }
+            }
             Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
@@ -210,14 +224,14 @@ impl World {
     fn end(&mut self, kind: &Kind) {
         let ctx = &mut self.ctx;
         match kind {
-            Kind::Crash(i) if self.containers[*i].process.is_none() => self.containers[*i].start(ctx),
+            Kind::Crash(i) => self.containers[*i].start_if_empty(ctx),
             Kind::ProxyCrash(i) if !self.proxies[*i].runs() => self.proxies[*i].start(ctx),
-            Kind::Crash(_) | Kind::ProxyCrash(_) | Kind::Quiesce(_) => {}
+            Kind::ProxyCrash(_) | Kind::Quiesce(_) => {}
             Kind::Pause(i) => self.containers[*i].resume(ctx),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Cut(a, b) => ctx.unblock(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
-            Kind::StoreAway => (0..CONTAINERS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
+            Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
             Kind::StoreRestart | Kind::StoreFlush if !ctx.lives(Node::Store) => {
                 self.era += 1;
                 self.store.model.set_era(Era(self.era));
@@ -226,11 +240,20 @@ impl World {
             Kind::StoreRestart | Kind::StoreFlush => {}
             Kind::StorePromoted => self.promote(),
             Kind::StoreErased => {}
+            Kind::StoreClock(by) => ctx.store_clock -= by,
+            Kind::ScaleUp => {
+                self.containers[CONTAINERS].away = true;
+                self.containers[CONTAINERS].quiesce(ctx);
+            }
+            Kind::ScaleDown(i) => {
+                self.containers[*i].away = false;
+                self.containers[*i].start_if_empty(ctx);
+            }
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
-        (0..CONTAINERS).for_each(|i| self.replace_if_left(i));
+        (0..SLOTS).for_each(|i| self.replace_if_left(i));
     }
 
     /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.

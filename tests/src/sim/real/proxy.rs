@@ -5,19 +5,25 @@ use crate::sim::container::Clock;
 use crate::sim::net::{ConnId, Context, MS, Message, Node};
 use proxy::forward::{Config, Effect, Effects, Forwarder, Limits, LinkId, Listener};
 use sip::Instant;
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use ucf::ProxyId;
 use ucf::flow::{Flow, Transport};
 use ucf::token::Keyring;
 use ucf::wire::{Body, Hello};
+
+/// How soon a connection is made anew.
+const RETRY: Duration = Duration::from_micros(100 * MS);
 
 /// A proxy's place and the process in it.
 pub struct Proxy {
     /// Its place.
     pub node: Node,
     slots: usize,
+    proxies: usize,
     keyring: Arc<Keyring>,
     process: Option<Process>,
 }
@@ -31,6 +37,17 @@ struct Process {
     inbox: Vec<Inbox>,
     links: Vec<Option<Link>>,
     next_try: Vec<Instant>,
+    /// Links with other proxies, both ways.
+    peers: BTreeMap<ConnId, Peer>,
+    /// When each of them is dialled.
+    next_dial: Vec<Instant>,
+}
+
+/// A link with another proxy.
+struct Peer {
+    /// Whom this process has dialled; none, it was dialled.
+    dialled: Option<usize>,
+    id: Option<LinkId>,
 }
 
 enum Inbox {
@@ -48,10 +65,11 @@ struct Link {
 impl Proxy {
     /// An empty place.
     #[must_use]
-    pub fn new(index: usize, slots: usize, keyring: Arc<Keyring>) -> Self {
+    pub fn new(index: usize, slots: usize, proxies: usize, keyring: Arc<Keyring>) -> Self {
         Self {
             node: Node::Proxy(index),
             slots,
+            proxies,
             keyring,
             process: None,
         }
@@ -94,6 +112,8 @@ impl Proxy {
             inbox: Vec::new(),
             links: (0..self.slots).map(|_| None).collect(),
             next_try: vec![now; self.slots],
+            peers: BTreeMap::new(),
+            next_dial: vec![now; self.proxies],
         });
         ctx.wake(self.node, ctx.now);
     }
@@ -143,6 +163,7 @@ impl Proxy {
         for slot in 0..process.links.len() {
             process.connect(ctx, node, now, slot);
         }
+        process.dial(ctx, node, now);
         if process.forwarder.poll_timeout() <= now {
             process.forwarder.handle_timeout(now, &mut process.effects);
         }
@@ -179,7 +200,7 @@ impl Proxy {
             process.inbox.push(Inbox::Stream(conn, end, Box::new(message)));
             return;
         }
-        process.handle(ctx, node, conn, message);
+        process.handle(ctx, node, conn, end, message);
         process.perform(ctx, node);
     }
 }
@@ -209,7 +230,57 @@ impl Process {
         });
     }
 
-    fn handle(&mut self, ctx: &mut Context, node: Node, conn: ConnId, message: Message) {
+    /// Dials the other proxies.
+    fn dial(&mut self, ctx: &mut Context, node: Node, now: Instant) {
+        for index in 0..self.next_dial.len() {
+            let stands = self.peers.values().any(|peer| peer.dialled == Some(index));
+            if node != Node::Proxy(index) && !stands && self.next_dial[index] <= now {
+                let conn = ctx.connect(node, Node::Proxy(index), self.hello(String::new()));
+                let dialled = Some(index);
+                self.peers.insert(conn, Peer { dialled, id: None });
+            }
+        }
+    }
+
+    fn handle_peer(&mut self, ctx: &mut Context, conn: ConnId, end: usize, message: Message) {
+        let now = self.clock.read(ctx.now);
+        match message {
+            Message::Open(hello) => {
+                ctx.send(conn, end, Message::Accept(self.hello(String::new())));
+                let id = self.forwarder.peer_up(now, &hello);
+                self.peers.insert(conn, Peer { dialled: None, id });
+            }
+            Message::Accept(hello) => {
+                let id = self.forwarder.peer_up(now, &hello);
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.id = id;
+                }
+            }
+            Message::Frame(body) => {
+                if let Some(id) = self.peers.get(&conn).and_then(|peer| peer.id) {
+                    self.forwarder.handle_frame(now, id, &body, &mut self.effects);
+                }
+            }
+            Message::Closed | Message::Refused | Message::TimedOut => self.close_peer(ctx, now, conn, end),
+            _ => {}
+        }
+    }
+
+    fn close_peer(&mut self, ctx: &mut Context, now: Instant, conn: ConnId, end: usize) {
+        let Some(peer) = self.peers.remove(&conn) else { return };
+        ctx.close(conn, end);
+        if let Some(index) = peer.dialled {
+            self.next_dial[index] = now + RETRY;
+        }
+        if let Some(id) = peer.id {
+            self.forwarder.link_down(now, id, &mut self.effects);
+        }
+    }
+
+    fn handle(&mut self, ctx: &mut Context, node: Node, conn: ConnId, end: usize, message: Message) {
+        if self.peers.contains_key(&conn) || matches!(message, Message::Open(_)) {
+            return self.handle_peer(ctx, conn, end, message);
+        }
         let now = self.clock.read(ctx.now);
         let of = |link: &Option<Link>| link.as_ref().is_some_and(|l| l.sip == conn || l.ucf == Some(conn));
         let Some(slot) = self.links.iter().position(of) else {
@@ -249,7 +320,7 @@ impl Process {
 
     fn close(&mut self, ctx: &mut Context, now: Instant, slot: usize) {
         let Some(link) = self.links[slot].take() else { return };
-        self.next_try[slot] = now + std::time::Duration::from_micros(100 * MS);
+        self.next_try[slot] = now + RETRY;
         ctx.close(link.sip, 0);
         link.ucf.into_iter().for_each(|ucf| ctx.close(ucf, 0));
         if let Some(id) = link.id {
@@ -269,15 +340,22 @@ impl Process {
                     }
                     Effect::Frame { link, body } => {
                         ctx.oracle.seen.fenced += u64::from(matches!(body, Body::Fenced(_)));
-                        let link = self.links.iter().flatten().find(|l| l.id == Some(*link));
-                        if let Some(ucf) = link.and_then(|l| l.ucf) {
-                            ctx.send(ucf, 0, Message::Frame(body.clone()));
+                        ctx.oracle.seen.relayed += u64::from(matches!(body, Body::Relay(_)));
+                        let container = self.links.iter().flatten().find(|l| l.id == Some(*link));
+                        let peer = self.peers.iter().find(|(_, peer)| peer.id == Some(*link));
+                        let ucf = container.and_then(|l| l.ucf).or(peer.map(|(conn, _)| *conn));
+                        if let Some(conn) = ucf {
+                            ctx.send(conn, ctx.end_of(conn, node), Message::Frame(body.clone()));
                         }
                     }
                     Effect::Close { link, .. } => {
                         let of = |l: &Option<Link>| l.as_ref().is_some_and(|l| l.id == Some(*link));
                         if let Some(slot) = self.links.iter().position(of) {
                             self.close(ctx, now, slot);
+                        }
+                        let peer = self.peers.iter().find(|(_, peer)| peer.id == Some(*link));
+                        if let Some(conn) = peer.map(|(conn, _)| *conn) {
+                            self.close_peer(ctx, now, conn, ctx.end_of(conn, node));
                         }
                     }
                     Effect::Worker { .. } | Effect::Pass { .. } => {
@@ -294,6 +372,11 @@ impl Process {
             .filter(|(l, _)| l.is_none())
             .map(|(_, at)| *at)
             .min();
+        let undialled = |(index, _): &(usize, &Instant)| {
+            node != Node::Proxy(*index) && !self.peers.values().any(|peer| peer.dialled == Some(*index))
+        };
+        let dials = self.next_dial.iter().enumerate().filter(undialled).map(|(_, at)| *at);
+        let tries = tries.into_iter().chain(dials).min();
         let next = self.forwarder.poll_timeout().min(tries.unwrap_or(Instant::MAX));
         ctx.wake(node, self.clock.when(next));
     }
