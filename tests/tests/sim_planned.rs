@@ -155,6 +155,24 @@ fn one_that_joins_a_store_that_has_just_forgotten_takes_nothing_from_who_lives()
 }
 
 #[test]
+fn one_that_joins_a_store_that_has_just_forgotten_is_told_of_who_is_silent() {
+    for seed in 0..SEEDS {
+        let erased = Fault {
+            at: AT + 690 * MS,
+            until: AT + 691 * MS,
+            kind: Kind::StoreErased,
+        };
+        let joins = Fault {
+            at: AT + 700 * MS,
+            until: AT + 13_000 * MS,
+            kind: Kind::ScaleUp,
+        };
+        let watched = run(seed, vec![fault(Kind::Pause(1), 4_000 * MS), erased, joins]);
+        assert_eq!(watched.outcome.seen.excused, 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn one_that_quiesces_hands_over_what_it_has_at_once() {
     let mut taken = 0;
     for seed in 0..SEEDS {

@@ -246,7 +246,7 @@ impl Member {
                 self.forget_claims(&[partition]);
                 continue;
             }
-            if !claim.as_target && self.must_wait_for(now, claim.from) {
+            if !claim.as_target && self.must_wait_for(now, &claim) {
                 self.claims.wanted.get_mut(&partition).expect("it is due").due = now + AGAIN;
                 continue;
             }
@@ -303,13 +303,20 @@ impl Member {
 
     /// Whoever may know what the store does not says so and writes first: who acted from memory, or is with another life of the store. It gets
     /// 2 L for that, from when this member could first ask it, and from the last promise by which it may still act.
-    fn must_wait_for(&self, now: Instant, owner: Option<Incarnation>) -> bool {
-        let peer = owner.and_then(|id| Some((id, self.peers.get(&id)?)));
-        let Some((id, peer)) = peer.filter(|(_, p)| !p.is_gone() && !self.config.faults.claims_unasked) else {
-            return false;
-        };
+    fn must_wait_for(&self, now: Instant, claim: &Claim) -> bool {
         let long = self.config.lease * 2;
         let since = self.store.back_at.max(self.admitted_at);
+        let owner = claim.from.filter(|id| *id != self.incarnation());
+        let Some(id) = owner.filter(|_| !self.config.faults.claims_unasked) else {
+            return false;
+        };
+        let Some(peer) = self.peers.get(&id) else {
+            // A store that forgot does not name it, and only others have heard of it.
+            return claim.expected != owner && now.since(since) < long;
+        };
+        if peer.is_gone() {
+            return false;
+        }
         let unheard = peer.told_round < self.memory.back_round;
         let from_memory = unheard || peer.status.is_some_and(|s| s.from_memory);
         // Another store may be at hand until it falls, and then what is there is gone from one moment to the next.

@@ -1,13 +1,13 @@
 //! Joining, admission, the list of members, states, leaving.
 
 use super::store_link::What;
-use super::{Event, Member, Phase};
+use super::{Effect, Event, Member, Phase};
 use crate::assignment::{self, Candidate};
 use crate::store::{StoreReply, StoreRequest, StoredMember};
-use crate::wire::{Body, Empty, MemberState, PeerBody, PeerStatus, Round};
+use crate::wire::{Body, Empty, MemberState, Ownership, PeerBody, PeerStatus, Round};
 use crate::{Incarnation, PartitionId};
 use sip::Instant;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Member {
     /// The list of members, as of a join or a renewal.
@@ -233,6 +233,24 @@ impl Member {
         }
     }
 
+    /// What others own, as far as was heard: a store that forgot does not say it, and they may be silent.
+    pub(super) fn tell_heard(&mut self, to: Incarnation) {
+        let mut heard = BTreeMap::<Incarnation, Ownership>::new();
+        for (partition, known) in (0..).zip(&self.table) {
+            let Some(owner) = known.owner.filter(|id| *id != to && *id != self.incarnation()) else {
+                continue;
+            };
+            let owned = heard.entry(owner).or_default();
+            owned.owner = owner.0;
+            owned.partitions.push(partition);
+            owned.epochs.push(known.epoch.0);
+        }
+        let frames = heard
+            .into_values()
+            .map(|owned| Effect::ToPeer(to, Body::Ownership(owned)));
+        self.effects.extend(frames);
+    }
+
     pub(super) fn greet(&mut self, peer: Incarnation) {
         let status = self.status();
         self.say(peer, PeerBody::Status(status));
@@ -244,6 +262,6 @@ impl Member {
             self.say(peer, PeerBody::Tell(Round { round }));
         }
         let all = Body::Ownership(self.all_owned());
-        self.effects.push_back(super::Effect::ToPeer(peer, all));
+        self.effects.push_back(Effect::ToPeer(peer, all));
     }
 }

@@ -120,6 +120,7 @@ impl Member {
                 }
                 // From now on it is asked before anything is done from memory; what was agreed before without it is not extended.
                 if self.peers.contains_key(&from) && !self.memory.acts() {
+                    self.tell_heard(from);
                     self.say(from, PeerBody::Admitted(Empty {}));
                 }
             }
