@@ -110,6 +110,22 @@ fn without_the_store_answers_go_on_from_memory() {
 }
 
 #[test]
+fn one_whose_node_is_lost_keeps_the_others_from_nothing_after_a_while() {
+    for seed in 0..SEEDS {
+        // No connection ends: nothing passes.
+        let lost = fault(Kind::Isolate(1), 34_000 * MS);
+        let away = Fault {
+            at: AT + 18_500 * MS,
+            until: AT + 24_000 * MS,
+            kind: Kind::StoreAway,
+        };
+        let log = run(seed, vec![lost, away]).outcome.log;
+        let act = |container: usize| log.contains(&format!("Container({container}) FromMemory"));
+        assert!(act(0) && act(2), "seed {seed}");
+    }
+}
+
+#[test]
 fn one_cut_off_from_the_store_alone_is_relieved_of_its_partitions() {
     let mut taken = 0;
     for seed in 0..SEEDS {

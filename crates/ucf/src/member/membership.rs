@@ -213,9 +213,12 @@ impl Member {
     /// Takes a dead member off the list, once nothing is left to be claimed from it.
     pub(super) fn remove_dead(&mut self, now: Instant) {
         let owners: BTreeSet<_> = self.table.iter().filter_map(|k| k.owner).collect();
+        let long = self.config.lease * 2;
         let dead = self.peers.iter().filter(|(id, p)| {
             let over = p.is_gone() || self.lease.is_gone(**id);
-            p.unlisted_since.is_none() && !p.linked && over && !owners.contains(id)
+            // The connections of a lost node stand.
+            let suspected = p.suspicion.is_some_and(|(_, since)| now.since(since) >= long);
+            p.unlisted_since.is_none() && (!p.linked || suspected) && over && !owners.contains(id)
         });
         let dead: Vec<_> = dead.map(|(id, _)| *id).collect();
         for member in dead {

@@ -198,7 +198,10 @@ impl Member {
         let Some(ask) = self.memory.ask.as_mut().filter(|a| !a.complete) else {
             return;
         };
-        let promised = |(id, peer): (&Incarnation, &super::Peer)| peer.is_gone() || ask.promised.contains(id);
+        let lease = self.config.lease;
+        let promised = |(id, peer): (&Incarnation, &super::Peer)| {
+            peer.is_gone() || ask.promised.contains(id) || peer.is_forgotten(now, lease)
+        };
         if !unasked && !self.peers.iter().all(promised) {
             return;
         }

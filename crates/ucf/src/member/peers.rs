@@ -45,6 +45,13 @@ impl Peer {
         !self.linked && self.refused
     }
 
+    /// Off the list for so long that it claims nothing before all others have admitted it anew, and silent for as long: its node may be lost,
+    /// and its connections stand as long as nobody says otherwise.
+    pub(super) fn is_forgotten(&self, now: Instant, lease: Duration) -> bool {
+        let long = |since: Instant| now.since(since) >= lease * 2;
+        self.unlisted_since.is_some_and(long) && long(self.heard)
+    }
+
     pub(super) fn weight(&self) -> u16 {
         self.record.as_ref().map_or(100, |r| r.weight)
     }
@@ -82,6 +89,7 @@ impl Member {
             ..Peer::default()
         });
         peer.linked = true;
+        peer.heard = now;
         peer.refused = false;
         peer.connecting = false;
         peer.tries = 0;
