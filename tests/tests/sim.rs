@@ -122,13 +122,13 @@ fn no_seed_of_the_real_parts_violates_an_invariant() {
 }
 
 fn finds_a_violation(broken: Broken) {
-    let (found, seen) = first_violation(200, broken);
+    let (found, seen) = first_violation(1_000, broken);
     let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed: {seen:?}"));
     println!("{broken:?}: seed {seed}: {violation}");
 }
 
 fn finds_a_violation_of_the_real_parts(broken: Broken) {
-    let (found, seen) = first_failure(400, |seed| real::run(seed, broken, false));
+    let (found, seen) = first_failure(1_000, |seed| real::run(seed, broken, false));
     let (seed, violation) = found.unwrap_or_else(|| panic!("{broken:?} went unnoticed: {seen:?}"));
     println!("{broken:?}, real parts: seed {seed}: {violation}");
 }
@@ -154,6 +154,12 @@ fn with_two_owners_acting_from_memory_a_violation_is_found() {
 #[test]
 fn with_hand_over_without_fencing_a_violation_is_found() {
     finds_a_violation(Broken::HandOverUnfenced);
+}
+
+#[test]
+fn with_a_master_that_answers_without_its_replicas_a_violation_is_found() {
+    finds_a_violation(Broken::AnswersAlone);
+    finds_a_violation_of_the_real_parts(Broken::AnswersAlone);
 }
 
 #[test]

@@ -38,6 +38,13 @@ pub enum Kind {
     StoreClock(i64),
     /// A replica that has followed the store up to the beginning becomes the store at the end: the writes, claims and members between are gone.
     StorePromoted,
+    /// The store's master is cut off from its replicas, and one of them is promoted: two masters, until the former follows the other.
+    TwoMasters {
+        /// The container that reaches only the former.
+        apart: usize,
+        /// Whether it reaches no other container either.
+        alone: bool,
+    },
     /// The store has no room for records: leases and claims run, writes fail.
     StoreFull,
     /// A proxy dies and starts again.
@@ -71,7 +78,7 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
         };
         let container = rng.index(containers);
         let node = Node::Container(container);
-        let kind = match rng.range(0, 22) {
+        let kind = match rng.range(0, 23) {
             0..=2 => Kind::Crash(container),
             3 | 4 => Kind::Pause(container),
             5 => Kind::Cut(node, Node::Store),
@@ -92,6 +99,10 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
             19 => Kind::ScaleUp,
             20 => Kind::ScaleDown(container),
             21 => Kind::Cut(Node::Proxy(0), Node::Proxy(1 % proxies)),
+            22 => Kind::TwoMasters {
+                apart: rng.index(containers + 1),
+                alone: rng.chance(50),
+            },
             16 => Kind::SlowContainer(container, rng.range(MS, 60 * MS)),
             _ => Kind::Slow(rng.range(MS, 60 * MS)),
         };

@@ -66,6 +66,8 @@ pub enum Broken {
     HandOverUnfenced,
     /// Members claim without letting those write first who acted from memory.
     ClaimsUnasked,
+    /// A store's master answers although no replica has what it was told.
+    AnswersAlone,
 }
 
 /// How a run ended.
@@ -143,6 +145,7 @@ impl World {
         // The proxies' fence hides what the broken part does wrong.
         let fences = broken != Broken::MemoryUnasked;
         let mut store = StoreNode::new();
+        store.answers_alone = broken == Broken::AnswersAlone;
         if matches!(broken, Broken::EpochComparison) {
             store.model.stop_comparing_epochs();
         }
@@ -223,7 +226,7 @@ impl World {
                     Node::Callers => self.callers.wake(ctx),
                     Node::Proxy(i) => self.proxies[i].wake(ctx),
                     Node::Container(i) => self.containers[i].wake(ctx),
-                    Node::Store => {}
+                    Node::Store => self.store.wake(ctx, everybody()),
                 }
             }
             Happening::Fault(index) => {
@@ -260,7 +263,15 @@ impl World {
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
-            Kind::StoreRestart => ctx.end(Node::Store),
+            Kind::TwoMasters { apart, alone } => {
+                self.era += 1;
+                self.store.split(ctx, Node::Container(*apart), Era(self.era));
+                others_if(*alone, *apart).for_each(|other| ctx.block(Node::Container(*apart), other));
+            }
+            Kind::StoreRestart => {
+                self.store.unite(ctx, everybody());
+                ctx.end(Node::Store);
+            }
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
                 self.forget(None);
@@ -314,6 +325,10 @@ impl World {
                 }
             }
             Kind::StorePromoted => self.promote(),
+            Kind::TwoMasters { apart, alone } => {
+                self.store.unite(ctx, everybody());
+                others_if(*alone, *apart).for_each(|other| ctx.unblock(Node::Container(*apart), other));
+            }
             Kind::StoreErased => {}
             Kind::StoreClock(by) => ctx.store_clock -= by,
             Kind::ScaleUp => {
@@ -335,6 +350,7 @@ impl World {
 
     /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.
     fn forget(&mut self, replica: Option<Model>) {
+        self.store.unite(&mut self.ctx, everybody());
         let mut remembered = Vec::new();
         for container in &self.containers {
             let Some(process) = &container.process else { continue };
@@ -414,6 +430,16 @@ impl World {
             self.ctx.oracle.fail(format!("at the end: {}", wrong.join("; ")));
         }
     }
+}
+
+/// Every container's slot.
+fn everybody() -> impl Iterator<Item = Node> {
+    (0..SLOTS).map(Node::Container)
+}
+
+/// The other containers, if one is to be cut off from them.
+fn others_if(alone: bool, container: usize) -> impl Iterator<Item = Node> {
+    everybody().filter(move |node| alone && *node != Node::Container(container))
 }
 
 fn everybody_but(container: usize) -> impl Iterator<Item = Node> {

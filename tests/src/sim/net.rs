@@ -202,6 +202,14 @@ impl Context {
         }
     }
 
+    /// Whatever stands between two nodes ends by the first one's reset.
+    pub fn reset(&mut self, by: Node, other: Node) {
+        let between = self.conns.iter().filter(|(_, c)| c.nodes == [other, by]);
+        for id in between.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.close(id, 1);
+        }
+    }
+
     /// Whether a process runs there.
     #[must_use]
     pub fn lives(&self, node: Node) -> bool {

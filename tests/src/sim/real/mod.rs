@@ -11,7 +11,9 @@ use super::caller::Datagram;
 use super::faults::{self, Fault, Kind};
 use super::net::{Context, Happening, Node};
 use super::store::StoreNode;
-use super::{Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody_but};
+use super::{
+    Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but, others_if,
+};
 use ::container::engine::Settings;
 use application::Counting;
 use caller::Callers;
@@ -93,6 +95,7 @@ impl World {
             ..Faults::default()
         };
         let mut store = StoreNode::new();
+        store.answers_alone = broken == Broken::AnswersAlone;
         if broken == Broken::EpochComparison {
             store.model.stop_comparing_epochs();
         }
@@ -154,7 +157,7 @@ impl World {
                     Node::Callers => self.callers.wake(ctx),
                     Node::Proxy(i) => self.proxies[i].wake(ctx),
                     Node::Container(i) => self.containers[i].wake(ctx),
-                    Node::Store => {}
+                    Node::Store => self.store.wake(ctx, everybody()),
                 }
             }
             Happening::Fault(index) => {
@@ -196,7 +199,15 @@ impl World {
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
-            Kind::StoreRestart => ctx.end(Node::Store),
+            Kind::TwoMasters { apart, alone } => {
+                self.era += 1;
+                self.store.split(ctx, Node::Container(*apart), Era(self.era));
+                others_if(*alone, *apart).for_each(|other| ctx.block(Node::Container(*apart), other));
+            }
+            Kind::StoreRestart => {
+                self.store.unite(ctx, everybody());
+                ctx.end(Node::Store);
+            }
             Kind::StoreFlush => {
                 ctx.end(Node::Store);
                 self.forget(None);
@@ -239,6 +250,10 @@ impl World {
             }
             Kind::StoreRestart | Kind::StoreFlush => {}
             Kind::StorePromoted => self.promote(),
+            Kind::TwoMasters { apart, alone } => {
+                self.store.unite(ctx, everybody());
+                others_if(*alone, *apart).for_each(|other| ctx.unblock(Node::Container(*apart), other));
+            }
             Kind::StoreErased => {}
             Kind::StoreClock(by) => ctx.store_clock -= by,
             Kind::ScaleUp => {
@@ -258,6 +273,7 @@ impl World {
 
     /// The store loses what the replica does not have, or everything. What is in no owner's memory either is lost.
     fn forget(&mut self, replica: Option<Model>) {
+        self.store.unite(&mut self.ctx, everybody());
         let mut remembered = Vec::new();
         let mut lost = Vec::new();
         for partition in (0..PARTITIONS).map(PartitionId) {
