@@ -458,7 +458,8 @@ pub struct Managed {
     #[schemars(range(min = 1, max = 5))]
     pub instances: u32,
 
-    /// On Kubernetes: the image of the Redis. Left out: the one that came with the operator.
+    /// On Kubernetes: the image of the Redis; for several instances with what `charts/images/redis` holds. Left out: the one that came with the
+    /// operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,

@@ -112,10 +112,23 @@ impl Applier<'_> {
         self.apply(container_service, &watched.services).await?;
         self.apply(proxy_service, &watched.services).await?;
         self.apply(dispatcher, &watched.services).await?;
-        if let Some(Redis { service, policy, set }) = redis {
+        if let Some(Redis {
+            services,
+            policy,
+            budget,
+            set,
+        }) = redis
+        {
             self.apply(policy, &watched.policies).await?;
-            self.apply(service, &watched.services).await?;
-            self.apply(set, &watched.stateful_sets).await?;
+            for service in services {
+                self.apply(service, &watched.services).await?;
+            }
+            if let Some(budget) = budget {
+                self.apply(budget, &watched.budgets).await?;
+            }
+            if let Some(set) = set {
+                self.apply(set, &watched.stateful_sets).await?;
+            }
         }
         if let Some(Workload { containers, proxies }) = workload {
             if let Some(containers) = containers {

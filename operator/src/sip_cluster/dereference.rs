@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
 
-use super::names::{COMPONENT, Component, INSTANCE, Names};
+use super::names::{COMPONENT, Component, INSTANCE, Names, REDIS_INSTANCES};
 use super::watched::{Watched, cached};
 
 /// What is there.
@@ -22,9 +22,14 @@ pub struct Found {
     pub dispatcher: Option<Arc<Service>>,
     /// Pods of containers, by ordinal.
     pub container_pods: Vec<Arc<Pod>>,
-    /// Pods of the cluster's own Redis.
+    /// Pods of the cluster's own Redis, by ordinal.
     pub redis_pods: Vec<Arc<Pod>>,
+    /// The Services of its instances that are there, by ordinal, up to the first that is not.
+    pub redis_services: Vec<Arc<Service>>,
 }
+
+/// The most instances that a Redis can have.
+const MOST_INSTANCES: u32 = 5;
 
 /// Looks everything up.
 #[must_use]
@@ -32,13 +37,18 @@ pub fn dereference(names: &Names, watched: &Watched) -> Found {
     let namespace = &names.namespace;
     let mut container_pods = pods(names, watched, Component::Container);
     container_pods.sort_by_key(|pod| ordinal(pod));
+    let mut redis_pods = pods(names, watched, Component::Redis);
+    redis_pods.sort_by_key(|pod| ordinal(pod));
+    let instances =
+        (0..MOST_INSTANCES).map_while(|ordinal| cached(&watched.services, namespace, &names.redis_instance(ordinal)));
     Found {
         containers: cached(&watched.stateful_sets, namespace, &names.containers()),
         redis: cached(&watched.stateful_sets, namespace, &names.redis()),
         proxies: cached(&watched.deployments, namespace, &names.proxies()),
         dispatcher: cached(&watched.services, namespace, &names.dispatcher()),
         container_pods,
-        redis_pods: pods(names, watched, Component::Redis),
+        redis_pods,
+        redis_services: instances.collect(),
     }
 }
 
@@ -59,6 +69,19 @@ pub fn ordinal(pod: &Pod) -> Option<u16> {
 }
 
 impl Found {
+    /// The addresses of the instances of the cluster's own Redis, by ordinal: those that its pods already know, or else those that the Services have.
+    #[must_use]
+    pub fn redis_addresses(&self) -> Vec<IpAddr> {
+        let told = self.redis.as_deref().and_then(told_addresses);
+        told.unwrap_or_else(|| {
+            let addresses = self
+                .redis_services
+                .iter()
+                .map_while(|service| service.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok());
+            addresses.collect()
+        })
+    }
+
     /// The address that the dispatcher's Service has, if its type gives it one and it has it already.
     #[must_use]
     pub fn service_address(&self) -> Option<IpAddr> {
@@ -73,4 +96,19 @@ impl Found {
             _ => None,
         }
     }
+}
+
+/// The addresses in the template of the instances' pods.
+fn told_addresses(set: &StatefulSet) -> Option<Vec<IpAddr>> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    let mut variables = pod
+        .containers
+        .iter()
+        .flat_map(|container| container.env.iter().flatten());
+    let told = variables.find(|variable| variable.name == REDIS_INSTANCES)?;
+    told.value
+        .as_deref()?
+        .split(' ')
+        .map(|text| text.parse().ok())
+        .collect()
 }

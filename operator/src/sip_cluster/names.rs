@@ -29,6 +29,11 @@ pub const UCF: i32 = 5071;
 pub const ADMIN: i32 = 9090;
 /// Redis.
 pub const REDIS: i32 = 6379;
+/// The Sentinel beside each instance of a Redis of several.
+pub const SENTINEL: i32 = 26_379;
+
+/// The variable in which an instance of the cluster's own Redis finds the addresses of all.
+pub const REDIS_INSTANCES: &str = "REDIS_INSTANCES";
 
 /// A kind of part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +96,12 @@ impl Names {
     #[must_use]
     pub fn redis(&self) -> String {
         format!("{}-redis", self.cluster)
+    }
+
+    /// One of several instances of it: its pod, and the Service that gives it an address.
+    #[must_use]
+    pub fn redis_instance(&self, ordinal: u32) -> String {
+        format!("{}-{ordinal}", self.redis())
     }
 
     /// The Secret that holds the affinity key and the password of Redis.

@@ -17,6 +17,7 @@ use ucf::plan::{Instant, Life, Observed, Part};
 
 use super::dereference::{Found, ordinal};
 use super::names::{ADMIN, Names};
+use super::redis::Redis;
 use super::validate::Valid;
 
 /// The label by which a StatefulSet's pod names the template that it was made from.
@@ -44,10 +45,8 @@ pub struct Observation {
     pub proxies_ready: u16,
     /// The proxies' Deployment has nothing left to do.
     pub proxies_settled: bool,
-    /// The cluster's own Redis serves.
-    pub redis_ready: bool,
-    /// Of the pod of the cluster's own Redis, and of its present template.
-    pub redis_revisions: (u64, u64),
+    /// The cluster's own Redis.
+    pub redis: Redis,
     /// Partitions that no container says it owns.
     pub unowned: u32,
     /// Whether the StatefulSet's controller has seen what was last applied.
@@ -83,13 +82,9 @@ pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Obse
             .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX)),
         proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
         proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
-        redis_revisions: redis_revisions(found),
-        redis_ready: found
-            .redis_pods
-            .iter()
-            .any(|pod| is_ready(pod) && !is_told_to_leave(pod)),
+        redis: Redis::seen(valid, found),
         is_current: set.map_or(applied.is_none(), |set| is_current(set, applied)),
-        revision: set.and_then(update_revision).map(number),
+        revision: set.and_then(wanted_revision),
         containers,
     }
 }
@@ -130,18 +125,7 @@ impl Observation {
         });
         let proxies = 0..valid.spec.proxies.replicas as u16;
         Observed {
-            redis: valid.has_own_redis().then_some(Part {
-                ordinal: 0,
-                revision: self.redis_revisions.0,
-                life: if self.redis_ready {
-                    Life::Active {
-                        since: Instant::default(),
-                        replicated: true,
-                    }
-                } else {
-                    Life::Unready
-                },
-            }),
+            redis: valid.has_own_redis().then(|| self.redis.part()),
             containers: containers
                 .map(|container| Part {
                     ordinal: container.ordinal,
@@ -180,12 +164,7 @@ impl Container {
     /// The revision of the template that its pod was made from.
     #[must_use]
     pub fn revision(&self) -> Option<u64> {
-        self.pod
-            .metadata
-            .labels
-            .as_ref()?
-            .get(REVISION)
-            .map(|hash| number(hash))
+        revision_of(&self.pod)
     }
 
     /// For the planner.
@@ -229,16 +208,16 @@ fn number(revision: &str) -> u64 {
     hasher.finish()
 }
 
-/// Nothing counts as another revision while either is unknown.
-fn redis_revisions(found: &Found) -> (u64, u64) {
-    let label = |pod: &Pod| Some(number(pod.metadata.labels.as_ref()?.get(REVISION)?));
-    let present = found.redis_pods.first().and_then(|pod| label(pod));
-    let wanted = found.redis.as_deref().and_then(update_revision).map(number);
-    present.zip(wanted).unwrap_or_default()
+/// The revision of the template that a StatefulSet's pod was made from.
+#[must_use]
+pub fn revision_of(pod: &Pod) -> Option<u64> {
+    Some(number(pod.metadata.labels.as_ref()?.get(REVISION)?))
 }
 
-fn update_revision(set: &StatefulSet) -> Option<&str> {
-    set.status.as_ref()?.update_revision.as_deref()
+/// The revision of a StatefulSet's present template, if its controller has seen it.
+#[must_use]
+pub fn wanted_revision(set: &StatefulSet) -> Option<u64> {
+    set.status.as_ref()?.update_revision.as_deref().map(number)
 }
 
 fn is_current(set: &StatefulSet, applied: Option<i64>) -> bool {
@@ -270,12 +249,15 @@ pub fn is_told_to_leave(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether its kubelet finds it ready.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
     ready_since(pod).is_some()
 }
 
 /// Since when a pod has been ready without a break, as microseconds since 1970: times of the planner are compared with one another only.
-fn ready_since(pod: &Pod) -> Option<Instant> {
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Instant> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions
         .iter()

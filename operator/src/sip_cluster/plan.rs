@@ -11,7 +11,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use ucf::plan::{Gate, Revisions, Step, Wanted, Who, plan};
 
 use super::dereference::Found;
-use super::names::Names;
 use super::observe::{Observation, instant, trouble};
 use super::validate::Valid;
 
@@ -55,11 +54,17 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         again: if plan.is_done() { RESTING } else { MOVING },
         ..Decision::default()
     };
-    let describe = |who| name_of(&valid.names, who);
-    decision.gate = waited_for(&valid.names, plan.gate, observation);
+    let describe = |who| name_of(valid, observation, who);
+    decision.gate = waited_for(valid, plan.gate, observation);
     if valid.advertised.is_none() {
         let service = valid.names.dispatcher();
         decision.gate = Some(format!("the Service {service} has no address yet, and calls carry it"));
+        decision.replicas = Some(present.unwrap_or(0));
+    } else if !valid.knows_redis() {
+        let redis = valid.names.redis();
+        decision.gate = Some(format!(
+            "not every instance of {redis} has the address of its Service yet"
+        ));
         decision.replicas = Some(present.unwrap_or(0));
     } else if valid.spec.paused {
         decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
@@ -68,7 +73,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         decision.again = MOVING;
     } else {
         for step in &plan.steps {
-            if decision.perform(*step, found, observation, wanted) {
+            if decision.perform(*step, observation, wanted) {
                 decision.steps.push(step.describe(describe));
             }
         }
@@ -97,7 +102,7 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
         redis: valid.has_own_redis(),
         revisions: Revisions {
             containers: observation.revision.unwrap_or_default(),
-            redis: observation.redis_revisions.1,
+            redis: observation.redis.revisions.1,
             ..Revisions::default()
         },
     }
@@ -105,7 +110,7 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
 
 impl Decision {
     /// Whether there is anything to do for the step.
-    fn perform(&mut self, step: Step, found: &Found, observation: &Observation, wanted: u16) -> bool {
+    fn perform(&mut self, step: Step, observation: &Observation, wanted: u16) -> bool {
         match step {
             Step::StartContainer(ordinal) if self.replicas.is_none_or(|replicas| ordinal >= replicas) => {
                 self.replicas = Some(ordinal + 1);
@@ -131,7 +136,7 @@ impl Decision {
                 true
             }
             Step::StopRedis => {
-                self.leave.extend(found.redis_pods.iter().cloned());
+                self.leave.extend(observation.redis.next.iter().cloned());
                 true
             }
             // Pods that are missing are the StatefulSet's and the Deployment's to make.
@@ -161,13 +166,17 @@ fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<
 }
 
 /// What is waited for; a pod that does not run says why.
-fn waited_for(names: &Names, gate: Option<Gate>, observation: &Observation) -> Option<String> {
+fn waited_for(valid: &Valid, gate: Option<Gate>, observation: &Observation) -> Option<String> {
     let gate = gate?;
     if let Gate::Owners { .. } = gate {
         // Their number changes from one look to the next, and with it would the status.
         return Some("partitions are on their way to their owners".into());
     }
-    let text = gate.describe(|who| name_of(names, who));
+    let text = gate.describe(|who| name_of(valid, observation, who));
+    if gate == Gate::Redis {
+        // The trouble names the instance.
+        return Some(observation.redis.trouble.clone().unwrap_or(text));
+    }
     let Gate::Ready(Who::Container(ordinal)) = gate else {
         return Some(text);
     };
@@ -181,10 +190,10 @@ fn waited_for(names: &Names, gate: Option<Gate>, observation: &Observation) -> O
     })
 }
 
-fn name_of(names: &Names, who: Who) -> String {
+fn name_of(valid: &Valid, observation: &Observation, who: Who) -> String {
     match who {
-        Who::Redis => format!("{}-0", names.redis()),
-        Who::Proxy(_) => names.proxies(),
-        Who::Container(ordinal) => format!("{}-{ordinal}", names.containers()),
+        Who::Redis => observation.redis.name.clone(),
+        Who::Proxy(_) => valid.names.proxies(),
+        Who::Container(ordinal) => format!("{}-{ordinal}", valid.names.containers()),
     }
 }

@@ -238,6 +238,7 @@ fn facts(
         let why = trouble(&container.pod)?;
         Some(format!("{}: {why}", container.pod.name_any()))
     });
+    let troubled = troubled.or_else(|| observation.redis.trouble.clone());
     let troubled = failure.map(str::to_owned).or(troubled);
     let memory = observation
         .containers

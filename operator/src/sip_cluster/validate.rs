@@ -2,7 +2,7 @@
 //! SipCluster's condition.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crds::{Problem, Resources, ServiceType, SipCluster, SipClusterSpec};
 use k8s_openapi::api::core::v1::ResourceRequirements;
@@ -26,6 +26,8 @@ pub struct Valid {
     pub spec: SipClusterSpec,
     /// What stands in Via, Record-Route and Contact; nothing until the Service has its address.
     pub advertised: Option<SocketAddr>,
+    /// The addresses of the instances of the cluster's own Redis, by ordinal; none until all are known, and for a single one.
+    pub redis_addresses: Vec<IpAddr>,
     /// What runs.
     pub images: Images,
     /// CPU and memory of a container, a proxy, the Redis.
@@ -39,6 +41,18 @@ impl Valid {
     #[must_use]
     pub fn has_own_redis(&self) -> bool {
         self.spec.external_redis().is_none()
+    }
+
+    /// Whether that is one of several instances, with Sentinels.
+    #[must_use]
+    pub fn has_redis_instances(&self) -> bool {
+        self.has_own_redis() && self.spec.redis_instances() > 1
+    }
+
+    /// Whether containers can be told where Redis is.
+    #[must_use]
+    pub fn knows_redis(&self) -> bool {
+        !self.has_redis_instances() || !self.redis_addresses.is_empty()
     }
 }
 
@@ -89,6 +103,7 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
             .controller_owner_ref(&())
             .expect("an object of the API server has name and uid"),
         advertised: advertised(&spec, found),
+        redis_addresses: redis_addresses(&spec, found),
         images: Images {
             container: or(spec.containers.image.as_ref(), &images.container),
             proxy: or(spec.proxies.image.as_ref(), &images.proxy),
@@ -110,6 +125,20 @@ fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<SocketAddr> {
     };
     let ip = spec.dispatcher.advertised.or_else(|| found.service_address())?;
     Some(SocketAddr::new(ip, port))
+}
+
+/// All of them, or none.
+fn redis_addresses(spec: &SipClusterSpec, found: &Found) -> Vec<IpAddr> {
+    let instances = spec.redis_instances() as usize;
+    let mut addresses = match spec.external_redis() {
+        None if instances > 1 => found.redis_addresses(),
+        _ => Vec::new(),
+    };
+    addresses.truncate(instances);
+    if addresses.len() < instances {
+        addresses.clear();
+    }
+    addresses
 }
 
 fn name(name: &str) -> Option<Problem> {

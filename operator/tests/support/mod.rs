@@ -13,6 +13,7 @@ use operator::config::Images;
 use operator::sip_cluster::dereference::Found;
 use operator::sip_cluster::observe::{Container, Observation};
 use operator::sip_cluster::plan::{Decision, decide};
+use operator::sip_cluster::redis::Redis;
 use operator::sip_cluster::validate::{Valid, validate};
 use serde_json::{Value, json};
 
@@ -54,10 +55,16 @@ fn proxies() -> Deployment {
     serde_json::from_value(json!({ "metadata": { "name": "demo-proxy", "generation": 1 } })).expect("a Deployment")
 }
 
+/// The Service of an instance of Redis.
+pub fn redis_service(last: u8) -> Service {
+    serde_json::from_value(json!({ "spec": { "clusterIP": format!("10.96.0.{last}") } })).expect("a Service")
+}
+
 /// A manifest that is good.
 pub fn valid(spec: &Value) -> Valid {
     let found = Found {
         dispatcher: Some(Arc::new(service())),
+        redis_services: (1..=5).map(|ordinal| Arc::new(redis_service(ordinal))).collect(),
         ..Found::default()
     };
     validate(&cluster(spec), &found, &images()).expect("a good manifest")
@@ -99,11 +106,32 @@ pub struct Model {
     pub unheard: Vec<u16>,
     /// Pods that there may be.
     pub quota: usize,
+    /// Instances of the cluster's own Redis, by ordinal.
+    pub redis: BTreeMap<u16, Instance>,
+    /// Of their present template.
+    pub redis_revision: u32,
+}
+
+/// A pod of the cluster's own Redis.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub in_sync: bool,
+    pub revision: u32,
+    /// Its process cannot be started.
+    pub broken: bool,
 }
 
 impl Model {
     pub fn new(valid: Valid) -> Self {
+        let instance = Instance {
+            in_sync: true,
+            revision: 1,
+            broken: false,
+        };
+        let instances = 0..valid.spec.redis_instances() as u16;
         Self {
+            redis: instances.map(|ordinal| (ordinal, instance.clone())).collect(),
+            redis_revision: 1,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             valid,
             members: BTreeMap::new(),
@@ -150,6 +178,25 @@ impl Model {
                 since,
             });
         }
+    }
+
+    /// The StatefulSet of Redis makes anew what was deleted, at the present template.
+    pub fn replace_redis(&mut self, decision: &Decision, broken: bool) -> Vec<u16> {
+        let leaving = decision.leave.iter().filter_map(|pod| {
+            let name = pod.metadata.name.as_deref()?;
+            name.starts_with("demo-redis-")
+                .then(|| operator::sip_cluster::dereference::ordinal(pod))?
+        });
+        let leaving: Vec<_> = leaving.collect();
+        for ordinal in &leaving {
+            let anew = Instance {
+                in_sync: false,
+                revision: self.redis_revision,
+                broken,
+            };
+            self.redis.insert(*ordinal, anew);
+        }
+        leaving
     }
 
     fn leave(&mut self, ordinal: u16) {
@@ -203,6 +250,12 @@ impl Model {
             containers: set.map(Arc::new),
             dispatcher: Some(Arc::new(service())),
             proxies: Some(Arc::new(proxies())),
+            redis: Some(Arc::new(redis_set(self.redis_revision))),
+            redis_pods: self
+                .redis
+                .iter()
+                .map(|(ordinal, instance)| Arc::new(redis_pod(*ordinal, instance)))
+                .collect(),
             ..Found::default()
         }
     }
@@ -232,15 +285,41 @@ impl Model {
             } else {
                 self.valid.spec.partitions
             },
-            redis_revisions: (0, 0),
             proxies_ready: self.valid.spec.proxies.replicas as u16,
             proxies_settled: true,
-            redis_ready: true,
+            redis: Redis::seen(&self.valid, &self.found()),
             is_current: true,
             revision: self.replicas.map(|_| revision_number(self.revision)),
             containers,
         }
     }
+}
+
+fn redis_set(revision: u32) -> StatefulSet {
+    serde_json::from_value(json!({
+        "metadata": { "name": "demo-redis", "generation": 1 },
+        "spec": { "selector": {}, "serviceName": "demo-redis", "template": {} },
+        "status": { "observedGeneration": 1, "replicas": 1, "updateRevision": format!("r{revision}") },
+    }))
+    .expect("a StatefulSet")
+}
+
+fn redis_pod(ordinal: u16, instance: &Instance) -> Pod {
+    let state = match instance.broken {
+        true => json!({ "waiting": { "reason": "ImagePullBackOff" } }),
+        false => json!({ "running": {} }),
+    };
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": format!("demo-redis-{ordinal}"),
+            "labels": { "controller-revision-hash": format!("r{}", instance.revision) },
+        },
+        "status": {
+            "conditions": [{ "type": "Ready", "status": if instance.in_sync { "True" } else { "False" } }],
+            "containerStatuses": [{ "name": "redis", "ready": instance.in_sync, "restartCount": 0, "image": "", "imageID": "", "state": state }],
+        },
+    }))
+    .expect("a Pod")
 }
 
 /// As `observe` has it.

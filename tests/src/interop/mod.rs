@@ -6,6 +6,7 @@
 //! - [`phone::Phone`] is one that a test plays word by word, [`telephone::Telephone`] one with sound;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
+//! - [`instances`] is a Redis of several, each run by the image's script on a node of its own;
 //! - [`copies`] compares what containers hold with what Redis has;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
 //! - [`matrix`] lets every fault happen to every application with calls up;
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod copies;
 pub mod figures;
 pub mod http;
+pub mod instances;
 pub mod matrix;
 pub mod network;
 pub mod phone;

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Service, ServicePort,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pod::{self, Process};
-use super::{AFFINITY_KEY, REDIS_PASSWORD, metadata};
+use super::{AFFINITY_KEY, REDIS_PASSWORD, metadata, redis_instances};
 use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
 use crate::sip_cluster::validate::Valid;
 
@@ -134,9 +134,16 @@ fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
         None => {
             let (service, namespace) = (valid.names.redis(), &valid.names.namespace);
             variables.push(pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD));
-            let url = format!("redis://:$(REDIS_PASSWORD)@{service}.{namespace}.svc:{REDIS}");
+            let url = match valid.has_redis_instances() {
+                true => redis_instances::url(valid),
+                false => format!("redis://:$(REDIS_PASSWORD)@{service}.{namespace}.svc:{REDIS}"),
+            };
             variables.push(pod::variable("SIPCLUSTER_REDIS", url));
         }
+    }
+    let replicas = valid.spec.redis_instances() - 1;
+    if replicas > 0 {
+        variables.push(pod::variable("SIPCLUSTER_REDIS_REPLICAS", replicas.to_string()));
     }
     variables
 }

@@ -7,6 +7,7 @@ mod pod;
 mod protection;
 mod proxies;
 mod redis;
+mod redis_instances;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -50,20 +51,22 @@ pub struct Children {
     pub container_policy: NetworkPolicy,
     /// Who may reach proxies.
     pub proxy_policy: NetworkPolicy,
-    /// Who may reach Redis, Service, policy and StatefulSet; nothing if Redis is another's.
+    /// The cluster's own Redis; nothing if Redis is another's.
     pub redis: Option<Redis>,
-    /// What needs the cluster's address; nothing until it is known.
+    /// What needs the addresses of the cluster and of its Redis; nothing until they are known.
     pub workload: Option<Workload>,
 }
 
 /// The cluster's own Redis.
 pub struct Redis {
-    /// Its Service.
-    pub service: Service,
+    /// Its Service; of several instances one for each beside the headless one.
+    pub services: Vec<Service>,
     /// Who may reach it.
     pub policy: NetworkPolicy,
-    /// The server.
-    pub set: StatefulSet,
+    /// One instance at a time; nothing for a single one.
+    pub budget: Option<PodDisruptionBudget>,
+    /// Its servers; nothing until all addresses are known.
+    pub set: Option<StatefulSet>,
 }
 
 /// The pods that carry calls.
@@ -89,17 +92,35 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
         proxy_budget: protection::budget(valid, &valid.names.proxies(), Component::Proxy),
         container_policy: protection::containers(valid),
         proxy_policy: protection::proxies(valid),
-        redis: valid.has_own_redis().then(|| Redis {
-            service: redis::service(valid),
-            policy: protection::redis(valid),
-            set: redis::set(valid),
-        }),
-        workload: valid.advertised.map(|advertised| Workload {
-            containers: decision
-                .replicas
-                .map(|replicas| containers::set(valid, replicas, advertised)),
-            proxies: proxies::deployment(valid, advertised),
-        }),
+        redis: valid.has_own_redis().then(|| own_redis(valid)),
+        workload: valid
+            .advertised
+            .filter(|_| valid.knows_redis())
+            .map(|advertised| Workload {
+                containers: decision
+                    .replicas
+                    .map(|replicas| containers::set(valid, replicas, advertised)),
+                proxies: proxies::deployment(valid, advertised),
+            }),
+    }
+}
+
+fn own_redis(valid: &Valid) -> Redis {
+    let policy = protection::redis(valid);
+    if valid.has_redis_instances() {
+        Redis {
+            services: redis_instances::services(valid),
+            policy,
+            budget: Some(protection::budget(valid, &valid.names.redis(), Component::Redis)),
+            set: redis_instances::set(valid),
+        }
+    } else {
+        Redis {
+            services: vec![redis::service(valid)],
+            policy,
+            budget: None,
+            set: Some(redis::set(valid)),
+        }
     }
 }
 

@@ -29,8 +29,8 @@ pub struct Process<'a> {
     pub probes: (Probe, Probe),
 }
 
-/// The pod around it, which meets the pod security standard `restricted`.
-pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
+/// Its container, which meets the pod security standard `restricted`.
+pub fn container(valid: &Valid, process: Process<'_>) -> Container {
     let Process {
         component,
         image,
@@ -40,7 +40,7 @@ pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
         resources,
         probes: (live, ready),
     } = process;
-    let container = Container {
+    Container {
         name: component.as_str().into(),
         image: Some(image.into()),
         image_pull_policy: Some(valid.images.pull_policy.clone()),
@@ -74,9 +74,14 @@ pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
             ..SecurityContext::default()
         }),
         ..Container::default()
-    };
+    }
+}
+
+/// The pod around it, which meets that standard too.
+pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
+    let component = process.component;
     PodSpec {
-        containers: vec![container],
+        containers: vec![container(valid, process)],
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),

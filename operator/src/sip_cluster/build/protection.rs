@@ -7,7 +7,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec}
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata;
-use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
+use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, SENTINEL, UCF};
 use crate::sip_cluster::validate::Valid;
 
 /// One pod at a time may be evicted; one that does not work always may, or a node with a broken pod could never be drained.
@@ -54,14 +54,19 @@ pub fn proxies(valid: &Valid) -> NetworkPolicy {
     )
 }
 
-/// Containers only.
+/// Containers only; of several instances each other one as well.
 pub fn redis(valid: &Valid) -> NetworkPolicy {
-    let containers = vec![from(valid, Component::Container)];
+    let mut sources = vec![from(valid, Component::Container)];
+    let mut ports = vec![port(REDIS, "TCP")];
+    if valid.has_redis_instances() {
+        sources.push(from(valid, Component::Redis));
+        ports.push(port(SENTINEL, "TCP"));
+    }
     policy(
         valid,
         valid.names.redis(),
         Component::Redis,
-        vec![rule(Some(containers), vec![port(REDIS, "TCP")])],
+        vec![rule(Some(sources), ports)],
     )
 }
 

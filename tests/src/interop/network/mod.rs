@@ -18,8 +18,9 @@ use super::cluster::{Manifest, Part};
 use super::copies::Copies;
 use super::http;
 use super::process::{Process, binaries, scratch, signal, tail, wait_every};
+pub(super) use namespace::Made;
 pub use namespace::Namespace;
-use namespace::{Made, ip};
+use namespace::ip;
 
 /// The cluster's name.
 const CLUSTER: &str = "network";
@@ -61,16 +62,7 @@ impl Network {
 
     /// Makes the nodes, starts everything and waits until every container has its share of the partitions.
     pub fn start(manifest: Manifest) -> anyhow::Result<Self> {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        namespace::sweep(PREFIX);
-        let prefix = format!(
-            "{PREFIX}{}-{}",
-            std::process::id(),
-            MADE.fetch_add(1, Ordering::Relaxed)
-        );
-        let switch = Made::new(format!("{prefix}-switch"), Ipv4Addr::UNSPECIFIED)?;
-        ip(&["-n", &switch.0.name, "link", "add", "bridge", "type", "bridge"])?;
-        ip(&["-n", &switch.0.name, "link", "set", "bridge", "up"])?;
+        let (prefix, switch) = switch()?;
         let mut names = vec!["redis".to_owned()];
         names.extend((0..manifest.proxies).map(|ordinal| format!("proxy-{ordinal}")));
         names.extend((0..manifest.containers).map(|ordinal| format!("container-{ordinal}")));
@@ -302,8 +294,23 @@ impl Network {
     }
 }
 
+/// A switch, and how the names of its nodes begin.
+pub(super) fn switch() -> anyhow::Result<(String, Made)> {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    namespace::sweep(PREFIX);
+    let prefix = format!(
+        "{PREFIX}{}-{}",
+        std::process::id(),
+        MADE.fetch_add(1, Ordering::Relaxed)
+    );
+    let switch = Made::new(format!("{prefix}-switch"), Ipv4Addr::UNSPECIFIED)?;
+    ip(&["-n", &switch.0.name, "link", "add", "bridge", "type", "bridge"])?;
+    ip(&["-n", &switch.0.name, "link", "set", "bridge", "up"])?;
+    Ok((prefix, switch))
+}
+
 /// A node at the switch, with the address 198.18.0.`last`.
-fn node(prefix: &str, name: &str, switch: &Namespace, last: u8) -> anyhow::Result<Made> {
+pub(super) fn node(prefix: &str, name: &str, switch: &Namespace, last: u8) -> anyhow::Result<Made> {
     let made = Made::new(format!("{prefix}-{name}"), Ipv4Addr::new(198, 18, 0, last))?;
     let (there, port) = (made.0.name.as_str(), format!("port{last}"));
     let link = [

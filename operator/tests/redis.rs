@@ -1,0 +1,184 @@
+//! The cluster's own Redis of several instances: what is built of it, and that a rollout never takes what others need.
+
+mod support;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use operator::sip_cluster::build::{Children, build};
+use operator::sip_cluster::dereference::Found;
+use operator::sip_cluster::plan::Decision;
+use operator::sip_cluster::validate::{Valid, validate};
+use serde_json::{Value, json};
+use support::{Model, cluster, images, redis_service, service, valid};
+
+fn three() -> Value {
+    json!({ "replicas": 2, "redis": { "managed": { "instances": 3 } } })
+}
+
+fn children(valid: &Valid) -> Children {
+    let decision = Decision {
+        replicas: Some(2),
+        ..Decision::default()
+    };
+    build(valid, &decision)
+}
+
+/// A model whose containers work.
+fn working(spec: &Value) -> Model {
+    let mut model = Model::new(valid(spec));
+    for _ in 0..20 {
+        let decision = model.decide();
+        model.perform(&decision);
+        (0..3).for_each(|ordinal| model.advance(ordinal));
+        model.wait(5_000);
+    }
+    assert!(model.is_as_wanted(), "{:?}", model.members);
+    model
+}
+
+/// The variable of a container in a StatefulSet's pods.
+fn variable(set: &StatefulSet, name: &str) -> Option<String> {
+    let set = serde_json::to_value(set).expect("JSON");
+    let variables = set.pointer("/spec/template/spec/containers/0/env")?.as_array()?;
+    let variable = variables.iter().find(|variable| variable["name"] == name)?;
+    variable["value"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn containers_and_instances_are_told_addresses_and_no_names() {
+    let children = children(&valid(&three()));
+    let redis = children.redis.expect("a Redis of its own");
+    let set = redis.set.expect("all addresses are known");
+    assert_eq!(
+        variable(&set, "REDIS_INSTANCES").as_deref(),
+        Some("10.96.0.1 10.96.0.2 10.96.0.3")
+    );
+    let containers = children.workload.and_then(|workload| workload.containers);
+    let containers = containers.expect("containers");
+    assert_eq!(
+        variable(&containers, "SIPCLUSTER_REDIS").as_deref(),
+        Some("redis-sentinel://:$(REDIS_PASSWORD)@10.96.0.1:26379,10.96.0.2:26379,10.96.0.3:26379#demo")
+    );
+    assert_eq!(variable(&containers, "SIPCLUSTER_REDIS_REPLICAS").as_deref(), Some("2"));
+    assert_eq!((redis.services.len(), redis.budget.is_some()), (4, true));
+}
+
+#[test]
+fn a_single_redis_has_neither_sentinel_nor_budget() {
+    let children = children(&valid(&json!({})));
+    let redis = children.redis.expect("a Redis of its own");
+    assert_eq!((redis.services.len(), redis.budget.is_some()), (1, false));
+    let pod = redis.set.and_then(|set| set.spec?.template.spec).expect("a pod");
+    assert_eq!(pod.containers.len(), 1);
+    let containers = children.workload.and_then(|workload| workload.containers);
+    let containers = containers.expect("containers");
+    assert_eq!(variable(&containers, "SIPCLUSTER_REDIS_REPLICAS"), None);
+}
+
+#[test]
+fn nothing_starts_before_every_instance_has_its_address() {
+    let mut found = Found {
+        dispatcher: Some(Arc::new(service())),
+        redis_services: vec![Arc::new(redis_service(1)), Arc::new(redis_service(2))],
+        ..Found::default()
+    };
+    let valid = validate(&cluster(&three()), &found, &images()).expect("a good manifest");
+    let children = children(&valid);
+    assert!(children.workload.is_none() && children.redis.is_some_and(|redis| redis.set.is_none()));
+    let model = Model::new(valid);
+    let decision = model.decide();
+    assert_eq!(
+        (decision.replicas, decision.gate.as_deref()),
+        (
+            Some(0),
+            Some("not every instance of demo-redis has the address of its Service yet")
+        )
+    );
+    found.redis_services.push(Arc::new(redis_service(3)));
+    let valid = validate(&cluster(&three()), &found, &images()).expect("a good manifest");
+    assert!(build(&valid, &Decision::default()).workload.is_some());
+}
+
+#[test]
+fn a_service_that_was_deleted_gets_back_the_address_that_others_know() {
+    let before = children(&valid(&three())).redis.and_then(|redis| redis.set);
+    let found = Found {
+        dispatcher: Some(Arc::new(service())),
+        redis: before.map(Arc::new),
+        ..Found::default()
+    };
+    let valid = validate(&cluster(&three()), &found, &images()).expect("a good manifest");
+    let services = children(&valid).redis.expect("a Redis of its own").services;
+    let addresses: Vec<_> = services
+        .iter()
+        .map(|service| service.spec.as_ref()?.cluster_ip.as_deref())
+        .collect();
+    assert_eq!(
+        addresses,
+        [Some("None"), Some("10.96.0.1"), Some("10.96.0.2"), Some("10.96.0.3")]
+    );
+}
+
+#[test]
+fn a_rollout_takes_one_instance_at_a_time_and_waits_until_all_are_in_sync() {
+    let mut model = working(&three());
+    model.redis_revision = 2;
+    let mut order = Vec::new();
+    for _ in 0..40 {
+        let decision = model.decide();
+        let gone = model.replace_redis(&decision, false);
+        let away = model.redis.values().filter(|instance| !instance.in_sync).count();
+        assert!(away <= 1, "{:?}", model.redis);
+        order.extend(gone.iter().copied());
+        if gone.is_empty()
+            && let Some((ordinal, instance)) = model.redis.iter_mut().find(|(_, instance)| !instance.in_sync)
+        {
+            assert_eq!(decision.gate, Some(format!("demo-redis-{ordinal} does not answer yet")));
+            instance.in_sync = true;
+        }
+        model.wait(2_000);
+    }
+    assert_eq!(order, [2, 1, 0]);
+    assert_eq!(model.decide().gate, None);
+}
+
+#[test]
+fn an_instance_that_cannot_run_stops_the_rollout_and_the_next_template_replaces_it_first() {
+    let mut model = working(&three());
+    model.redis_revision = 2;
+    let decision = model.decide();
+    assert_eq!(model.replace_redis(&decision, true), [2]);
+    for _ in 0..10 {
+        model.wait(2_000);
+        let decision = model.decide();
+        assert!(decision.leave.is_empty(), "{decision:?}");
+        assert_eq!(decision.gate.as_deref(), Some("demo-redis-2: ImagePullBackOff"));
+    }
+    model.redis_revision = 3;
+    let decision = model.decide();
+    assert_eq!(model.replace_redis(&decision, false), [2]);
+}
+
+#[test]
+fn while_most_are_out_of_sync_none_that_runs_is_taken() {
+    let mut model = working(&three());
+    model.redis_revision = 2;
+    for lost in [vec![0, 1], vec![0, 1, 2]] {
+        for ordinal in lost {
+            model.redis.get_mut(&ordinal).expect("it is there").in_sync = false;
+        }
+        let decision = model.decide();
+        assert!(decision.leave.is_empty(), "{decision:?}");
+        assert!(decision.gate.is_some(), "it says what it waits for");
+    }
+}
+
+#[test]
+fn a_lost_instance_keeps_nobody_waiting_while_the_others_are_in_sync() {
+    let mut model = working(&three());
+    model.redis.remove(&1);
+    assert_eq!(model.decide().gate, None);
+    model.redis.remove(&2);
+    assert_eq!(model.decide().gate.as_deref(), Some("demo-redis-1 does not answer yet"));
+}

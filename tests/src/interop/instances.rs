@@ -1,0 +1,159 @@
+//! A Redis of several instances, as on Kubernetes: each runs `charts/images/redis/redis-instance`, server and Sentinel, on a node of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use super::network::{Made, node, switch};
+use super::process::{Process, scratch, source_root, wait_every};
+
+/// How many there are.
+pub const INSTANCES: usize = 3;
+
+/// How long anything may take: a Sentinel tries a failed promotion again after ten seconds.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const LOOK: Duration = Duration::from_millis(100);
+
+const PASSWORD: &str = "secret";
+
+/// The instances; ended when dropped, processes before their nodes.
+#[derive(Debug)]
+pub struct Instances {
+    nodes: Vec<Node>,
+    files: PathBuf,
+    _switch: Made,
+}
+
+#[derive(Debug)]
+struct Node {
+    server: Option<Process>,
+    sentinel: Option<Process>,
+    place: Made,
+}
+
+impl Instances {
+    /// Starts all of them at once, without a master.
+    pub fn start(name: &str) -> anyhow::Result<Self> {
+        let (prefix, switch) = switch()?;
+        let mut instances = Self {
+            nodes: Vec::new(),
+            files: scratch(name)?,
+            _switch: switch,
+        };
+        for ordinal in 0..INSTANCES {
+            let place = node(&prefix, &ordinal.to_string(), &instances._switch.0, 10 + ordinal as u8)?;
+            instances.nodes.push(Node {
+                server: None,
+                sentinel: None,
+                place,
+            });
+        }
+        for ordinal in 0..INSTANCES {
+            instances.start_server(ordinal)?;
+            instances.start_sentinel(ordinal)?;
+        }
+        Ok(instances)
+    }
+
+    /// Starts a server, as the kubelet does once it has ended.
+    pub fn start_server(&mut self, ordinal: usize) -> anyhow::Result<()> {
+        let process = self.launch(ordinal, "server")?;
+        self.nodes[ordinal].server = Some(process);
+        Ok(())
+    }
+
+    /// Starts a Sentinel with what it has written, if it has.
+    pub fn start_sentinel(&mut self, ordinal: usize) -> anyhow::Result<()> {
+        let process = self.launch(ordinal, "sentinel")?;
+        self.nodes[ordinal].sentinel = Some(process);
+        Ok(())
+    }
+
+    /// kill -9 of the server.
+    pub fn kill_server(&mut self, ordinal: usize) {
+        self.nodes[ordinal].server = None;
+    }
+
+    /// kill -9 of both, and all that the Sentinel knew is gone, as with a pod that is replaced.
+    pub fn lose_pod(&mut self, ordinal: usize) -> anyhow::Result<()> {
+        self.nodes[ordinal].server = None;
+        self.nodes[ordinal].sentinel = None;
+        Ok(std::fs::remove_file(self.data(ordinal).join("sentinel.conf"))?)
+    }
+
+    /// The master, as a majority of the Sentinels has it.
+    pub fn master(&self) -> anyhow::Result<usize> {
+        let text = self.run(0, "master")?;
+        text.trim().parse().with_context(|| format!("a number: {text:?}"))
+    }
+
+    /// What the script says on an instance's node; an error if it fails.
+    pub fn run(&self, ordinal: usize, what: &str) -> anyhow::Result<String> {
+        let output = self.nodes[ordinal]
+            .place
+            .0
+            .within(|| Ok(self.script(ordinal, what).output()?))?;
+        ensure!(output.status.success(), "{what} of {ordinal}: {}", output.status);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Waits until all are in sync; the master then.
+    pub fn in_sync(&self) -> anyhow::Result<usize> {
+        let are_ready = || {
+            (0..INSTANCES)
+                .all(|ordinal| self.run(ordinal, "ready").is_ok())
+                .then_some(())
+        };
+        wait_every(LOOK, "all instances are in sync", LIMIT, are_ready).with_context(|| self.logs())?;
+        self.master()
+    }
+
+    /// A command to a server; its answer.
+    pub fn ask(&self, ordinal: usize, command: &[&str]) -> anyhow::Result<String> {
+        let mut client = Command::new("redis-cli");
+        client.args(command).env("REDISCLI_AUTH", PASSWORD);
+        let output = self.nodes[ordinal].place.0.within(|| Ok(client.output()?))?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// How many keys a server holds; nothing if it does not answer.
+    pub fn keys(&self, ordinal: usize) -> Option<usize> {
+        self.ask(ordinal, &["DBSIZE"]).ok()?.parse().ok()
+    }
+
+    fn launch(&self, ordinal: usize, what: &str) -> anyhow::Result<Process> {
+        std::fs::create_dir_all(self.data(ordinal))?;
+        let log = self.data(ordinal).join(format!("{what}.log"));
+        let mut command = self.script(ordinal, what);
+        self.nodes[ordinal]
+            .place
+            .0
+            .within(|| Process::start(&mut command, &log))
+    }
+
+    fn script(&self, ordinal: usize, what: &str) -> Command {
+        let addresses = self.nodes.iter().map(|node| node.place.0.address.to_string());
+        let mut command = Command::new(source_root().join("charts/images/redis/redis-instance"));
+        command
+            .arg(what)
+            .env("POD_NAME", format!("demo-redis-{ordinal}"))
+            .env("REDIS_CLUSTER", "demo")
+            .env("REDIS_INSTANCES", addresses.collect::<Vec<_>>().join(" "))
+            .env("REDIS_PASSWORD", PASSWORD)
+            .env("REDIS_DATA", self.data(ordinal));
+        command
+    }
+
+    fn data(&self, ordinal: usize) -> PathBuf {
+        self.files.join(ordinal.to_string())
+    }
+
+    fn logs(&self) -> String {
+        let processes = self.nodes.iter().flat_map(|node| [&node.server, &node.sentinel]);
+        let tails = processes.flatten().map(Process::log_tail);
+        tails.collect::<Vec<_>>().join("\n")
+    }
+}

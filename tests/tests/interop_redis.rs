@@ -1,0 +1,93 @@
+//! The cluster's own Redis of several instances, run by the script of its image: whoever fails, it ends with one master, and no data is lost.
+
+use std::time::Duration;
+
+use tests::interop::instances::{INSTANCES, Instances};
+use tests::interop::process::wait_for;
+
+const KEYS: usize = 100;
+
+/// Instances with data that all have.
+fn filled(name: &str) -> anyhow::Result<Instances> {
+    let instances = Instances::start(name)?;
+    let master = instances.in_sync()?;
+    let fill = format!("for i = 1, {KEYS} do redis.call('SET', i, i) end");
+    instances.ask(master, &["EVAL", &fill, "0"])?;
+    let waits = instances.ask(master, &["WAIT", "2", "5000"])?;
+    assert_eq!(waits, "2", "both replicas have them");
+    Ok(instances)
+}
+
+fn assert_whole(instances: &Instances) {
+    for ordinal in 0..INSTANCES {
+        assert_eq!(instances.keys(ordinal), Some(KEYS), "of {ordinal}");
+    }
+}
+
+#[test]
+fn a_master_that_comes_back_empty_follows_another_and_empties_nobody() -> anyhow::Result<()> {
+    let mut instances = filled("redis-empty")?;
+    let former = instances.master()?;
+    instances.kill_server(former);
+    instances.start_server(former)?;
+    let others: Vec<_> = (0..INSTANCES).filter(|ordinal| *ordinal != former).collect();
+    while instances.run(former, "ready").is_err() {
+        for ordinal in &others {
+            assert_eq!(instances.keys(*ordinal), Some(KEYS), "of {ordinal}");
+        }
+    }
+    assert_ne!(instances.in_sync()?, former);
+    assert_whole(&instances);
+    Ok(())
+}
+
+#[test]
+fn a_master_that_is_lost_with_its_sentinel_comes_back_in_another_life() -> anyhow::Result<()> {
+    let mut instances = filled("redis-pod")?;
+    for _ in 0..2 {
+        let former = instances.in_sync()?;
+        instances.lose_pod(former)?;
+        instances.start_sentinel(former)?;
+        instances.start_server(former)?;
+        assert_ne!(instances.in_sync()?, former);
+        assert_whole(&instances);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_master_that_is_told_to_leave_has_another_promoted_first() -> anyhow::Result<()> {
+    let mut instances = filled("redis-leave")?;
+    let former = instances.master()?;
+    instances.run(former, "leave")?;
+    let next = instances.master()?;
+    assert_ne!(next, former);
+    // It takes no write before a replica follows it.
+    let writes = || (instances.ask(next, &["SET", "1", "1"]).ok()? == "OK").then_some(());
+    wait_for("the next master writes", Duration::from_secs(10), writes)?;
+    instances.kill_server(former);
+    instances.start_server(former)?;
+    instances.in_sync()?;
+    assert_whole(&instances);
+    Ok(())
+}
+
+#[test]
+fn if_all_end_at_once_they_begin_anew_with_one_master() -> anyhow::Result<()> {
+    let mut instances = filled("redis-all")?;
+    (0..INSTANCES).for_each(|ordinal| instances.kill_server(ordinal));
+    for ordinal in 0..INSTANCES {
+        instances.start_server(ordinal)?;
+    }
+    let master = instances.in_sync()?;
+    assert_eq!(instances.ask(master, &["SET", "1", "1"])?, "OK");
+    for ordinal in 0..INSTANCES {
+        instances.lose_pod(ordinal)?;
+    }
+    for ordinal in 0..INSTANCES {
+        instances.start_server(ordinal)?;
+        instances.start_sentinel(ordinal)?;
+    }
+    instances.in_sync()?;
+    Ok(())
+}
