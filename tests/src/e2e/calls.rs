@@ -27,6 +27,7 @@ pub struct Calls {
     sipp: Sipp,
     pid: u32,
     answers: PathBuf,
+    errors: PathBuf,
 }
 
 /// What became of them.
@@ -34,8 +35,10 @@ pub struct Calls {
 pub struct Outcome {
     /// Calls made.
     pub made: u64,
-    /// Calls that did not end as they should.
-    pub failed: u64,
+    /// Calls that were up, or were being set up, and did not end as they should.
+    pub lost: u64,
+    /// Calls that were refused at once (503).
+    pub refused: u64,
     /// The longest that an answer took.
     pub worst: Duration,
 }
@@ -68,12 +71,22 @@ impl Calls {
         sipp.wait_until("calls are up", Duration::from_secs(60), |now| now.successful() >= 10)?;
         let pid = sipp.pid();
         let answers = scratch.join(format!("reinvite_{pid}_rtt.csv"));
-        Ok(Self { sipp, pid, answers })
+        Ok(Self {
+            sipp,
+            pid,
+            answers,
+            errors: scratch.join(format!("{name}.errors")),
+        })
     }
 
     /// No new calls; waits until those that are up have ended.
     pub fn finish(self) -> anyhow::Result<Outcome> {
-        let Self { mut sipp, pid, answers } = self;
+        let Self {
+            mut sipp,
+            pid,
+            answers,
+            errors,
+        } = self;
         // SIGUSR1: SIPp begins no more calls and ends with the last one.
         // SAFETY: a signal to a process that we started and have not waited for.
         unsafe { libc::kill(pid as i32, libc::SIGUSR1) };
@@ -86,9 +99,12 @@ impl Calls {
         )
         .with_context(|| format!("{:?}", sipp.statistics()))?;
         let statistics: Statistics = sipp.statistics();
+        // SIPp quotes messages as they came.
+        let refused = refused(&String::from_utf8_lossy(&std::fs::read(&errors).unwrap_or_default()));
         Ok(Outcome {
             made: statistics.begun(),
-            failed: statistics.failed(),
+            lost: statistics.failed().saturating_sub(refused),
+            refused,
             worst: worst(&std::fs::read_to_string(&answers).with_context(|| format!("{}", answers.display()))?),
         })
     }
@@ -102,8 +118,29 @@ fn worst(text: &str) -> Duration {
     Duration::from_micros((times.fold(0.0, f64::max) * 1000.0) as u64)
 }
 
+/// The calls of SIPp's errors whose INVITE was answered with 503.
+fn refused(errors: &str) -> u64 {
+    let is_refusal = |line: &&str| line.contains("while expecting '100' (index 1), received 'SIP/2.0 503 ");
+    errors.lines().filter(is_refusal).count() as u64
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_refusal_is_told_from_a_loss() {
+        let aborting = |index: &str, received: &str| {
+            format!(
+                "1.5: Aborting call on unexpected message for Call-Id '1@h': while expecting {index}, received 'SIP/2.0 {received}\n"
+            )
+        };
+        let errors = [
+            aborting("'100' (index 1)", "503 Service Overloaded"),
+            aborting("'100' (index 1)", "500 Server Error"),
+            aborting("'200' (index 7)", "503 Service Overloaded"),
+        ];
+        assert_eq!(super::refused(&errors.concat()), 1);
+    }
+
     #[test]
     fn the_worst_answer_is_found() {
         let text = "Date_ms;response_time_ms;rtd_name\n1.5;12.345;1\n1.6;1034.5;invite\n";

@@ -15,6 +15,8 @@ pub struct Scenario {
     pub act: fn(&World) -> anyhow::Result<()>,
     /// The longest that an answer may take meanwhile.
     pub limit: Duration,
+    /// Whether new calls may be refused meanwhile (503); none may be lost.
+    pub may_refuse: bool,
 }
 
 /// A planned move: an answer waits for a hand-over at most.
@@ -23,60 +25,91 @@ const PLANNED: Duration = Duration::from_millis(1500);
 /// A fault: it has to be noticed, and taken over; a datagram may have to be repeated.
 const FAULT: Duration = Duration::from_secs(4);
 
+/// A fault that takes a container and the Redis master at once: nobody can claim what it had before another master is promoted.
+const BOTH: Duration = Duration::from_secs(12);
+
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order.
-pub const ALL: [Scenario; 10] = [
+pub const ALL: [Scenario; 13] = [
     Scenario {
         title: "kubectl scale, 2 to 4",
         act: |world| scale(world, 4),
         limit: PLANNED,
+        may_refuse: false,
     },
     Scenario {
         title: "kubectl scale, 4 to 2",
         act: |world| scale(world, 2),
         limit: PLANNED,
+        may_refuse: false,
     },
     Scenario {
         title: "a container killed (kill -9)",
         act: container_killed,
         limit: FAULT,
+        may_refuse: false,
     },
     Scenario {
         title: "a container's pod deleted",
         act: |world| pod_deleted(world, "demo-1", 2),
         limit: PLANNED,
+        may_refuse: false,
     },
     Scenario {
         title: "rolling upgrade of the containers",
         act: upgrade,
         limit: PLANNED,
+        may_refuse: false,
     },
     Scenario {
         title: "rolling upgrade of the proxies",
         act: proxies_upgraded,
         limit: FAULT,
+        may_refuse: false,
+    },
+    Scenario {
+        title: "rolling upgrade of Redis",
+        act: redis_upgraded,
+        limit: FAULT,
+        may_refuse: false,
     },
     Scenario {
         title: "a node cut off, with a container",
-        act: node_lost,
+        act: |world| node_lost(world, false),
         limit: FAULT,
+        may_refuse: false,
     },
     Scenario {
-        title: "Redis killed",
+        title: "a node cut off, with a container and the Redis master",
+        act: |world| node_lost(world, true),
+        limit: BOTH,
+        may_refuse: true,
+    },
+    Scenario {
+        title: "the Redis master killed (kill -9)",
         act: redis_killed,
         limit: FAULT,
+        may_refuse: false,
+    },
+    Scenario {
+        title: "the Redis master's pod deleted, without grace",
+        act: redis_deleted,
+        limit: FAULT,
+        may_refuse: false,
     },
     Scenario {
         title: "the operator killed in the middle of scaling",
         act: operator_killed,
         limit: PLANNED,
+        may_refuse: false,
     },
     Scenario {
         title: "API server away, a container killed meanwhile",
         act: api_away,
         limit: FAULT,
+        may_refuse: false,
     },
 ];
 
@@ -137,17 +170,43 @@ fn proxies_upgraded(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
+fn redis_upgraded(world: &World) -> anyhow::Result<()> {
+    let before: Vec<_> = world.redis_pods().map(|pod| (world.uid(&pod), pod)).collect();
+    world.patch(r#"{"spec": {"redis": {"managed": {"resources": {"requests": {"cpu": "20m"}}}}}}"#)?;
+    for (uid, pod) in before.into_iter().rev() {
+        world.replaced(&pod, &uid.context("it is there")?)?;
+    }
+    in_sync(world)
+}
+
 fn redis_killed(world: &World) -> anyhow::Result<()> {
-    let uid = world.uid("demo-redis-0").context("it is there")?;
-    world.kubernetes.kubectl(&[
-        "delete",
-        "pod",
-        "demo-redis-0",
-        "--grace-period=0",
-        "--force",
-        "--wait=false",
-    ])?;
-    world.replaced("demo-redis-0", &uid)?;
+    let master = world.redis_master()?;
+    world.kill_redis(&master)?;
+    promoted(world, &master)
+}
+
+fn redis_deleted(world: &World) -> anyhow::Result<()> {
+    let master = world.redis_master()?;
+    world
+        .kubernetes
+        .kubectl(&["delete", "pod", &master, "--grace-period=0", "--force", "--wait=false"])?;
+    promoted(world, &master)
+}
+
+/// Another is the master, and the former one follows it.
+fn promoted(world: &World, former: &str) -> anyhow::Result<()> {
+    wait_every(
+        Duration::from_millis(200),
+        "another master is promoted",
+        Duration::from_secs(60),
+        || world.redis_master().ok().filter(|master| master != former).map(drop),
+    )?;
+    in_sync(world)
+}
+
+/// All instances of Redis are in sync, and the cluster is as wanted.
+fn in_sync(world: &World) -> anyhow::Result<()> {
+    world.redis_in_sync()?;
     world.until("every call has two copies again", |status| {
         status
             .condition("ReplicationHealthy")
@@ -194,8 +253,9 @@ fn api_away(world: &World) -> anyhow::Result<()> {
 }
 
 /// A node that is cut off for as long as it takes until all is well without it.
-fn node_lost(world: &World) -> anyhow::Result<()> {
+fn node_lost(world: &World, with_master: bool) -> anyhow::Result<()> {
     let node = world.node_of("demo-1")?;
+    place_master(world, &node, with_master)?;
     let uid = world.uid("demo-1").context("it is there")?;
     world.kubernetes.run(&["cut", &node])?;
     let over = world.replaced("demo-1", &uid).and_then(|()| world.ready(CONTAINERS));
@@ -208,5 +268,19 @@ fn node_lost(world: &World) -> anyhow::Result<()> {
         "the old container is gone",
         Duration::from_secs(60),
         alone,
-    )
+    )?;
+    in_sync(world)
+}
+
+/// Has Sentinels promote others until the Redis master is on this node, or is not.
+fn place_master(world: &World, node: &str, there: bool) -> anyhow::Result<()> {
+    for _ in 0..10 {
+        let master = world.redis_master()?;
+        if (world.node_of(&master)? == node) == there {
+            return in_sync(world);
+        }
+        world.kill_redis(&master)?;
+        promoted(world, &master)?;
+    }
+    anyhow::bail!("the Redis master does not come to node{node}, or does not leave it")
 }

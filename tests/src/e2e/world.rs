@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// The cluster's name.
 pub const NAME: &str = "demo";
 
+/// Instances of its Redis, as its manifest has them.
+const REDIS_INSTANCES: u16 = 3;
+
 /// Everything that scenarios use.
 pub struct World {
     /// The Kubernetes.
@@ -143,6 +146,66 @@ impl World {
         Ok(())
     }
 
+    /// The pods of Redis, by number.
+    pub fn redis_pods(&self) -> impl Iterator<Item = String> {
+        (0..REDIS_INSTANCES).map(|ordinal| format!("{NAME}-redis-{ordinal}"))
+    }
+
+    /// The pod of the Redis master, as a majority of the Sentinels has it.
+    pub fn redis_master(&self) -> anyhow::Result<String> {
+        let asked = self.redis_pods().find_map(|pod| {
+            let ask = [
+                "exec",
+                &pod,
+                "-c",
+                "sentinel",
+                "--",
+                "/usr/bin/redis-instance",
+                "master",
+            ];
+            let ordinal = self.kubernetes.kubectl(&ask).ok()?;
+            let ordinal: u16 = ordinal.trim().parse().ok()?;
+            Some(format!("{NAME}-redis-{ordinal}"))
+        });
+        asked.context("no majority of Sentinels names a master")
+    }
+
+    /// Waits until every instance of Redis is the master, or in sync with it.
+    pub fn redis_in_sync(&self) -> anyhow::Result<()> {
+        wait_every(LOOK, "all instances of Redis are in sync", LIMIT, || {
+            self.redis_pods().all(|pod| self.is_ready(&pod)).then_some(())
+        })
+    }
+
+    fn is_ready(&self, pod: &str) -> bool {
+        let pod = self.kubernetes.get(&["pod", pod]).unwrap_or_default();
+        let conditions = pod["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        pod["metadata"]["deletionTimestamp"].is_null()
+            && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    }
+
+    /// Kills the server of an instance of Redis, not its Sentinel.
+    pub fn kill_redis(&self, pod: &str) -> anyhow::Result<()> {
+        let uid = self.uid(pod).context("it is there")?;
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let title = read("cmdline");
+            if let Some(pid) = pid
+                && title.starts_with("redis-server")
+                && !title.contains("[sentinel]")
+                && read("cgroup").contains(&uid)
+            {
+                // SAFETY: a signal to a process that runs in a pod of ours.
+                ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0, "{pod} has just ended");
+                return Ok(());
+            }
+        }
+        anyhow::bail!("no server of {pod}")
+    }
+
     /// The node on which a pod runs.
     pub fn node_of(&self, pod: &str) -> anyhow::Result<String> {
         let pod = self.kubernetes.get(&["pod", pod])?;
@@ -200,6 +263,7 @@ impl World {
                 "app.kubernetes.io/name=sipcluster",
                 "--tail=5",
                 "--prefix",
+                "--all-containers",
             ],
         ];
         let shown = tails.iter().map(|arguments| match self.kubernetes.kubectl(arguments) {
@@ -229,7 +293,10 @@ impl World {
                     (pod.to_owned(), "--previous=false"),
                     (format!("{pod}.before"), "--previous=true"),
                 ] {
-                    if let Ok(log) = self.kubernetes.kubectl(&["logs", "-n", namespace, pod, previous]) {
+                    if let Ok(log) =
+                        self.kubernetes
+                            .kubectl(&["logs", "-n", namespace, pod, previous, "--all-containers"])
+                    {
                         let _ = std::fs::write(directory.join(name), log);
                     }
                 }
