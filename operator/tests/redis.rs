@@ -161,6 +161,21 @@ fn an_instance_that_cannot_run_stops_the_rollout_and_the_next_template_replaces_
 }
 
 #[test]
+fn of_five_in_a_rollout_none_is_taken_beside_one_that_is_being_filled() {
+    let mut model = working(&json!({ "replicas": 2, "redis": { "managed": { "instances": 5 } } }));
+    model.redis_revision = 2;
+    let decision = model.decide();
+    assert_eq!(model.replace_redis(&decision, false), [4]);
+    // The next one's probe fails while the first is away.
+    model.redis.get_mut(&3).expect("it is there").in_sync = false;
+    for _ in 0..5 {
+        model.wait(2_000);
+        let decision = model.decide();
+        assert!(decision.leave.is_empty(), "{decision:?}");
+    }
+}
+
+#[test]
 fn while_most_are_out_of_sync_none_that_runs_is_taken() {
     let mut model = working(&three());
     model.redis_revision = 2;
@@ -179,6 +194,10 @@ fn a_lost_instance_keeps_nobody_waiting_while_the_others_are_in_sync() {
     let mut model = working(&three());
     model.redis.remove(&1);
     assert_eq!(model.decide().gate, None);
+    assert_eq!(
+        model.observation().redis.trouble.as_deref(),
+        Some("demo-redis-1 is not there, or not in sync")
+    );
     model.redis.remove(&2);
     assert_eq!(model.decide().gate.as_deref(), Some("demo-redis-1 does not answer yet"));
 }

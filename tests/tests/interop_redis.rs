@@ -34,11 +34,12 @@ fn a_master_that_comes_back_empty_follows_another_and_empties_nobody() -> anyhow
     instances.kill_server(former);
     instances.start_server(former)?;
     let others: Vec<_> = (0..INSTANCES).filter(|ordinal| *ordinal != former).collect();
-    while instances.run(former, "ready").is_err() {
+    wait_for("it follows another", Duration::from_secs(60), || {
         for ordinal in &others {
             assert_eq!(instances.keys(*ordinal), Some(KEYS), "of {ordinal}");
         }
-    }
+        instances.run(former, "ready").ok()
+    })?;
     assert_ne!(instances.in_sync()?, former);
     assert_whole(&instances);
     Ok(())

@@ -51,7 +51,10 @@ impl Redis {
         } else {
             Self::of_one(valid, found)
         };
-        Self { trouble, ..seen }
+        Self {
+            trouble: trouble.or(seen.trouble),
+            ..seen
+        }
     }
 
     /// For the planner.
@@ -86,18 +89,26 @@ impl Redis {
     fn of_several(valid: &Valid, found: &Found) -> Self {
         let pods = &found.redis_pods;
         let instances = valid.spec.redis_instances();
-        let wanted = found.redis.as_deref().and_then(wanted_revision).unwrap_or_default();
-        let outdated = pods
+        // Nothing counts as another revision while either is unknown.
+        let wanted = found.redis.as_deref().and_then(wanted_revision);
+        let is_outdated = |pod: &Pod| {
+            revision_of(pod)
+                .zip(wanted)
+                .is_some_and(|(present, wanted)| present != wanted)
+        };
+        let outdated: Vec<_> = pods
             .iter()
-            .filter(|pod| !is_told_to_leave(pod) && revision_of(pod).is_some_and(|revision| revision != wanted));
-        let outdated: Vec<_> = outdated.collect();
+            .filter(|pod| !is_told_to_leave(pod) && is_outdated(pod))
+            .collect();
+        let wanted = wanted.unwrap_or_default();
         let in_sync = pods.iter().filter(|pod| is_in_sync(pod)).count() as u32;
         let serves = in_sync > instances / 2;
-        // One that is away already may go at once, or a manifest that repairs it could not be rolled out. But where most are not in sync, it may
-        // be one of them that has the data; what does not run has none.
+        // One that is away already may go at once, or a manifest that repairs it could not be rolled out. But where others are not in sync either, it
+        // may be one of them that has the data; what does not run has none.
+        let is_only_one = in_sync + 1 == instances;
         let broken = outdated
             .iter()
-            .find(|pod| !is_ready(pod) && (serves || trouble(pod).is_some()));
+            .find(|pod| !is_ready(pod) && (is_only_one || trouble(pod).is_some()));
         let is_coming = pods
             .iter()
             .any(|pod| !is_told_to_leave(pod) && !is_ready(pod) && trouble(pod).is_none());
@@ -105,23 +116,30 @@ impl Redis {
             None if in_sync == instances => outdated.last(),
             broken => broken,
         };
+        let life = match () {
+            () if broken.is_some() || !serves => Life::Unready,
+            () if is_coming || in_sync < instances && !outdated.is_empty() => Life::Joining,
+            () => active(pods.iter().filter_map(|pod| ready_since(pod)).max().unwrap_or_default()),
+        };
         let mut waited_for = (0..instances)
             .map(|ordinal| valid.names.redis_instance(ordinal))
             .filter(|name| !pods.iter().any(|pod| pod.name_any() == *name && is_in_sync(pod)));
-        let since = pods.iter().filter_map(|pod| ready_since(pod)).max().unwrap_or_default();
+        let missing = waited_for.next();
+        // Nothing waits for it, so nothing else would say so.
+        let is_quiet = matches!(life, Life::Active { .. });
+        let trouble = missing
+            .as_ref()
+            .filter(|_| is_quiet)
+            .map(|name| format!("{name} is not there, or not in sync"));
         Self {
-            life: match () {
-                () if broken.is_some() || !serves => Life::Unready,
-                () if is_coming || in_sync < instances && !outdated.is_empty() => Life::Joining,
-                () => active(since),
-            },
+            life,
             revisions: (next.and_then(|pod| revision_of(pod)).unwrap_or(wanted), wanted),
             name: match next {
                 Some(pod) => pod.name_any(),
-                None => waited_for.next().unwrap_or_else(|| valid.names.redis()),
+                None => missing.unwrap_or_else(|| valid.names.redis()),
             },
             next: next.into_iter().map(|pod| Arc::clone(pod)).collect(),
-            trouble: None,
+            trouble,
         }
     }
 }
