@@ -119,9 +119,28 @@ fn one_whose_node_is_lost_keeps_the_others_from_nothing_after_a_while() {
             until: AT + 24_000 * MS,
             kind: Kind::StoreAway,
         };
-        let log = run(seed, vec![lost, away]).outcome.log;
-        let act = |container: usize| log.contains(&format!("Container({container}) FromMemory"));
+        let watched = run(seed, vec![lost, away]);
+        let act = |container: usize| {
+            watched
+                .outcome
+                .log
+                .contains(&format!("Container({container}) FromMemory"))
+        };
         assert!(act(0) && act(2), "seed {seed}");
+        // It is not waited for once more when the store is back.
+        let at = |what: String| {
+            let mut lines = watched.outcome.log.lines();
+            let line = lines.find(|line| line.contains(&what)).expect("it is told");
+            line.split_whitespace()
+                .next()
+                .and_then(|millis| millis.parse::<f64>().ok())
+        };
+        for container in [0, 2] {
+            let back = at(format!("Container({container}) StoreBack"));
+            let equal = at(format!("Container({container}) Reconciled"));
+            let after = equal.zip(back).map(|(equal, back)| equal - back);
+            assert!(after.is_some_and(|after| after < 500.0), "seed {seed}: {after:?} ms");
+        }
     }
 }
 

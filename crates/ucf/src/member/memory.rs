@@ -266,7 +266,9 @@ impl Member {
             return self.say_to_all(&PeerBody::Tell(Round { round }));
         }
         self.set_gate(Gate::Hold);
-        let present = self.peers.iter().filter(|(_, p)| !p.is_gone());
+        let lease = self.config.lease;
+        // Who has said nothing for as long as anybody is waited for, and can claim nothing, is not waited for once more.
+        let present = (self.peers.iter()).filter(|(_, p)| !p.is_gone() && !p.is_forgotten(now, lease));
         self.reconcile = Some(Reconcile {
             since: now,
             round: self.memory.round,
