@@ -6,7 +6,7 @@ mod world;
 
 use std::time::Duration;
 
-use container::engine::{Fate, Released, Turn};
+use container::engine::{Fate, Released, Turn, WriteOutcome};
 use ucf::member::{Gate, Notice};
 use ucf::{Epoch, PartitionId, ProxyId};
 use world::{Caller, Life, PARTITION, PROXY, World, status, statuses, texts, to_tag};
@@ -139,6 +139,22 @@ fn output_waits_for_a_proxy_that_was_not_heard_and_takes_another_way_if_that_is_
     let released = life.engine.take_released(world.now, &[OTHER]);
     assert_eq!(released.outputs[0].output.proxy, Some(OTHER));
     assert!(texts(&released.outputs)[0].contains("\r\nUCF-Heartbeat: 3\r\n"));
+}
+
+#[test]
+fn what_a_store_took_that_had_forgotten_waits_until_all_have_said_what_they_own() {
+    let mut world = World::new();
+    let mut life = world.life(1, AT_ONCE);
+    world.turn(&mut life);
+    world.give(&mut life, &Caller::new("one").request(&world, "INVITE", 1, ""));
+    let turn = life.engine.end_turn(world.now).expect("an answer to be written");
+    let outcomes = vec![WriteOutcome::Behind; turn.writes.len()];
+    life.engine.handle_written(turn.number, &outcomes);
+    assert_eq!(world.released(&mut life), Released::default());
+    let told = std::iter::from_fn(|| life.engine.poll_notice()).any(|notice| notice == Notice::Behind(PARTITION));
+    assert!(told, "the member sees to it");
+    life.engine.set_gate(Gate::Committed);
+    assert_eq!(statuses(&texts(&world.released(&mut life).outputs)), [200]);
 }
 
 #[test]

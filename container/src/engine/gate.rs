@@ -51,6 +51,14 @@ impl Engine {
         }
     }
 
+    /// The store knows less than it was told, so another may have been granted what is owned here: what it took just now waits for the member,
+    /// which asks all others and opens the gate again.
+    pub(super) fn close_gate(&mut self) {
+        if self.gate == Gate::Committed {
+            self.gate = Gate::Hold;
+        }
+    }
+
     /// Turns have no writes now.
     #[must_use]
     pub fn acts_from_memory(&self) -> bool {

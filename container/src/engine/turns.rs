@@ -313,6 +313,7 @@ impl Engine {
                     partition.unwritten -= 1;
                 }
                 if outcome == WriteOutcome::Behind {
+                    self.close_gate();
                     self.notices.push_back(Notice::Behind(id));
                 }
                 self.tell_frozen(id);

@@ -429,7 +429,13 @@ impl Engine {
         let partition = turn.partition;
         let replaced = turn.write.as_ref().is_some_and(|w| w.replace);
         match reply {
-            StoreReply::Written { behind } if behind && !replaced => self.notices.push_back(Notice::Behind(partition)),
+            StoreReply::Written { behind } if behind && !replaced => {
+                // What it took waits for the member, which asks all others.
+                if self.gate == Gate::Committed {
+                    self.gate = Gate::Hold;
+                }
+                self.notices.push_back(Notice::Behind(partition));
+            }
             StoreReply::Refused(stored) => {
                 let written = turn.write.as_ref().map_or(Epoch(0), |w| w.epoch);
                 turn.outputs.clear();
