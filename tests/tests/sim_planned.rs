@@ -159,15 +159,17 @@ fn one_cut_off_from_the_store_alone_is_relieved_of_its_partitions() {
     assert!(taken > 80, "{taken} partitions");
 }
 
+/// The store loses everything when one that pauses from the beginning is about to be taken for down.
+const ERASED_UNHEARD: Fault = Fault {
+    at: AT + 690 * MS,
+    until: AT + 691 * MS,
+    kind: Kind::StoreErased,
+};
+
 #[test]
 fn one_that_is_silent_while_the_store_loses_everything_is_let_write_first() {
     for seed in 0..SEEDS {
-        let erased = Fault {
-            at: AT + 690 * MS,
-            until: AT + 691 * MS,
-            kind: Kind::StoreErased,
-        };
-        let watched = run(seed, vec![fault(Kind::Pause(1), 3_000 * MS), erased]);
+        let watched = run(seed, vec![fault(Kind::Pause(1), 3_000 * MS), ERASED_UNHEARD]);
         let lost = watched.outcome.seen.excused;
         assert_eq!(lost, 0, "seed {seed}: {lost} calls");
     }
@@ -192,17 +194,12 @@ fn one_that_joins_a_store_that_has_just_forgotten_takes_nothing_from_who_lives()
 #[test]
 fn one_that_joins_a_store_that_has_just_forgotten_is_told_of_who_is_silent() {
     for seed in 0..SEEDS {
-        let erased = Fault {
-            at: AT + 690 * MS,
-            until: AT + 691 * MS,
-            kind: Kind::StoreErased,
-        };
         let joins = Fault {
             at: AT + 700 * MS,
             until: AT + 13_000 * MS,
             kind: Kind::ScaleUp,
         };
-        let watched = run(seed, vec![fault(Kind::Pause(1), 4_000 * MS), erased, joins]);
+        let watched = run(seed, vec![fault(Kind::Pause(1), 4_000 * MS), ERASED_UNHEARD, joins]);
         assert_eq!(watched.outcome.seen.excused, 0, "seed {seed}");
     }
 }

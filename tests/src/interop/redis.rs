@@ -118,6 +118,13 @@ impl Server {
         })
     }
 
+    /// How many bytes were written to it as a master, since it has had a replica.
+    pub fn written(&self) -> anyhow::Result<u64> {
+        let info: String = self.query(&["INFO", "replication"])?;
+        let offset = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+        Ok(offset.context("an offset")?.trim().parse()?)
+    }
+
     /// Is a master from now on.
     pub fn promote(&self) -> anyhow::Result<()> {
         self.ask(&["REPLICAOF", "NO", "ONE"]).map(drop)

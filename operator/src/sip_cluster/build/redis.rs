@@ -57,12 +57,24 @@ pub fn set(valid: &Valid) -> StatefulSet {
         resources: valid.resources[2].clone(),
         probes: (connects.clone(), connects),
     };
+    let pod = PodSpec {
+        termination_grace_period_seconds: Some(5),
+        affinity: Some(pod::apart_from(valid, Component::Container)),
+        ..pod::spec(valid, process)
+    };
+    of_pods(valid, 1, pod)
+}
+
+/// So many such pods.
+pub(super) fn of_pods(valid: &Valid, count: u32, pod: PodSpec) -> StatefulSet {
     StatefulSet {
         metadata: metadata(valid, valid.names.redis()),
         spec: Some(StatefulSetSpec {
-            replicas: Some(1),
+            replicas: Some(count as i32),
             service_name: Some(valid.names.redis()),
-            // When it may go is the planner's to say: it may hold the only copy of a dead container's calls.
+            // It cannot be changed where there is a set already.
+            pod_management_policy: (count > 1).then(|| "Parallel".into()),
+            // When one may go is the planner's to say: it may hold the only copy of a dead container's calls.
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("OnDelete".into()),
                 rolling_update: None,
@@ -73,11 +85,7 @@ pub fn set(valid: &Valid) -> StatefulSet {
                     labels: Some(valid.names.part_labels(Component::Redis)),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(PodSpec {
-                    termination_grace_period_seconds: Some(5),
-                    affinity: Some(pod::apart_from(valid, Component::Container)),
-                    ..pod::spec(valid, process)
-                }),
+                spec: Some(pod),
             },
             ..StatefulSetSpec::default()
         }),

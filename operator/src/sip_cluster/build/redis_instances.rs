@@ -5,19 +5,17 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, ExecAction, Lifecycle, LifecycleHandler, PodAffinityTerm, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume,
-    VolumeMount,
+    Container, EmptyDirVolumeSource, ExecAction, Lifecycle, LifecycleHandler, PodAffinityTerm, PodSpec, Probe,
+    ResourceRequirements, Service, ServicePort, ServiceSpec, TCPSocketAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::containers::headless;
 use super::pod::{self, Process};
-use super::{REDIS_PASSWORD, metadata};
+use super::{REDIS_PASSWORD, metadata, redis};
 use crate::sip_cluster::names::{Component, REDIS, REDIS_INSTANCES, SENTINEL};
 use crate::sip_cluster::validate::Valid;
 
@@ -95,38 +93,17 @@ pub fn set(valid: &Valid) -> Option<StatefulSet> {
         label_selector: Some(valid.names.selector(Component::Redis)),
         ..PodAffinityTerm::default()
     }]);
-    Some(StatefulSet {
-        metadata: metadata(valid, valid.names.redis()),
-        spec: Some(StatefulSetSpec {
-            replicas: Some(valid.spec.redis_instances() as i32),
-            service_name: Some(valid.names.redis()),
-            pod_management_policy: Some("Parallel".into()),
-            // When one may go is the planner's to say.
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("OnDelete".into()),
-                rolling_update: None,
-            }),
-            selector: valid.names.selector(Component::Redis),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(valid.names.part_labels(Component::Redis)),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(PodSpec {
-                    termination_grace_period_seconds: Some(LEAVING),
-                    affinity: Some(affinity),
-                    volumes: Some(vec![Volume {
-                        name: "data".into(),
-                        empty_dir: Some(EmptyDirVolumeSource::default()),
-                        ..Volume::default()
-                    }]),
-                    ..pod
-                }),
-            },
-            ..StatefulSetSpec::default()
-        }),
-        status: None,
-    })
+    let pod = PodSpec {
+        termination_grace_period_seconds: Some(LEAVING),
+        affinity: Some(affinity),
+        volumes: Some(vec![Volume {
+            name: "data".into(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        }]),
+        ..pod
+    };
+    Some(redis::of_pods(valid, valid.spec.redis_instances(), pod))
 }
 
 /// The URL by which containers find the master.

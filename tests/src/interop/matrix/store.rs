@@ -193,14 +193,17 @@ fn slow(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
     then_a_kill(cluster)
 }
 
-/// It follows no more, and is the master two seconds later, for containers that wait for no replica.
+/// It follows no more, and is the master once it lacks some dozens of writes, for containers that wait for no replica.
 fn promoted_behind(cluster: &Cluster, store: &mut Store, _: Load) -> anyhow::Result<()> {
-    // So much is missing.
-    const BEHIND: Duration = Duration::from_secs(2);
+    // Bytes: the calls of two seconds.
+    const BEHIND: u64 = 64 << 10;
     let second = store.replica()?;
     second.promote()?;
     let promoted = second.address();
-    std::thread::sleep(BEHIND);
+    let had = store.server.written()?;
+    wait_every(ASK, "the replica lacks writes", LIMIT, || {
+        (store.server.written().ok()? >= had + BEHIND).then_some(())
+    })?;
     store.relay.lead_to(promoted);
     then_a_kill(cluster)
 }
