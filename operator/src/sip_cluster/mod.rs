@@ -6,6 +6,7 @@ pub mod dereference;
 pub mod names;
 pub mod observe;
 pub mod plan;
+pub mod pods;
 pub mod redis;
 pub mod status;
 pub mod validate;

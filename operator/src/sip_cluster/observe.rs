@@ -1,7 +1,6 @@
 //! Asks the containers what they hold, and puts together what the planner has to know.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,17 +10,14 @@ use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
 use super::dereference::{Found, ordinal};
 use super::names::{ADMIN, Names};
+use super::pods::{is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision};
 use super::redis::Redis;
 use super::validate::Valid;
-
-/// The label by which a StatefulSet's pod names the template that it was made from.
-const REVISION: &str = "controller-revision-hash";
 
 /// A container's pod and what it said.
 #[derive(Clone, Debug)]
@@ -201,25 +197,6 @@ impl Container {
     }
 }
 
-/// The name of a revision as a number, to compare.
-fn number(revision: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    revision.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The revision of the template that a StatefulSet's pod was made from.
-#[must_use]
-pub fn revision_of(pod: &Pod) -> Option<u64> {
-    Some(number(pod.metadata.labels.as_ref()?.get(REVISION)?))
-}
-
-/// The revision of a StatefulSet's present template, if its controller has seen it.
-#[must_use]
-pub fn wanted_revision(set: &StatefulSet) -> Option<u64> {
-    set.status.as_ref()?.update_revision.as_deref().map(number)
-}
-
 fn is_current(set: &StatefulSet, applied: Option<i64>) -> bool {
     set.metadata.generation >= applied
         && set.metadata.generation == set.status.as_ref().and_then(|status| status.observed_generation)
@@ -241,69 +218,4 @@ fn proxies_settled(deployment: &Deployment) -> bool {
         && [status.replicas, status.updated_replicas, status.available_replicas]
             .iter()
             .all(|count| *count == wanted)
-}
-
-/// Whether a pod was told to end.
-#[must_use]
-pub fn is_told_to_leave(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
-}
-
-/// Whether its kubelet finds it ready.
-#[must_use]
-pub fn is_ready(pod: &Pod) -> bool {
-    ready_since(pod).is_some()
-}
-
-/// Since when a pod has been ready without a break, as microseconds since 1970: times of the planner are compared with one another only.
-#[must_use]
-pub fn ready_since(pod: &Pod) -> Option<Instant> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    let since = ready
-        .last_transition_time
-        .as_ref()
-        .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    Some(instant(since))
-}
-
-/// The same scale for the present.
-#[must_use]
-pub fn instant(time: Timestamp) -> Instant {
-    Instant::from_micros(u64::try_from(time.as_microsecond()).unwrap_or(0))
-}
-
-/// Why the pod's container does not run, in the kubelet's words, such as `CrashLoopBackOff`.
-#[must_use]
-pub fn trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting
-            .reason
-            .as_deref()
-            .filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
-        Some(match &waiting.message {
-            Some(message) => format!("{reason}: {message}"),
-            None => reason.to_owned(),
-        })
-    });
-    waiting.or_else(|| {
-        let conditions = status.conditions.iter().flatten();
-        let unscheduled =
-            conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-        unscheduled.filter_map(|condition| condition.message.clone()).next()
-    })
-}
-
-fn is_waiting_after_an_end(pod: &Pod) -> bool {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_ref());
-    statuses.into_iter().flatten().any(|container| {
-        container.restart_count > 0 && container.state.as_ref().is_some_and(|state| state.running.is_none())
-    })
 }

@@ -11,7 +11,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use ucf::plan::{Gate, Revisions, Step, Wanted, Who, plan};
 
 use super::dereference::Found;
-use super::observe::{Observation, instant, trouble};
+use super::observe::Observation;
+use super::pods::{instant, trouble};
 use super::validate::Valid;
 
 /// How often a cluster that moves is looked at, besides when a watch tells.

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use ucf::plan::{Instant, Life, Part};
 
 use super::dereference::Found;
-use super::observe::{is_ready, is_told_to_leave, ready_since, revision_of, trouble, wanted_revision};
+use super::pods::{is_ready, is_told_to_leave, ready_since, revision_of, trouble, wanted_revision};
 use super::validate::Valid;
 
 /// What was seen of it.

@@ -17,8 +17,9 @@ use serde_json::json;
 use ucf::plan::Life;
 
 use super::names::{Component, MANAGER, Names};
-use super::observe::{Observation, trouble};
+use super::observe::Observation;
 use super::plan::Decision;
+use super::pods::trouble;
 use super::validate::Valid;
 
 /// Counts alone are written no oftener than this; states at once.

@@ -1,0 +1,97 @@
+//! What the API server says of a pod.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use ucf::plan::Instant;
+
+/// The label by which a StatefulSet's pod names the template that it was made from.
+const REVISION: &str = "controller-revision-hash";
+
+/// The name of a revision as a number, to compare.
+fn number(revision: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    revision.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The revision of the template that a StatefulSet's pod was made from.
+#[must_use]
+pub fn revision_of(pod: &Pod) -> Option<u64> {
+    Some(number(pod.metadata.labels.as_ref()?.get(REVISION)?))
+}
+
+/// The revision of a StatefulSet's present template, if its controller has seen it.
+#[must_use]
+pub fn wanted_revision(set: &StatefulSet) -> Option<u64> {
+    set.status.as_ref()?.update_revision.as_deref().map(number)
+}
+
+/// Whether a pod was told to end.
+#[must_use]
+pub fn is_told_to_leave(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether its kubelet finds it ready.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    ready_since(pod).is_some()
+}
+
+/// Since when a pod has been ready without a break, as microseconds since 1970: times of the planner are compared with one another only.
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Instant> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    let since = ready
+        .last_transition_time
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some(instant(since))
+}
+
+/// The same scale for the present.
+#[must_use]
+pub fn instant(time: Timestamp) -> Instant {
+    Instant::from_micros(u64::try_from(time.as_microsecond()).unwrap_or(0))
+}
+
+/// Why the pod's container does not run, in the kubelet's words, such as `CrashLoopBackOff`.
+#[must_use]
+pub fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting
+            .reason
+            .as_deref()
+            .filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
+        Some(match &waiting.message {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        })
+    });
+    waiting.or_else(|| {
+        let conditions = status.conditions.iter().flatten();
+        let unscheduled =
+            conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        unscheduled.filter_map(|condition| condition.message.clone()).next()
+    })
+}
+
+/// Whether its container has ended before, and does not run now.
+#[must_use]
+pub fn is_waiting_after_an_end(pod: &Pod) -> bool {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
+    statuses.into_iter().flatten().any(|container| {
+        container.restart_count > 0 && container.state.as_ref().is_some_and(|state| state.running.is_none())
+    })
+}
