@@ -194,7 +194,7 @@ impl Scene {
         })
     }
 
-    /// A call that is answered: the caller's side and the callee's.
+    /// A call that is answered: the caller's side, which has asked twice (its CSeq is at 2), and the callee's.
     fn call(&mut self, user: &str) -> anyhow::Result<(Leg, Leg)> {
         let mut caller = Leg::calling(&self.caller, user, &format!("sip:{user}@{}", self.cluster.address()));
         let invite = caller.request("INVITE", 1, "");
@@ -205,6 +205,8 @@ impl Scene {
         caller.answered(&self.caller.hear_answer(&invite, 200)?)?;
         self.caller.say(&caller.ack(1))?;
         self.callee.hear_request(&callee, "ACK")?;
+        // Each side has an ACK of its own: the caller's has come in when what it says next has, and a re-INVITE of the callee meets nothing.
+        ask((&mut self.caller, &caller), (&mut self.callee, &callee), "INFO", 2)?;
         Ok((caller, callee))
     }
 
@@ -226,7 +228,7 @@ impl Scene {
     }
 }
 
-/// One phone asks in the dialog, the other answers 200; with the ACK of an INVITE.
+/// One phone asks in the dialog, the other answers 200; with the ACK of an INVITE, and an INFO behind that shows that it has come in.
 fn ask(
     (asking, leg): (&mut Phone, &Leg),
     (asked, other): (&mut Phone, &Leg),
@@ -240,7 +242,7 @@ fn ask(
     asking.hear_answer(&request, 200)?;
     if method == "INVITE" {
         asking.say(&leg.ack(cseq))?;
-        asked.hear_request(other, "ACK")?;
+        return ask((asking, leg), (asked, other), "INFO", cseq + 1);
     }
     Ok(())
 }
@@ -254,11 +256,11 @@ fn re_invites_that_meet_survive_the_death_of_a_container() -> anyhow::Result<()>
     let theirs = callee.request("INVITE", 1, "");
     scene.callee.say(&theirs)?;
     let passed_on = scene.caller.hear_request(&caller, "INVITE")?;
-    let ours = caller.request("INVITE", 2, "");
+    let ours = caller.request("INVITE", 3, "");
     scene.kill_the_owners(1)?;
     scene.caller.say(&ours)?;
     scene.caller.hear_answer(&ours, 491)?;
-    scene.caller.say(&caller.ack_refusal(2))?;
+    scene.caller.say(&caller.ack_refusal(3))?;
     // It has an INVITE of its own under way, so it refuses as well.
     scene.caller.say(&caller.answer(&passed_on, 491)?)?;
     scene.callee.hear_answer(&theirs, 491)?;
@@ -269,8 +271,8 @@ fn re_invites_that_meet_survive_the_death_of_a_container() -> anyhow::Result<()>
         ..
     } = &mut scene;
     ask((called, &callee), (calling, &caller), "INVITE", 2)?;
-    ask((calling, &caller), (called, &callee), "INVITE", 3)?;
-    ask((calling, &caller), (called, &callee), "BYE", 4)?;
+    ask((calling, &caller), (called, &callee), "INVITE", 4)?;
+    ask((calling, &caller), (called, &callee), "BYE", 6)?;
     scene.ends()
 }
 
@@ -285,7 +287,7 @@ fn re_invites_under_way_are_handed_over() -> anyhow::Result<()> {
     let mut passed_on = Vec::new();
     for (call, (caller, callee)) in legs.iter().enumerate() {
         passed_on.push(if call % 2 == 0 {
-            scene.caller.say(&caller.request("INVITE", 2, ""))?;
+            scene.caller.say(&caller.request("INVITE", 3, ""))?;
             scene.callee.hear_request(callee, "INVITE")?
         } else {
             scene.callee.say(&callee.request("INVITE", 1, ""))?;
@@ -305,7 +307,7 @@ fn re_invites_under_way_are_handed_over() -> anyhow::Result<()> {
     } = &mut scene;
     for ((call, (caller, callee)), passed_on) in legs.iter().enumerate().zip(&passed_on) {
         let ((asking, leg, cseq), (asked, other)) = if call % 2 == 0 {
-            ((&mut *calling, caller, 2), (&mut *called, callee))
+            ((&mut *calling, caller, 3), (&mut *called, callee))
         } else {
             ((&mut *called, callee, 1), (&mut *calling, caller))
         };
@@ -315,7 +317,7 @@ fn re_invites_under_way_are_handed_over() -> anyhow::Result<()> {
         asked.hear_request(other, "ACK")?;
     }
     for (caller, callee) in &legs {
-        ask((calling, caller), (called, callee), "BYE", 3)?;
+        ask((calling, caller), (called, callee), "BYE", 4)?;
     }
     println!(
         "{:?} of {CALLS} calls with a re-INVITE under way moved",
@@ -337,7 +339,7 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
         "Refer-To: <{whom}?Replaces={}>\r\n",
         to_second.replaces().replace(';', "%3B")
     );
-    let refer = to_first.request("REFER", 2, &refer);
+    let refer = to_first.request("REFER", 3, &refer);
     scene.caller.say(&refer)?;
     let heard = scene.callee.hear_request(&first, "REFER")?;
     assert!(heard.contains(&format!("Refer-To: <{whom}?Replaces=")), "{heard}");
@@ -361,7 +363,7 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
     let heard = scene.callee.hear_request(&newcomer, "BYE")?;
     scene.callee.say(&newcomer.answer(&heard, 200)?)?;
     scene.callee.hear_answer(&bye, 200)?;
-    ask((&mut scene.caller, &to_first), (&mut scene.callee, &first), "BYE", 3)?;
+    ask((&mut scene.caller, &to_first), (&mut scene.callee, &first), "BYE", 4)?;
     scene.ends()
 }
 
