@@ -66,7 +66,10 @@ pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet 
         probes: pod::admin_probes(),
     };
     let pod = PodSpec {
-        affinity: Some(pod::apart_from(valid, Component::Redis)),
+        affinity: Some(pod::apart_from(
+            valid,
+            &[pod::alike(Component::Container), pod::both_copies(Component::Redis)],
+        )),
         service_account_name: Some(valid.names.containers()),
         termination_grace_period_seconds: Some((spec.containers.quiesce.duration().as_secs() + LEAVING) as i64),
         ..pod::spec(valid, process)

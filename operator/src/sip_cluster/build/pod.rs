@@ -103,24 +103,35 @@ pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
             label_selector: Some(valid.names.selector(component)),
             ..TopologySpreadConstraint::default()
         }]),
+        // The spread weighs less than that Redis would rather be elsewhere: nodes with Redis count as worse for containers too.
+        affinity: Some(apart_from(valid, &[alike(component)])),
         ..PodSpec::default()
     }
 }
 
-/// Rather on a node that has none of these: with one node both copies of a call would be lost.
-pub fn apart_from(valid: &Valid, component: Component) -> Affinity {
-    let term = PodAffinityTerm {
-        topology_key: "kubernetes.io/hostname".into(),
-        label_selector: Some(valid.names.selector(component)),
-        ..PodAffinityTerm::default()
-    };
-    let preferred = WeightedPodAffinityTerm {
-        weight: 100,
-        pod_affinity_term: term,
+/// Two of a kind would rather be on different nodes.
+pub const fn alike(component: Component) -> (Component, i32) {
+    (component, 100)
+}
+
+/// So would Redis and a container: with one node both copies of a call would be lost. Less, because two containers lose more of them.
+pub const fn both_copies(other: Component) -> (Component, i32) {
+    (other, 40)
+}
+
+/// Rather on a node that has none of these, by weight.
+pub fn apart_from(valid: &Valid, others: &[(Component, i32)]) -> Affinity {
+    let preferred = |&(component, weight): &(Component, i32)| WeightedPodAffinityTerm {
+        weight,
+        pod_affinity_term: PodAffinityTerm {
+            topology_key: "kubernetes.io/hostname".into(),
+            label_selector: Some(valid.names.selector(component)),
+            ..PodAffinityTerm::default()
+        },
     };
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![preferred]),
+            preferred_during_scheduling_ignored_during_execution: Some(others.iter().map(preferred).collect()),
             ..PodAntiAffinity::default()
         }),
         ..Affinity::default()

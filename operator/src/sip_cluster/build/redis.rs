@@ -59,7 +59,7 @@ pub fn set(valid: &Valid) -> StatefulSet {
     };
     let pod = PodSpec {
         termination_grace_period_seconds: Some(5),
-        affinity: Some(pod::apart_from(valid, Component::Container)),
+        affinity: Some(pod::apart_from(valid, &[pod::both_copies(Component::Container)])),
         ..pod::spec(valid, process)
     };
     of_pods(valid, 1, pod)

@@ -83,7 +83,7 @@ pub fn set(valid: &Valid) -> Option<StatefulSet> {
         readiness.timeout_seconds = Some(LOOK);
     }
     pod.containers.push(sentinel(valid));
-    let mut affinity = pod::apart_from(valid, Component::Container);
+    let mut affinity = pod::apart_from(valid, &[pod::both_copies(Component::Container)]);
     // Two on one node would be lost with it, and with them a majority.
     affinity
         .pod_anti_affinity
