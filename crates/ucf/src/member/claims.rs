@@ -310,9 +310,11 @@ impl Member {
         let Some(id) = owner.filter(|_| !self.config.faults.claims_unasked) else {
             return false;
         };
+        // A store that forgot does not name it: maybe it has not yet been able to write what it has, or to say anything.
+        let forgotten = claim.expected != owner && now.since(since) < long;
         let Some(peer) = self.peers.get(&id) else {
-            // A store that forgot does not name it, and only others have heard of it.
-            return claim.expected != owner && now.since(since) < long;
+            // Only others have heard of it.
+            return forgotten;
         };
         if peer.is_gone() {
             return false;
@@ -321,7 +323,8 @@ impl Member {
         let from_memory = unheard || peer.status.is_some_and(|s| s.from_memory);
         // Another store may be at hand until it falls, and then what is there is gone from one moment to the next.
         let suspected = peer.suspicion.map_or(since, |(_, at)| at.max(since));
-        self.memory.has_promised_to(id, now, long)
+        forgotten
+            || self.memory.has_promised_to(id, now, long)
             || from_memory && now.since(since) < long
             || self.is_elsewhere(peer) && now.since(suspected) < long
     }
