@@ -65,6 +65,15 @@ impl Kubernetes {
         serde_json::from_str(&text).with_context(|| format!("kubectl get {}", arguments.join(" ")))
     }
 
+    /// Where nodes have their pods' logs: a directory for each pod, and in it one for each container.
+    pub fn pods(&self) -> Vec<PathBuf> {
+        let state = std::env::var_os("E2E_STATE")
+            .map_or_else(|| std::env::temp_dir().join("sipcluster-kubernetes"), PathBuf::from);
+        let entries = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let nodes = entries(state).map(|entry| entry.path().join("pods"));
+        nodes.flat_map(entries).map(|entry| entry.path()).collect()
+    }
+
     /// Applies a manifest.
     pub fn apply(&self, manifest: &str, scratch: &Path) -> anyhow::Result<String> {
         let file = scratch.join("manifest.yaml");

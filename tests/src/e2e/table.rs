@@ -101,7 +101,7 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
             }
             Err(error) => {
                 println!("| {} | **failed** | | | | |", scenario.title);
-                let logs = world.keep_logs(scenario.title);
+                let logs = world.logs();
                 eprintln!(
                     "{}: {error:#}\n{}all logs: {}",
                     scenario.title,
@@ -163,6 +163,7 @@ fn most_away(world: &World, over: &AtomicBool) -> usize {
     let mut most = 0;
     let mut look = || {
         most = world.status().map_or(most, |status| most.max(status.away()));
+        world.keep_logs();
         over.load(Ordering::Relaxed).then_some(())
     };
     // The scenario ends it.

@@ -277,32 +277,27 @@ impl World {
         shown.collect()
     }
 
-    /// Keeps every pod's log in the scratch directory.
-    pub fn keep_logs(&self, title: &str) -> PathBuf {
-        let directory = self
-            .scratch
-            .join(title.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
-        let _ = std::fs::create_dir_all(&directory);
-        for namespace in ["default", "sipcluster"] {
-            let pods = self
-                .kubernetes
-                .kubectl(&["get", "pods", "-n", namespace, "-o", "name"])
-                .unwrap_or_default();
-            for pod in pods.lines().filter_map(|pod| pod.strip_prefix("pod/")) {
-                for (name, previous) in [
-                    (pod.to_owned(), "--previous=false"),
-                    (format!("{pod}.before"), "--previous=true"),
-                ] {
-                    if let Ok(log) =
-                        self.kubernetes
-                            .kubectl(&["logs", "-n", namespace, pod, previous, "--all-containers"])
-                    {
-                        let _ = std::fs::write(directory.join(name), log);
-                    }
+    /// Keeps the logs of all pods that are there now, those of pods that will be gone soon too: a file that has a second name stays.
+    pub fn keep_logs(&self) {
+        let _ = std::fs::create_dir_all(self.logs());
+        let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for pod in self.kubernetes.pods() {
+            for container in entries(&pod) {
+                for log in entries(&container.path()) {
+                    let pod = pod.file_name().unwrap_or_default().to_string_lossy();
+                    let (container, life) = (container.file_name(), log.file_name());
+                    let name = format!("{pod}.{}.{}", container.display(), life.display());
+                    // It has its second name since the last time.
+                    let _ = std::fs::hard_link(log.path(), self.logs().join(name));
                 }
             }
         }
-        directory
+    }
+
+    /// Where those logs are.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.scratch.join("logs")
     }
 
     /// Where scratch files lie.
