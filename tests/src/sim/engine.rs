@@ -22,6 +22,8 @@ pub struct Engine {
     actors: BTreeMap<PartitionId, Actor>,
     /// Writes in order, and what waits for them.
     pending: VecDeque<Turn>,
+    /// A write was not carried out, and some wait still.
+    failing: bool,
     link: Option<ConnId>,
     next_id: u64,
     reconnect: Option<Instant>,
@@ -108,6 +110,7 @@ impl Engine {
             output_first,
             actors: BTreeMap::new(),
             pending: VecDeque::new(),
+            failing: false,
             link: None,
             next_id: 1,
             reconnect: None,
@@ -167,7 +170,7 @@ impl Engine {
             .front()
             .is_some_and(|t| t.write.is_some() && now.since(t.at) >= STORE_BUDGET);
         if overdue {
-            self.notices.push_back(Notice::StoreSilent);
+            self.writes_fail();
             if let Some(conn) = self.link.take() {
                 ctx.close(conn, 0);
                 self.reconnect = Some(now);
@@ -177,6 +180,7 @@ impl Engine {
             self.send_again(ctx, now);
         }
         self.run_timers(ctx, now);
+        self.writes_again();
     }
 
     fn run_timers(&mut self, ctx: &mut Context, now: Instant) {
@@ -409,6 +413,21 @@ impl Engine {
         }
     }
 
+    fn writes_fail(&mut self) {
+        if self.pending.iter().any(|turn| !turn.acknowledged) {
+            self.failing = true;
+            self.notices.push_back(Notice::StoreSilent);
+        }
+    }
+
+    /// No write waits any more, be it that its partition was dropped.
+    fn writes_again(&mut self) {
+        if self.failing && self.pending.iter().all(|turn| turn.acknowledged) {
+            self.failing = false;
+            self.notices.push_back(Notice::StoreWrites);
+        }
+    }
+
     pub(super) fn handle_store(&mut self, ctx: &mut Context, now: Instant, message: Message) {
         let (id, reply) = match message {
             Message::Answer(id, reply, _) => (id, reply),
@@ -416,7 +435,7 @@ impl Engine {
                 self.link = None;
                 self.reconnect = Some(now + RECONNECT);
                 self.next_look.get_or_insert(now + RECONNECT);
-                self.notices.push_back(Notice::StoreSilent);
+                self.writes_fail();
                 return;
             }
             _ => return,
@@ -425,6 +444,7 @@ impl Engine {
             return;
         };
         turn.acknowledged = true;
+        self.failing = false;
         self.notices.push_back(Notice::StoreWrites);
         let partition = turn.partition;
         let replaced = turn.write.as_ref().is_some_and(|w| w.replace);
@@ -483,6 +503,7 @@ impl Engine {
             }
         }
         self.tell_frozen();
+        self.writes_again();
     }
 
     fn tell_frozen(&mut self) {
