@@ -294,9 +294,11 @@ impl Links {
         }
     }
 
-    /// Has a link taken down at the next flush.
+    /// Has a link taken down at the next flush. What it was sent and has not confirmed goes to others, not there as well.
     pub fn fail(&mut self, id: LinkId, reason: &str) {
-        if self.up.iter().any(|link| link.id == id) {
+        if let Some(link) = self.up.iter().find(|link| link.id == id) {
+            link.sip.iter().for_each(|sip| sip.discard());
+            link.ucf.discard();
             self.failed.push((id, reason.to_owned()));
         }
     }

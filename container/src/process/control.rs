@@ -13,7 +13,7 @@ use hashbrown::{HashMap, HashSet};
 use sip::Instant;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
-use ucf::member::{Effect, Event, LinkEnd, Member, Notice};
+use ucf::member::{Effect, Event, Gate, LinkEnd, Member, Notice};
 use ucf::store::{StoreReply, StoreRequest};
 use ucf::wire::{Body, Hello, KeepOpen, Report, Transactions};
 use ucf::{Incarnation, PartitionId, ProxyId};
@@ -608,6 +608,7 @@ impl Control {
             state: state.into(),
             cpu_permille: self.cpu.permille(),
             store_us: u32::try_from(self.store_took.as_micros()).unwrap_or(u32::MAX),
+            holds: *self.parts.member.gate() == Gate::Hold,
             ..Report::default()
         };
         for stats in &self.parts.stats {

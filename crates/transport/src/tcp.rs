@@ -198,6 +198,13 @@ impl Connection {
         ended.map_err(|source| self.lost(source))
     }
 
+    /// Has what is not yet written go with the connection when that is dropped (RST): where a network is cut it would arrive whenever the
+    /// cut is healed.
+    pub fn discard(&self) {
+        // Without it the bytes may arrive late, as on any network.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Writes all that waits.
     pub async fn write(&self, out: &mut OutBuffer) -> Result<()> {
         while !self.try_write(out)? {

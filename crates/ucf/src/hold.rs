@@ -126,6 +126,7 @@ mod tests {
     fn label(partition: u16, order: u64) -> Label {
         Label {
             partition: PartitionId(partition),
+            came: Instant::default(),
             order,
             returns: 0,
             relayed: false,

@@ -239,6 +239,11 @@ impl TransactionTable {
         }
     }
 
+    /// A transaction is as if it had never come.
+    pub fn forget(&mut self, key: u64) {
+        remove(&mut self.entries, &mut self.merged, key);
+    }
+
     /// The final response of a transaction has been sent.
     pub fn end(&mut self, now: Instant, key: u64) {
         if let Some(entry) = self.entries.get_mut(&key)

@@ -24,6 +24,8 @@ const SPARE: usize = 8 << 10;
 pub struct Label {
     /// Whose it is.
     pub partition: PartitionId,
+    /// When it came to this proxy worker.
+    pub came: Instant,
     /// Its place among all messages of this proxy worker: lower is older.
     pub order: u64,
     /// How often a container has returned it.
@@ -351,6 +353,7 @@ mod tests {
     fn add(window: &mut Window, partition: u16, text: &str) -> u64 {
         let label = Label {
             partition: PartitionId(partition),
+            came: Instant::default(),
             order: window.first + window.entries.len() as u64,
             returns: 0,
             relayed: false,
@@ -412,6 +415,7 @@ mod tests {
         for n in 0..6_u16 {
             let label = Label {
                 partition: PartitionId(n),
+                came: Instant::default(),
                 order: u64::from(n),
                 returns: 0,
                 relayed: false,

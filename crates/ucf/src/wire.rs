@@ -142,6 +142,9 @@ pub struct Report {
     /// How long the store took to answer last, in microseconds.
     #[prost(uint32, tag = "7")]
     pub store_us: u32,
+    /// What it would send waits: the store is lost, and somebody may own what it owns.
+    #[prost(bool, tag = "8")]
+    pub holds: bool,
 }
 
 /// Where a container stands between start and end.

@@ -8,9 +8,10 @@ use sip::Instant;
 use ucf::Incarnation;
 use ucf::routing::Slot;
 use ucf::window::Window;
-use ucf::wire::View;
+use ucf::wire::{Report, View};
 
 use super::effects::LinkId;
+use super::peers::SILENT;
 
 /// How many heartbeats back a container may name one: more than a lease.
 const HEARTBEATS: usize = 256;
@@ -36,6 +37,10 @@ pub(super) struct Container {
     pub(super) name: String,
     /// When it was last heard; once closed, when that was.
     pub(super) heard: Instant,
+    /// Its link ended in silence.
+    lost: bool,
+    /// It holds its output.
+    holds: bool,
     pub(super) link: Option<Link>,
 }
 
@@ -125,6 +130,8 @@ impl Containers {
             incarnation,
             name: name.to_owned(),
             heard: now,
+            lost: false,
+            holds: false,
             link: Some(Link {
                 id,
                 window,
@@ -137,8 +144,47 @@ impl Containers {
     /// The link has closed; gives what it leaves behind.
     pub(super) fn down(&mut self, now: Instant, slot: Slot) -> Option<Link> {
         let container = self.get_mut(slot)?;
+        container.lost = now.since(container.heard) >= SILENT;
         container.heard = now;
         container.link.take()
+    }
+
+    /// What a container says of itself.
+    pub(super) fn reported(&mut self, slot: Slot, report: &Report) {
+        if let Some(container) = self.get_mut(slot) {
+            container.holds = report.holds;
+        }
+    }
+
+    /// Whether it holds its output.
+    pub(super) fn holds(&self, slot: Slot) -> bool {
+        self.get(slot)
+            .is_some_and(|container| container.holds && container.link.is_some())
+    }
+
+    /// Whether it is heard, and what it says is heard by others.
+    pub(super) fn may_answer(&self, now: Instant, slot: Slot) -> bool {
+        let is_heard = |container: &Container| now.since(container.heard) < SILENT && !container.holds;
+        self.get(slot).is_some_and(is_heard)
+    }
+
+    /// Whether one of those in reach does.
+    pub(super) fn some_hold(&self) -> bool {
+        self.iter().any(|(slot, _)| self.holds(slot))
+    }
+
+    /// How many are heard, and how many have fallen silent, be it that their link has ended since; not those that ended: a process closes its
+    /// connections.
+    pub(super) fn heard(&self, now: Instant) -> (usize, usize) {
+        let (mut heard, mut silent) = (0, 0);
+        for (_, container) in self.iter() {
+            match container.link {
+                Some(_) if now.since(container.heard) < SILENT => heard += 1,
+                None if !container.lost => {}
+                _ => silent += 1,
+            }
+        }
+        (heard, silent)
     }
 
     /// Those that have been gone for long, taken out.
@@ -170,16 +216,18 @@ impl Containers {
             .filter_map(|(at, container)| Some((Slot(at as u16), container.as_mut()?.link.as_mut()?)))
     }
 
-    /// Links that have been silent for too long.
+    /// Links that have been silent for too long; on an `island` as soon as if the container were heard by others, because it is.
     pub(super) fn silent(
         &self,
         now: Instant,
+        island: bool,
         is_heard_by_others: impl Fn(Incarnation) -> bool,
     ) -> impl Iterator<Item = (LinkId, &'static str)> {
         self.by_slot.iter().flatten().filter_map(move |container| {
             let link = container.link.as_ref()?;
             let reason = match now.since(container.heard) {
                 silence if silence >= SILENCE => "silent for ten seconds",
+                silence if silence >= CUT_OFF && island => "silent, as most are",
                 silence if silence >= CUT_OFF && is_heard_by_others(container.incarnation) => {
                     "silent, but not for others"
                 }

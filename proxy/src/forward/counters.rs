@@ -73,11 +73,13 @@ pub enum DropReason {
     Full,
     /// It has waited too long, and no answer is allowed.
     Late,
+    /// Left to its repetition: this proxy was cut off with a container that could answer nothing, and another may have had it.
+    Apart,
 }
 
 impl DropReason {
     /// All of them, with the names that metrics use.
-    pub const NAMES: [(Self, &'static str); 9] = [
+    pub const NAMES: [(Self, &'static str); 10] = [
         (Self::Malformed, "malformed"),
         (Self::StrayResponse, "stray_response"),
         (Self::StrayAck, "stray_ack"),
@@ -87,6 +89,7 @@ impl DropReason {
         (Self::NoFlow, "no_flow"),
         (Self::Full, "full"),
         (Self::Late, "late"),
+        (Self::Apart, "apart"),
     ];
 }
 

@@ -49,6 +49,7 @@ impl Core {
         }
         let label = Label {
             partition,
+            came: now,
             order: self.next_order(),
             returns: 0,
             relayed: false,
@@ -191,6 +192,9 @@ impl Core {
 
     pub(super) fn keep_all(&mut self, now: Instant, messages: Vec<(Label, Vec<u8>)>, effects: &mut Effects) {
         for (label, bytes) in messages {
+            if self.was_repeated(now, label, &bytes) {
+                continue;
+            }
             self.counters.rerouted += 1;
             if label.returns > MAX_RETURNS || !self.hold.keep(now, label, &bytes) {
                 self.give_up(now, Refusal::FULL, &bytes, effects);
@@ -211,6 +215,9 @@ impl Core {
         });
         self.hold = hold;
         for Held { label, bytes, .. } in released {
+            if self.was_repeated(now, label, &bytes) {
+                continue;
+            }
             let owner = self.routing.route(label.partition).settled();
             let link = owner.and_then(|slot| self.containers.link_mut(slot));
             let sent = match (link, owner) {
@@ -230,6 +237,9 @@ impl Core {
     /// Answers what has waited too long.
     pub(super) fn expire_held(&mut self, now: Instant, effects: &mut Effects) {
         for held in self.hold.expire(now) {
+            if self.was_repeated(now, held.label, &held.bytes) {
+                continue;
+            }
             self.give_up(now, Refusal::LATE, &held.bytes, effects);
         }
     }

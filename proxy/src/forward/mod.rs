@@ -17,6 +17,7 @@ mod counters;
 mod deliver;
 mod early;
 mod effects;
+mod island;
 mod keep_open;
 mod own;
 mod path;
@@ -46,6 +47,7 @@ use ucf::{Incarnation, PartitionId};
 use ahead::Ahead;
 use containers::Containers;
 use early::Early;
+use island::Island;
 use own::Own;
 use path::Arrival;
 use peers::Peers;
@@ -76,6 +78,7 @@ struct Core {
     hold: Hold,
     early: Early,
     ahead: Ahead,
+    island: Island,
     /// Partitions whose owner has returned a message, and when it is asked again; each at most once.
     returned: Vec<(Instant, PartitionId)>,
     containers: Containers,
@@ -104,6 +107,7 @@ impl Forwarder {
                 hold: Hold::new(limits.hold_bytes, limits.hold_count, limits.hold_age),
                 early: Early::default(),
                 ahead: Ahead::default(),
+                island: Island::default(),
                 returned: Vec::new(),
                 containers: Containers::default(),
                 peers: Peers::default(),
@@ -264,6 +268,7 @@ impl Forwarder {
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
             self.core.fall_silent(now, effects);
+            self.core.look_around(now);
             self.core.settle_output(now, effects);
             self.core.ask_again(now, effects);
             self.core.beat(now, effects);
@@ -339,7 +344,10 @@ impl Core {
     fn frame(&mut self, now: Instant, slot: Slot, body: &Body, effects: &mut Effects) {
         self.tell_peers(slot, body, effects);
         match body {
-            Body::Report(report) => self.balancer.report(now, slot, report),
+            Body::Report(report) => {
+                self.containers.reported(slot, report);
+                self.balancer.report(now, slot, report);
+            }
             // No news: nothing waits for it.
             Body::Confirm(confirm) => return self.confirm(now, slot, confirm, effects),
             Body::Ownership(announced) => {
@@ -384,7 +392,8 @@ impl Core {
             tell(link.id);
         }
         self.peers.iter_mut().for_each(|peer| tell(peer.id));
-        let silent = self.containers.silent(now, |container| self.peers.reach(container));
+        let island = self.island.now;
+        let silent = (self.containers).silent(now, island, |container| self.peers.reach(container));
         for (link, reason) in silent.chain(self.peers.silent(now)) {
             effects.push(Effect::Close { link, reason });
         }

@@ -23,6 +23,7 @@ use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
 use super::early::Waits;
 use super::effects::{Effect, Effects, LinkId};
+use super::island::is_repeated;
 use super::keep_open::is_translated;
 use super::own::DEFAULT_PORT;
 use super::refusal::Refusal;
@@ -87,8 +88,17 @@ impl Core {
             return Err(early(answer));
         }
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
-        let class = match self.classify(arrival.now, &request, &routes) {
+        let repeated = self.island.now && is_repeated(request.message, source.transport);
+        let class = match self.classify(arrival.now, &request, &routes, repeated) {
+            Ok(class) if repeated && self.is_on_the_island(class.partition) => {
+                let outcome = self.wait_for_others(arrival, source, request.keys.transaction);
+                return Ok(outcome.map(|outcome| (class.kind, outcome)));
+            }
             Ok(class) => class,
+            Err(Refusal::OVERLOADED | Refusal::NO_CONTAINER) if repeated => {
+                let outcome = self.wait_for_others(arrival, source, request.keys.transaction);
+                return Ok(outcome.map(|outcome| (Kind::NewRequest, outcome)));
+            }
             Err(refusal) => match self.wait_for_news(arrival, source, request.keys.transaction, refusal) {
                 Waits::No => return Err(early(refusal)),
                 Waits::Itself => return Ok(None),
@@ -137,7 +147,13 @@ impl Core {
     }
 
     /// Whose the request is: by token, by the transactions that are known, else anybody's.
-    fn classify(&mut self, now: Instant, request: &Request<'_>, routes: &Routes<'_>) -> Result<Class, Refusal> {
+    fn classify(
+        &mut self,
+        now: Instant,
+        request: &Request<'_>,
+        routes: &Routes<'_>,
+        repeated: bool,
+    ) -> Result<Class, Refusal> {
         let ours = |kind, partition| Ok(Class { kind, partition });
         let in_dialog = request.to_tag.is_some();
         match routes.affinity {
@@ -169,7 +185,7 @@ impl Core {
         };
         let partition = match named.or_else(|| request.named_dialog(&self.config.keyring)) {
             Some(partition) => partition,
-            None => match self.choose(now, request) {
+            None => match self.choose(now, request, repeated) {
                 Some(partition) => partition,
                 None if self.has_active() => return Err(Refusal::OVERLOADED),
                 None => return Err(Refusal::NO_CONTAINER),
@@ -179,15 +195,18 @@ impl Core {
         ours(Kind::NewRequest, partition)
     }
 
-    /// A partition of the container with the least work.
-    fn choose(&mut self, now: Instant, request: &Request<'_>) -> Option<PartitionId> {
+    /// A partition of the container with the least work. What is `repeated` waits for one that may answer it.
+    fn choose(&mut self, now: Instant, request: &Request<'_>, repeated: bool) -> Option<PartitionId> {
         let random = self.random();
         let urgency = if request.is_emergency(&self.config.emergency) {
             Urgency::Emergency
         } else {
             Urgency::Usual
         };
-        let owns = |slot: Slot| !self.routing.owned(slot).is_empty();
+        let owns = |slot: Slot| {
+            let may_answer = !repeated || self.containers.may_answer(now, slot);
+            may_answer && !self.routing.owned(slot).is_empty()
+        };
         let waits = |slot: Slot| {
             let link = self.containers.link(slot).filter(|_| owns(slot))?;
             link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))

@@ -1,6 +1,6 @@
 //! The other proxies that a worker is linked with: which containers they reach, and what is on its way through them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sip::Instant;
@@ -14,7 +14,7 @@ use super::effects::LinkId;
 const MAX_PEERS: usize = 1024;
 
 /// A peer that has been silent for longer carries nothing, as a container that is silent for as long may be down.
-const SILENT: Duration = Duration::from_millis(700);
+pub(super) const SILENT: Duration = Duration::from_millis(700);
 
 /// After this silence the link is closed and made anew.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -165,6 +165,16 @@ impl Peers {
         let count = self.list.iter().filter(|peer| peer.reaches(container)).count();
         let place = usize::from(partition.0).checked_rem(count)?;
         self.list.iter_mut().filter(|peer| peer.reaches(container)).nth(place)
+    }
+
+    /// How many proxies are heard, and how many are silent: one has a link for each of its workers.
+    pub(super) fn heard(&self) -> (usize, usize) {
+        let processes = |lively: bool| -> BTreeSet<u64> {
+            let peers = self.list.iter().filter(|peer| peer.lively || !lively);
+            peers.map(|peer| peer.proxy.incarnation).collect()
+        };
+        let heard = processes(true).len();
+        (heard, processes(false).len() - heard)
     }
 
     /// A link with a process that is not silent.

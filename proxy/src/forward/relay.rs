@@ -196,6 +196,7 @@ impl Core {
         };
         let label = Label {
             partition: PartitionId(partition),
+            came: now,
             order: self.next_order(),
             returns: 0,
             relayed: true,

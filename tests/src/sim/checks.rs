@@ -251,10 +251,10 @@ impl Oracle {
 
     /// A proxy forwards something to a caller: it leaves the cluster.
     pub fn on_leaving(&mut self, output: &Output) {
-        let (partition, epoch) = (output.partition, output.epoch);
+        let partition = output.partition;
         match output.mark {
             Mark::Committed => self.on_committed(partition, output.commit, &output.said),
-            Mark::Memory { .. } => self.on_from_memory(partition, epoch, output.member),
+            Mark::Memory { .. } => self.on_from_memory(partition, output.commit, output.member),
         }
     }
 
@@ -268,9 +268,18 @@ impl Oracle {
         }
     }
 
-    /// Something leaves the cluster from a member's memory.
-    pub fn on_from_memory(&mut self, partition: PartitionId, epoch: Epoch, member: Incarnation) {
+    /// Something leaves the cluster that a member has sent from memory. If this write, or a later one, was carried out meanwhile, it is as if
+    /// the network had been slow.
+    pub fn on_from_memory(&mut self, partition: PartitionId, write: (Epoch, u64), member: Incarnation) {
         self.seen.from_memory += 1;
+        let (epoch, number) = write;
+        if self
+            .written
+            .get(&(partition, epoch))
+            .is_some_and(|written| *written >= number)
+        {
+            return;
+        }
         if let Some((later, other)) = self.activated.get(&partition).filter(|(e, _)| *e > epoch) {
             self.fail(format!(
                 "{partition}: {member} acts from memory at {epoch} while {other} works at {later}"

@@ -25,6 +25,8 @@ pub enum Kind {
     Cut(Node, Node),
     /// A container reaches nobody, but its callers' proxies may be named.
     Isolate(usize),
+    /// A container and a proxy reach nobody but one another and callers: their node is lost.
+    Island(usize, usize),
     /// The store reaches nobody.
     StoreAway,
     /// The store's process ends, with its data kept, as a failover does; it starts again at the end.
@@ -65,6 +67,8 @@ pub enum Kind {
 
 const HOUR: i64 = 3_600_000;
 
+const SECOND: Micros = 1_000 * MS;
+
 /// The faults of a run that lasts until `end`.
 pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Vec<Fault> {
     let count = rng.range(1, 6);
@@ -78,7 +82,7 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
         };
         let container = rng.index(containers);
         let node = Node::Container(container);
-        let kind = match rng.range(0, 23) {
+        let kind = match rng.range(0, 24) {
             0..=2 => Kind::Crash(container),
             3 | 4 => Kind::Pause(container),
             5 => Kind::Cut(node, Node::Store),
@@ -103,14 +107,25 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
                 apart: rng.index(containers + 1),
                 alone: rng.chance(50),
             },
+            // One that is shorter may double a call: its container may still own what it owned, and nobody heard of what began there.
+            23 if end - at >= 4 * SECOND => Kind::Island(container, rng.index(proxies)),
+            23 => Kind::Isolate(container),
             16 => Kind::SlowContainer(container, rng.range(MS, 60 * MS)),
             _ => Kind::Slow(rng.range(MS, 60 * MS)),
         };
+        let least = match kind {
+            Kind::Island(..) => 4 * SECOND,
+            _ => 0,
+        };
         faults.push(Fault {
             at,
-            until: (at + long).min(end),
+            until: (at + long.max(least)).min(end),
             kind,
         });
+    }
+    // Beside other faults a call may be doubled: what one side has begun is lost with whoever could have told the other.
+    if let Some(island) = faults.iter().find(|fault| matches!(fault.kind, Kind::Island(..))) {
+        return vec![island.clone()];
     }
     faults.sort_by_key(|f| f.at);
     faults

@@ -262,6 +262,10 @@ impl World {
             Kind::Pause(i) => self.containers[*i].pause(),
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
+            Kind::Island(i, proxy) => {
+                island(*i, *proxy).for_each(|(one, other)| ctx.block(one, other));
+                ctx.islands.push(*proxy);
+            }
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
             Kind::TwoMasters { apart, alone } => {
                 self.era += 1;
@@ -311,6 +315,10 @@ impl World {
             Kind::Pause(i) => self.containers[*i].resume(ctx),
             Kind::Cut(a, b) => ctx.unblock(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
+            Kind::Island(i, proxy) => {
+                island(*i, *proxy).for_each(|(one, other)| ctx.unblock(one, other));
+                ctx.islands.retain(|cut_off| cut_off != proxy);
+            }
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
             Kind::StoreRestart | Kind::StoreFlush => {
                 if !ctx.lives(Node::Store) {
@@ -440,6 +448,14 @@ fn everybody() -> impl Iterator<Item = Node> {
 /// The other containers, if one is to be cut off from them.
 fn others_if(alone: bool, container: usize) -> impl Iterator<Item = Node> {
     everybody().filter(move |node| alone && *node != Node::Container(container))
+}
+
+/// Who cannot reach whom while a container and a proxy are cut off together.
+fn island(container: usize, proxy: usize) -> impl Iterator<Item = (Node, Node)> {
+    let (here, there) = (Node::Container(container), Node::Proxy(proxy));
+    let others = move || everybody_but(container).filter(move |other| *other != there);
+    let of_container = others().map(move |other| (here, other));
+    of_container.chain(others().map(move |other| (there, other)))
 }
 
 fn everybody_but(container: usize) -> impl Iterator<Item = Node> {

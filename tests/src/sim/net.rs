@@ -107,6 +107,8 @@ pub struct Context {
     pub slow: Micros,
     /// Added to that of whatever comes from these and goes there.
     pub slow_nodes: BTreeMap<Node, Micros>,
+    /// Proxies that are cut off with a container.
+    pub islands: Vec<usize>,
     /// Milliseconds by which the store's clock is wrong.
     pub store_clock: i64,
     lives: BTreeMap<Node, u64>,
@@ -150,6 +152,7 @@ impl Context {
             loss: 0,
             slow: 0,
             slow_nodes: BTreeMap::new(),
+            islands: Vec::new(),
             store_clock: 0,
             lives: BTreeMap::from([(Node::Callers, 1)]),
             next_life: 2,
@@ -319,6 +322,14 @@ impl Context {
         if std::mem::replace(&mut conn.open[end], false) {
             self.transmit(id, 1 - end, Message::Closed);
         }
+    }
+
+    /// Closes one end and takes back what has not arrived because the way is blocked.
+    pub fn abort(&mut self, id: ConnId, end: usize) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.stalled[1 - end].clear();
+        }
+        self.close(id, end);
     }
 
     fn transmit(&mut self, id: ConnId, to_end: usize, message: Message) {

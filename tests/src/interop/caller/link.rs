@@ -93,9 +93,16 @@ impl Link {
 
     /// Sends one message; a datagram that the kernel refuses is lost, as on any network.
     pub fn send(&mut self, slot: usize, bytes: &[u8]) {
+        self.send_again(slot, 0, bytes);
+    }
+
+    /// The same for the `repeats`th repetition: of datagrams each goes to the next of the remotes, as where a balancer has found that the one
+    /// before is not well.
+    pub fn send_again(&mut self, slot: usize, repeats: u32, bytes: &[u8]) {
         let remote = self.remotes[slot % self.remotes.len()];
         match &mut self.sockets[slot] {
             Socket::Udp(socket) => {
+                let remote = self.remotes[(slot + repeats as usize) % self.remotes.len()];
                 let _ = socket.send_to(bytes, remote);
             }
             Socket::Tcp(connection) => {

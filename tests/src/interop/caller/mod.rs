@@ -156,7 +156,7 @@ impl Caller {
         let dialog = &mut self.dialogs[index];
         if let Some(pending) = dialog.pending.iter_mut().find(|pending| pending.method == "INVITE") {
             pending.repeats += 1;
-            self.link.send(dialog.slot, &pending.bytes);
+            self.link.send_again(dialog.slot, pending.repeats, &pending.bytes);
         }
     }
 
@@ -358,7 +358,7 @@ impl Caller {
                 }
                 if self.transport == Transport::Udp && !pending.proceeding {
                     pending.repeats += 1;
-                    self.link.send(dialog.slot, &pending.bytes);
+                    self.link.send_again(dialog.slot, pending.repeats, &pending.bytes);
                 }
                 pending.interval *= 2;
                 // Timer E is capped, and slow once a provisional answer came (RFC 3261 s17.1.2.2); Timer A is not.

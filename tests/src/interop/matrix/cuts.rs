@@ -48,6 +48,13 @@ pub fn cells(application: Application) -> Vec<Cell> {
             seconds(4),
         ),
         (
+            "container and a proxy cut off together, from all but callers",
+            network(with_its_proxy),
+            Holds,
+            // A callee answers the proxy that called it, which has nobody to tell before it is back.
+            seconds(if application == Application::B2bua { 14 } else { 6 }),
+        ),
+        (
             "container cut off from the other containers",
             network(cut_off_from_the_others),
             Holds,
@@ -83,6 +90,20 @@ fn taken_over(network: &Network, from: &[&str]) -> anyhow::Result<()> {
         elsewhere(network) == network.partitions()
     })?;
     std::thread::sleep(CUT);
+    network.heal()
+}
+
+/// A node that is lost with both on it, and that callers still find now and then. The two have one another, and what they knew before: the
+/// container may answer nothing of what the proxy goes on to send it, and both learn the rest when the node is back.
+fn with_its_proxy(network: &Network) -> anyhow::Result<()> {
+    const ELSEWHERE: &[&str] = &["redis", "proxy-1", "container-1", "container-2"];
+    network.cut("container-0", ELSEWHERE)?;
+    network.cut("proxy-0", ELSEWHERE)?;
+    network.until("the others own everything", LIMIT, |_| {
+        elsewhere(network) == network.partitions()
+    })?;
+    // Until it is off the list of members, and a new one of its name could run.
+    std::thread::sleep(CUT * 3);
     network.heal()
 }
 

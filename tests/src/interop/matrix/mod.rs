@@ -317,6 +317,6 @@ mod tests {
             cells().into_iter().filter(of).count()
         };
         assert_eq!(of_every_test(Application::B2bua), OF_B2BUA.len());
-        assert_eq!(of_every_test(Application::Answer), 18);
+        assert_eq!(of_every_test(Application::Answer), 19);
     }
 }

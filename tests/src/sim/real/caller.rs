@@ -282,8 +282,9 @@ impl Call {
         };
         asked.wait = (asked.wait * 2).min(longest);
         asked.due = now + asked.wait;
-        // The proxies share one address: whatever is sent after one died arrives at another.
-        if !ctx.lives(Node::Proxy(self.proxy)) {
+        // The proxies share one address: whatever is sent after one died or was cut off arrives at another, sooner or later.
+        let is_cut_off = ctx.islands.contains(&self.proxy) && ctx.rng.chance(50);
+        if is_cut_off || !ctx.lives(Node::Proxy(self.proxy)) {
             self.proxy = ctx.rng.index(proxies);
         }
         ctx.datagram(

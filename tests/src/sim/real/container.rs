@@ -681,6 +681,7 @@ impl Process {
                     heartbeat,
                     state: state as i32,
                     open_transactions: u32::try_from(holdings.open_transactions).unwrap_or(u32::MAX),
+                    holds: *self.member.gate() == Gate::Hold,
                     ..Report::default()
                 };
                 self.to_proxies(ctx, Some(proxy), &Body::Report(report));

@@ -12,7 +12,8 @@ use super::faults::{self, Fault, Kind};
 use super::net::{Context, Happening, Node};
 use super::store::StoreNode;
 use super::{
-    Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but, others_if,
+    Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but, island,
+    others_if,
 };
 use ::container::engine::Settings;
 use application::Counting;
@@ -198,6 +199,10 @@ impl World {
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
             Kind::Cut(a, b) => ctx.block(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
+            Kind::Island(i, proxy) => {
+                island(*i, *proxy).for_each(|(one, other)| ctx.block(one, other));
+                ctx.islands.push(*proxy);
+            }
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.block(Node::Container(i), Node::Store)),
             Kind::TwoMasters { apart, alone } => {
                 self.era += 1;
@@ -242,6 +247,10 @@ impl World {
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Cut(a, b) => ctx.unblock(*a, *b),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
+            Kind::Island(i, proxy) => {
+                island(*i, *proxy).for_each(|(one, other)| ctx.unblock(one, other));
+                ctx.islands.retain(|cut_off| cut_off != proxy);
+            }
             Kind::StoreAway => (0..SLOTS).for_each(|i| ctx.unblock(Node::Container(i), Node::Store)),
             Kind::StoreRestart | Kind::StoreFlush if !ctx.lives(Node::Store) => {
                 self.era += 1;

@@ -311,7 +311,8 @@ impl Process {
                     .handle_container(now, id, &output.bytes, &mut self.effects);
                 let sent = |effect: &Effect| matches!(effect, Effect::Client { .. });
                 if leaving.from_memory && self.effects.list().iter().any(sent) {
-                    ctx.oracle.on_from_memory(output.partition, output.epoch, member);
+                    let write = (output.epoch, leaving.write);
+                    ctx.oracle.on_from_memory(output.partition, write, member);
                 }
             }
             _ => {}
@@ -321,8 +322,8 @@ impl Process {
     fn close(&mut self, ctx: &mut Context, now: Instant, slot: usize) {
         let Some(link) = self.links[slot].take() else { return };
         self.next_try[slot] = now + RETRY;
-        ctx.close(link.sip, 0);
-        link.ucf.into_iter().for_each(|ucf| ctx.close(ucf, 0));
+        ctx.abort(link.sip, 0);
+        link.ucf.into_iter().for_each(|ucf| ctx.abort(ucf, 0));
         if let Some(id) = link.id {
             self.forwarder.link_down(now, id, &mut self.effects);
         }

@@ -1,0 +1,205 @@
+//! A proxy that is cut off together with a container: what begins there would be a second call, because its client repeats it elsewhere.
+
+mod support;
+
+use std::time::Duration;
+
+use proxy::forward::{DropReason, LinkId};
+use support::{Proxy, config, fields, one, param, partition, request, tag, tcp, udp};
+use ucf::PartitionId;
+use ucf::transactions::Keys;
+use ucf::wire::{Body, Hello, MemberState, Report, Transactions};
+
+const A: u64 = 0xa;
+const B: u64 = 0xb;
+const URI: &str = "sip:bob@192.0.2.10";
+const CALLER: &str = "192.0.2.1:5060";
+const TICK: Duration = Duration::from_millis(50);
+
+/// A proxy with two containers, beside another proxy.
+struct Island {
+    proxy: Proxy,
+    a: LinkId,
+    b: LinkId,
+}
+
+impl Island {
+    fn new() -> Self {
+        let mut proxy = Proxy::new(config(1));
+        // Another proxy, which says nothing.
+        let hello = Hello {
+            version: 1,
+            cluster: "demo".to_owned(),
+            incarnation: 2,
+            worker: Some(0),
+            ..Hello::default()
+        };
+        proxy.forwarder.peer_up(proxy.now, &hello).expect("a proxy of ours");
+        let a = proxy.container(A, &[0, 1, 2, 3], 1);
+        let b = proxy.container(B, &[4, 5, 6, 7], 1);
+        let mut island = Self { proxy, a, b };
+        island.says(b, false);
+        island
+    }
+
+    /// Time in which A says whether it holds its output and B says something, or nothing.
+    fn wait(&mut self, time: Duration, a_holds: bool, b_speaks: bool) {
+        for _ in 0..(time.as_millis() / TICK.as_millis()) {
+            self.proxy.wait(TICK);
+            self.says(self.a, a_holds);
+            if b_speaks {
+                self.says(self.b, false);
+            }
+        }
+    }
+
+    fn says(&mut self, link: LinkId, holds: bool) {
+        let report = Report {
+            state: MemberState::Active as i32,
+            // New dialogs go to A.
+            open_transactions: if link == self.b { 1000 } else { 0 },
+            holds,
+            ..Report::default()
+        };
+        self.proxy.frame(link, Body::Report(report));
+    }
+
+    /// An island since a second, with nothing on its way.
+    fn cut_off() -> Self {
+        let mut island = Self::new();
+        island.wait(Duration::from_secs(1), true, false);
+        island.arrived();
+        island
+    }
+
+    fn arrived(&mut self) -> (Vec<String>, Vec<String>) {
+        (self.proxy.arrived(self.a), self.proxy.arrived(self.b))
+    }
+
+    fn left_to_repetition(&self) -> u64 {
+        self.proxy.forwarder.counters().drops[DropReason::Apart as usize]
+    }
+}
+
+/// A container tells that it has begun the request with this branch.
+fn begun(branch: &str, partition: u32) -> Body {
+    let mut other = Proxy::new(config(2));
+    let link = other.container(B, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    other.client(udp(CALLER), &invite(branch));
+    let inner = one(other.arrived(link));
+    let branch = param(fields(&inner, "Via")[0], "branch").expect("ours has one");
+    let (keys, _) = Keys::of_branch(branch.as_bytes()).expect("of our own making");
+    Body::Transactions(Transactions {
+        keys: vec![keys.transaction],
+        merged: vec![keys.merged],
+        partitions: vec![partition],
+        ended: vec![],
+    })
+}
+
+fn invite(branch: &str) -> String {
+    request("INVITE", URI, branch, "", "")
+}
+
+#[test]
+fn what_begins_on_an_island_waits_until_the_others_are_heard() {
+    let mut island = Island::cut_off();
+    for _ in 0..3 {
+        island.proxy.client(udp(CALLER), &invite("i1"));
+    }
+    island.wait(Duration::from_secs(5), true, false);
+    assert_eq!(island.arrived(), (vec![], vec![]));
+    assert!(
+        island.proxy.out().clients.is_empty(),
+        "an answer would end the call that the other side has begun"
+    );
+    // The container does not hold its output any more; those who were silent may still be about to say what they have begun.
+    island.wait(Duration::from_secs(1), false, false);
+    assert_eq!(island.arrived(), (vec![], vec![]));
+    island.wait(Duration::from_secs(1), false, true);
+    let (a, b) = island.arrived();
+    assert_eq!(a.len() + b.len(), 1, "its repetitions waited with it");
+}
+
+#[test]
+fn what_the_others_have_begun_meanwhile_goes_there() {
+    let mut island = Island::cut_off();
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    island.wait(Duration::from_secs(1), true, false);
+    island.proxy.frame(island.b, begun("i1", 6));
+    island.wait(Duration::from_secs(2), false, true);
+    assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+}
+
+#[test]
+fn what_waits_there_for_longer_than_it_is_repeated_is_dropped() {
+    let mut island = Island::cut_off();
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
+    island.proxy.client(udp(CALLER), &request("MESSAGE", URI, "m1", "", ""));
+    island.wait(Duration::from_secs(33), true, false);
+    assert_eq!(
+        island.left_to_repetition(),
+        1,
+        "the cancelled one is not begun any more"
+    );
+    island.wait(Duration::from_secs(2), false, true);
+    assert_eq!(island.arrived(), (vec![], vec![]));
+}
+
+#[test]
+fn dialogs_and_what_is_not_repeated_go_on() {
+    let mut island = Island::cut_off();
+    island
+        .proxy
+        .client(udp(CALLER), &request("BYE", URI, "b1", &tag(PartitionId(1)), ""));
+    assert_eq!(partition(&one(island.arrived().0)), PartitionId(1));
+    island.proxy.client(tcp("192.0.2.1:4711", 1, 0, 3), &invite("i1"));
+    let (a, b) = island.arrived();
+    assert_eq!(a.len() + b.len(), 1, "over a connection nothing comes twice");
+    assert_eq!(island.left_to_repetition(), 0);
+}
+
+#[test]
+fn most_are_on_no_island() {
+    let mut island = Island::new();
+    let c = island.proxy.container(0xc, &[], 1);
+    for _ in 0..20 {
+        island.proxy.wait(TICK);
+        island.says(island.a, true);
+        island.says(c, false);
+    }
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    let (a, b) = island.arrived();
+    assert_eq!(a.len() + b.len(), 1, "it is B and the other proxy that are cut off");
+}
+
+#[test]
+fn a_container_that_holds_its_output_is_given_more_as_long_as_nobody_is_out_of_reach() {
+    let mut island = Island::new();
+    island.wait(Duration::from_secs(1), true, true);
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    assert_eq!(
+        island.arrived().0.len(),
+        1,
+        "the store is away for all: it waits there as anywhere"
+    );
+}
+
+#[test]
+fn what_a_container_took_before_it_was_cut_off_is_not_given_to_another_after_its_repetition() {
+    let mut island = Island::new();
+    // B falls silent, which nobody knows yet.
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    one(island.arrived().0);
+    island.wait(Duration::from_secs(3), true, false);
+    // The cut is healed: B has what A owned, and tells that it has begun the same call meanwhile.
+    island.proxy.owns(island.b, B, &[0, 1, 2, 3], 2);
+    island.proxy.confirm(island.a, 1, &[1]);
+    assert_eq!(island.proxy.arrived(island.b), Vec::<String>::new());
+    assert_eq!(island.left_to_repetition(), 1);
+    island.proxy.frame(island.b, begun("i1", 6));
+    // One more repetition finds that call.
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+}
