@@ -58,6 +58,16 @@ fn random() -> anyhow::Result<u64> {
 }
 
 /// The life of the process.
+/// How long Redis may take before it counts as lost. Twice as long where a write has to be on two servers: on machines with little to spare a
+/// replica is late now and then, and to go on from memory each time, and write everything anew, would make it later still.
+fn store_budget(config: &Config) -> Duration {
+    if config.redis.awaited_replicas() == 0 {
+        STORE_BUDGET
+    } else {
+        STORE_BUDGET * 2
+    }
+}
+
 async fn live(config: Config) -> anyhow::Result<()> {
     let start = std::time::Instant::now();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -108,12 +118,13 @@ async fn live(config: Config) -> anyhow::Result<()> {
         record,
         partitions: config.partitions,
         lease: config.lease,
+        store_budget: store_budget(&config),
         acts_from_memory: true,
         faults: Faults::default(),
     };
     let (asks, asked) = mpsc::unbounded_channel();
     let (store_tells, store) = mpsc::unbounded_channel();
-    let redis = Store::new(config.redis.clone(), &config.cluster, STORE_BUDGET, random()?);
+    let redis = Store::new(config.redis.clone(), &config.cluster, store_budget(&config), random()?);
     tokio::task::spawn_local(store_task::run(redis, asked, store_tells, start));
     let (links, link_events) = mpsc::channel(LINK_EVENTS);
     let identity = Identity {
@@ -228,7 +239,7 @@ fn start_workers(
             engine: Engine::new(settings, [random()?, random()?]),
             outside: config.application.outside(random()?),
             keyring: keyring.clone(),
-            store: Store::new(config.redis.clone(), &config.cluster, STORE_BUDGET, 0),
+            store: Store::new(config.redis.clone(), &config.cluster, store_budget(config), 0),
             member,
             mailbox,
             workers: workers.clone(),

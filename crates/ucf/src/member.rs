@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 use store_link::{StoreLink, What};
 
-/// A store that does not answer for this long is lost.
+/// A store of one server that does not answer for this long is lost.
 pub const STORE_BUDGET: Duration = Duration::from_millis(250);
 
 /// How often is looked at what no deadline of its own tells.

@@ -2,7 +2,7 @@
 
 use sip::Instant;
 use std::time::Duration;
-use ucf::member::{Config, Effect, Event, Faults, Member, Suspicion};
+use ucf::member::{Config, Effect, Event, Faults, Member, STORE_BUDGET, Suspicion};
 use ucf::store::{Era, MemberRecord, Model, StoreRequest};
 use ucf::wire::{Body, Heartbeat, MemberState, Ownership, Peer, PeerBody, PeerStatus, View};
 use ucf::{Incarnation, ProxyId};
@@ -43,6 +43,7 @@ impl World {
             record: record(ME),
             partitions: 4,
             lease: LEASE,
+            store_budget: STORE_BUDGET,
             acts_from_memory: true,
             faults: Faults::default(),
         };

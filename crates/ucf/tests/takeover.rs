@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sip::Instant;
-use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, Notice, RequestId};
+use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, Notice, RequestId, STORE_BUDGET};
 use ucf::store::{Era, MemberRecord, Model, StoreRequest};
 use ucf::wire::{Body, Fenced, Heartbeat, PartitionEpoch, Peer, PeerBody, View};
 use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
@@ -57,6 +57,7 @@ impl World {
             record: record(SURVIVOR),
             partitions,
             lease: Duration::from_secs(2),
+            store_budget: STORE_BUDGET,
             acts_from_memory: true,
             faults: Faults::default(),
         };

@@ -15,7 +15,7 @@ use ucf::flow::Flow;
 use ucf::wire::MemberState;
 
 use super::Core;
-use super::counters::{DropReason, Kind, Outcome};
+use super::counters::Kind;
 use super::effects::Effects;
 use super::path::Arrival;
 use super::refusal::Refusal;
@@ -23,9 +23,6 @@ use super::request::Request;
 
 /// How long a CANCEL waits: announcements take milliseconds, and below T1 (500 ms) nobody repeats the CANCEL.
 const FOR_INVITE: Duration = Duration::from_millis(300);
-
-/// How long what begins on an island waits: as long as its client repeats it (Timer B, RFC 3261 s17.1.1.2).
-const FOR_OTHERS: Duration = Duration::from_secs(32);
 
 /// How long a new dialog waits for the first container that takes it. Longer than T1: its repetitions wait with it.
 const FOR_CONTAINER: Duration = Duration::from_secs(1);
@@ -49,8 +46,6 @@ enum News {
     Transaction(u64),
     /// A container that takes new dialogs.
     Container,
-    /// What the others have begun while they were out of reach.
-    Others,
 }
 
 /// A request that waits.
@@ -113,31 +108,8 @@ impl Core {
             Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER),
             _ => return Waits::No,
         };
-        self.wait(arrival, source, key, (news, patience, refusal))
-    }
-
-    /// Lets what begins on an island wait until the others are in reach again. None: it comes here again.
-    pub(super) fn wait_for_others(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64) -> Option<Outcome> {
-        let news = (News::Others, FOR_OTHERS, Refusal::NO_CONTAINER);
-        match self.wait(arrival, source, key, news) {
-            Waits::Itself => None,
-            Waits::WithItsFirst => Some(Outcome::Held),
-            Waits::No => {
-                self.counters.drop(DropReason::Apart);
-                Some(Outcome::Dropped)
-            }
-        }
-    }
-
-    fn wait(
-        &mut self,
-        arrival: Arrival<'_>,
-        source: &Flow,
-        key: u64,
-        (news, patience, refusal): (News, Duration, Refusal),
-    ) -> Waits {
         // A repetition waits with its first: each by itself, one could be refused and the next begin a call of which its caller knows nothing.
-        let is_same = |waiting: &Waiting| waiting.key == key && waiting.news == news;
+        let is_same = |waiting: &Waiting| waiting.key == key && waiting.refusal == refusal;
         let waiting = &mut self.early.waiting;
         if waiting.iter().any(is_same) {
             return Waits::WithItsFirst;
@@ -151,7 +123,7 @@ impl Core {
             key,
             refusal,
             source: *source,
-            bytes: arrival.message.as_bytes().into(),
+            bytes: message.as_bytes().into(),
         });
         Waits::Itself
     }
@@ -173,10 +145,6 @@ impl Core {
         if request.method != Method::Cancel {
             return None;
         }
-        // What waits for others may be a call there already: here it is only not begun any more.
-        early
-            .waiting
-            .retain(|waiting| waiting.key != key || waiting.news != News::Others);
         let at = early.waiting.iter().position(|waiting| waiting.is_invite(key))?;
         let invite = early.waiting.remove(at)?;
         early.remember_cancelled(key, now + FOR_REPETITIONS);
@@ -190,7 +158,6 @@ impl Core {
             return;
         }
         let has_active = self.has_active();
-        let others_are_heard = self.others_are_heard(now);
         for _ in 0..self.early.waiting.len() {
             let Some(waiting) = self.early.waiting.pop_front() else {
                 return;
@@ -198,7 +165,6 @@ impl Core {
             let has_come = match waiting.news {
                 News::Transaction(key) => self.transactions.find(key).is_some(),
                 News::Container => has_active,
-                News::Others => others_are_heard,
             };
             if !has_come {
                 self.early.waiting.push_back(waiting);
@@ -221,7 +187,6 @@ impl Core {
             };
             match waiting.deadline > now {
                 true => self.early.waiting.push_back(waiting),
-                false if waiting.news == News::Others => self.counters.drop(DropReason::Apart),
                 false => self.refuse_waiting(waiting.refusal, &waiting.bytes, &waiting.source, effects),
             }
         }

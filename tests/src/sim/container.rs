@@ -7,7 +7,7 @@ use super::net::{ConnId, Context, MS, Message, Micros, Node, Records};
 use sip::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use ucf::member::{Config, Effect, Event, Faults, Gate, LinkEnd, Member, RequestId};
+use ucf::member::{Config, Effect, Event, Faults, Gate, LinkEnd, Member, RequestId, STORE_BUDGET};
 use ucf::store::{MemberRecord, StoreReply, StoreRequest};
 use ucf::wire::{Body, Hello, Report};
 use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
@@ -164,6 +164,7 @@ impl Container {
             record,
             partitions: self.partitions,
             lease: super::LEASE,
+            store_budget: STORE_BUDGET,
             acts_from_memory: true,
             faults: self.faults,
         };

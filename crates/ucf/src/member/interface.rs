@@ -15,6 +15,8 @@ pub struct Config {
     pub partitions: u16,
     /// L: the lease period.
     pub lease: Duration,
+    /// A store that does not answer for this long is lost: [`super::STORE_BUDGET`], or more where more than one server has to have what it says.
+    pub store_budget: Duration,
     /// The engine lets output leave under [`Gate::Memory`]. Without it the member never acts from memory, and a store that comes back
     /// with all its data is gone on with at once.
     pub acts_from_memory: bool,
@@ -70,7 +72,7 @@ pub enum Notice {
     },
     /// A write (other than those of `Reconcile`) found a lower epoch or none: the store lost what it knew.
     Behind(PartitionId),
-    /// A write is unanswered for [`super::STORE_BUDGET`], or was not carried out, or its connection was lost.
+    /// A write is unanswered for [`Config::store_budget`], or was not carried out, or its connection was lost.
     StoreSilent,
     /// After `StoreSilent`: no write waits any more to be carried out.
     StoreWrites,

@@ -1,15 +1,15 @@
 //! The member's requests to the store: what is under way, when the store counts as lost, and renewals.
 
-use super::{Effect, Event, Gate, Member, Phase, RequestId, STORE_BUDGET};
+use super::{Effect, Event, Gate, Member, Phase, RequestId};
 use crate::store::{Era, StoreReply, StoreRequest};
 use crate::{Incarnation, PartitionId};
 use sip::Instant;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// For how long writes may fail while the store answers the control connection. A connection that was lost is made anew within this time;
-/// a store that answers and writes nothing is as good as none.
-const FAILING: Duration = STORE_BUDGET.saturating_mul(2);
+/// For how many of its budgets writes may fail while the store answers the control connection. A connection that was lost is made anew within
+/// this time; a store that answers and writes nothing is as good as none.
+const FAILING: u32 = 2;
 
 /// How often a lost store is tried.
 const PROBE: Duration = Duration::from_millis(100);
@@ -90,11 +90,11 @@ impl StoreLink {
         self.under_way.values().any(|(_, w)| what(w))
     }
 
-    fn overdue(&self, now: Instant) -> bool {
+    fn overdue(&self, now: Instant, budget: Duration) -> bool {
         // Ids grow with time: the first is the oldest. It is answered in its turn: behind hundreds of claims that each bring their records
         // along, the store is not lost as long as answers come.
         let oldest = self.under_way.first_key_value();
-        oldest.is_some_and(|(_, (at, _))| now.since((*at).max(self.heard)) >= STORE_BUDGET)
+        oldest.is_some_and(|(_, (at, _))| now.since((*at).max(self.heard)) >= budget)
     }
 }
 
@@ -108,8 +108,10 @@ impl Member {
 
     /// Gives up what is overdue, renews what is due.
     pub(super) fn check_store(&mut self, now: Instant) {
-        let failing = (self.store.failing).is_some_and(|since| now.since(since) >= FAILING && self.store.is_up());
-        if self.store.overdue(now) || failing {
+        let budget = self.config.store_budget;
+        let long = |since| now.since(since) >= budget * FAILING;
+        let failing = self.store.failing.is_some_and(long) && self.store.is_up();
+        if self.store.overdue(now, budget) || failing {
             self.lose_store(now);
         }
         if self.store.renew_due <= now && !self.store.has(|w| matches!(w, What::Join | What::Renew)) {
