@@ -1,6 +1,8 @@
 //! The SipCluster under test.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -286,9 +288,14 @@ impl World {
                 for log in entries(&container.path()) {
                     let pod = pod.file_name().unwrap_or_default().to_string_lossy();
                     let (container, life) = (container.file_name(), log.file_name());
-                    let name = format!("{pod}.{}.{}", container.display(), life.display());
-                    // It has its second name since the last time.
-                    let _ = std::fs::hard_link(log.path(), self.logs().join(name));
+                    // A log that is full goes on in another file of this name.
+                    let number = log.metadata().map_or(0, |data| data.ino());
+                    let name = format!("{pod}.{}.{}.{number}", container.display(), life.display());
+                    if let Err(error) = std::fs::hard_link(log.path(), self.logs().join(name))
+                        && !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+                    {
+                        eprintln!("{} is not kept: {error}", log.path().display());
+                    }
                 }
             }
         }

@@ -103,7 +103,7 @@ pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
             label_selector: Some(valid.names.selector(component)),
             ..TopologySpreadConstraint::default()
         }]),
-        // The spread weighs less than that Redis would rather be elsewhere: nodes with Redis count as worse for containers too.
+        // What a pod prefers counts against others' too, and more than the spread: a container was put beside another where no Redis was yet.
         affinity: Some(apart_from(valid, &[alike(component)])),
         ..PodSpec::default()
     }
@@ -114,7 +114,8 @@ pub const fn alike(component: Component) -> (Component, i32) {
     (component, 100)
 }
 
-/// So would Redis and a container: with one node both copies of a call would be lost. Less, because two containers lose more of them.
+/// A container and Redis would rather be on different nodes: with one node both copies of a call would be lost. It weighs less than
+/// [`alike`], because with two containers more calls have to move.
 pub const fn both_copies(other: Component) -> (Component, i32) {
     (other, 40)
 }
