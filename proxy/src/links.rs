@@ -294,7 +294,7 @@ impl Links {
         }
     }
 
-    /// Has a link taken down at the next flush. What it was sent and has not confirmed goes to others, not there as well.
+    /// Has a link taken down at the next flush, by RST: what it was sent and has not confirmed goes to others, not there as well.
     pub fn fail(&mut self, id: LinkId, reason: &str) {
         if let Some(link) = self.up.iter().find(|link| link.id == id) {
             link.sip.iter().for_each(|sip| sip.discard());

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use proxy::forward::{DropReason, Limits, LinkId};
-use support::{Proxy, config, fields, keyring, one, request, response, tag, udp};
+use support::{Proxy, begun, config, fields, keyring, one, partition, request, response, tag, udp};
 use ucf::PartitionId;
 use ucf::wire::{Body, Fenced, Ownership};
 
@@ -534,4 +534,28 @@ fn generated_faults_lose_no_message_and_keep_their_order() {
         assert_eq!(proxy.forwarder.counters().holding, 0, "seed {seed}");
     }
     assert!(worst < 20, "{worst}");
+}
+
+#[test]
+fn a_request_whose_repetition_was_begun_elsewhere_does_not_follow_its_partition() {
+    for begun_elsewhere in [true, false] {
+        let mut proxy = Proxy::new(config(1));
+        let a = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+        let b = proxy.container(0xb, &[], 1);
+        let invite = request("INVITE", "sip:bob@192.0.2.10", "r1", "", "");
+        proxy.client(udp("192.0.2.1:5060"), &invite);
+        let sent_to = partition(&one(proxy.arrived(a)));
+        let another = if sent_to == PartitionId(6) { 5 } else { 6 };
+        // A hears nothing of it; another proxy has given the repetition to B.
+        proxy.wait(Duration::from_millis(600));
+        if begun_elsewhere {
+            proxy.frame(b, begun(&invite, another));
+        }
+        proxy.down(a);
+        proxy.owns(b, 0xb, &[0, 1, 2, 3, 4, 5, 6, 7], 2);
+        assert_eq!(proxy.arrived(b).len(), usize::from(!begun_elsewhere));
+        proxy.client(udp("192.0.2.1:5060"), &invite);
+        let found = u32::from(partition(&one(proxy.arrived(b))).0);
+        assert_eq!(found == another, begun_elsewhere);
+    }
 }

@@ -5,10 +5,9 @@ mod support;
 use std::time::Duration;
 
 use proxy::forward::{DropReason, LinkId};
-use support::{Proxy, config, fields, one, param, partition, request, tag, tcp, udp};
+use support::{Proxy, config, one, partition, request, tag, tcp, udp};
 use ucf::PartitionId;
-use ucf::transactions::Keys;
-use ucf::wire::{Body, Hello, MemberState, Report, Transactions};
+use ucf::wire::{Body, Hello, MemberState, Report};
 
 const A: u64 = 0xa;
 const B: u64 = 0xb;
@@ -64,10 +63,10 @@ impl Island {
         self.proxy.frame(link, Body::Report(report));
     }
 
-    /// An island since a second, with nothing on its way.
+    /// An island for more than a second, with nothing on its way.
     fn cut_off() -> Self {
         let mut island = Self::new();
-        island.wait(Duration::from_secs(1), true, false);
+        island.wait(Duration::from_secs(2), true, false);
         island.arrived();
         island
     }
@@ -81,20 +80,9 @@ impl Island {
     }
 }
 
-/// A container tells that it has begun the request with this branch.
+/// A container tells that it has begun the INVITE with this branch.
 fn begun(branch: &str, partition: u32) -> Body {
-    let mut other = Proxy::new(config(2));
-    let link = other.container(B, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
-    other.client(udp(CALLER), &invite(branch));
-    let inner = one(other.arrived(link));
-    let branch = param(fields(&inner, "Via")[0], "branch").expect("ours has one");
-    let (keys, _) = Keys::of_branch(branch.as_bytes()).expect("of our own making");
-    Body::Transactions(Transactions {
-        keys: vec![keys.transaction],
-        merged: vec![keys.merged],
-        partitions: vec![partition],
-        ended: vec![],
-    })
+    support::begun(&invite(branch), partition)
 }
 
 fn invite(branch: &str) -> String {
@@ -115,8 +103,9 @@ fn what_begins_on_an_island_waits_until_the_others_are_heard() {
     );
     // The container does not hold its output any more; those who were silent may still be about to say what they have begun.
     island.wait(Duration::from_secs(1), false, false);
+    island.proxy.client(udp(CALLER), &invite("i1"));
     assert_eq!(island.arrived(), (vec![], vec![]));
-    island.wait(Duration::from_secs(1), false, true);
+    island.wait(Duration::from_millis(1200), false, true);
     let (a, b) = island.arrived();
     assert_eq!(a.len() + b.len(), 1, "its repetitions waited with it");
 }
@@ -127,7 +116,35 @@ fn what_the_others_have_begun_meanwhile_goes_there() {
     island.proxy.client(udp(CALLER), &invite("i1"));
     island.wait(Duration::from_secs(1), true, false);
     island.proxy.frame(island.b, begun("i1", 6));
-    island.wait(Duration::from_secs(2), false, true);
+    island.wait(Duration::from_millis(2200), false, true);
+    assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+}
+
+#[test]
+fn one_that_is_heard_again_ends_it_and_another_is_waited_for() {
+    let mut island = Island::cut_off();
+    island.says(island.b, false);
+    island.wait(Duration::from_millis(200), true, true);
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    island.wait(Duration::from_secs(1), true, true);
+    assert_eq!(island.arrived(), (vec![], vec![]));
+    let c = island.proxy.container(0xc, &[4], 2);
+    island.proxy.frame(c, begun("i1", 4));
+    island.wait(Duration::from_millis(1200), true, true);
+    assert_eq!(partition(&one(island.proxy.arrived(c))), PartitionId(4));
+}
+
+#[test]
+fn a_cancel_goes_by_as_well() {
+    let mut island = Island::cut_off();
+    island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
+    island.wait(Duration::from_secs(1), true, false);
+    assert!(
+        island.proxy.out().clients.is_empty(),
+        "481 would let the call ring on the other side"
+    );
+    island.proxy.frame(island.b, begun("i1", 6));
+    island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
     assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
 }
 
@@ -138,11 +155,7 @@ fn what_waits_there_for_longer_than_it_is_repeated_is_dropped() {
     island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
     island.proxy.client(udp(CALLER), &request("MESSAGE", URI, "m1", "", ""));
     island.wait(Duration::from_secs(33), true, false);
-    assert_eq!(
-        island.left_to_repetition(),
-        1,
-        "the cancelled one is not begun any more"
-    );
+    assert_eq!(island.left_to_repetition(), 3, "the INVITE, its CANCEL and the MESSAGE");
     island.wait(Duration::from_secs(2), false, true);
     assert_eq!(island.arrived(), (vec![], vec![]));
 }
@@ -186,20 +199,39 @@ fn a_container_that_holds_its_output_is_given_more_as_long_as_nobody_is_out_of_r
     );
 }
 
+/// What is heard when a cut is healed, in whatever order.
+#[derive(Clone, Copy)]
+enum News {
+    Owns,
+    Returned,
+    Begun,
+}
+
 #[test]
 fn what_a_container_took_before_it_was_cut_off_is_not_given_to_another_after_its_repetition() {
-    let mut island = Island::new();
-    // B falls silent, which nobody knows yet.
-    island.proxy.client(udp(CALLER), &invite("i1"));
-    one(island.arrived().0);
-    island.wait(Duration::from_secs(3), true, false);
-    // The cut is healed: B has what A owned, and tells that it has begun the same call meanwhile.
-    island.proxy.owns(island.b, B, &[0, 1, 2, 3], 2);
-    island.proxy.confirm(island.a, 1, &[1]);
-    assert_eq!(island.proxy.arrived(island.b), Vec::<String>::new());
-    assert_eq!(island.left_to_repetition(), 1);
-    island.proxy.frame(island.b, begun("i1", 6));
-    // One more repetition finds that call.
-    island.proxy.client(udp(CALLER), &invite("i1"));
-    assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+    use News::{Begun, Owns, Returned};
+    for order in [
+        [Owns, Returned, Begun],
+        [Begun, Owns, Returned],
+        [Begun, Returned, Owns],
+        [Returned, Begun, Owns],
+    ] {
+        let mut island = Island::new();
+        // B falls silent, which nobody knows yet.
+        island.proxy.client(udp(CALLER), &invite("i1"));
+        one(island.arrived().0);
+        island.wait(Duration::from_secs(3), true, false);
+        for news in order {
+            match news {
+                Owns => island.proxy.owns(island.b, B, &[0, 1, 2, 3], 2),
+                Returned => island.proxy.confirm(island.a, 1, &[1]),
+                Begun => island.proxy.frame(island.b, begun("i1", 6)),
+            }
+        }
+        assert_eq!(island.proxy.arrived(island.b), Vec::<String>::new());
+        assert_eq!(island.left_to_repetition(), 1);
+        // One more repetition finds the call.
+        island.proxy.client(udp(CALLER), &invite("i1"));
+        assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+    }
 }

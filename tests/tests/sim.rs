@@ -152,6 +152,11 @@ fn with_two_owners_acting_from_memory_a_violation_is_found() {
 }
 
 #[test]
+fn with_islands_unseen_a_violation_is_found() {
+    finds_a_violation_of_the_real_parts(Broken::IslandsUnseen);
+}
+
+#[test]
 fn with_hand_over_without_fencing_a_violation_is_found() {
     finds_a_violation(Broken::HandOverUnfenced);
 }

@@ -198,11 +198,13 @@ impl Connection {
         ended.map_err(|source| self.lost(source))
     }
 
-    /// Has what is not yet written go with the connection when that is dropped (RST): where a network is cut it would arrive whenever the
-    /// cut is healed.
+    /// Ends the connection, and what was not yet delivered with it (RST): where a network is cut it would arrive whenever the cut is healed.
+    /// Whoever waits for it is woken.
     pub fn discard(&self) {
-        // Without it the bytes may arrive late, as on any network.
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let socket = SockRef::from(&self.stream);
+        // If that fails the bytes may arrive late, as on any network.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        let _ = socket.shutdown(std::net::Shutdown::Both);
     }
 
     /// Writes all that waits.

@@ -148,6 +148,8 @@ struct Entry {
     merged: u64,
     until: Instant,
     partition: PartitionId,
+    /// A container has said so; until then the partition is where it was sent.
+    announced: bool,
     ended: bool,
 }
 
@@ -213,6 +215,7 @@ impl TransactionTable {
                 merged: keys.merged,
                 until,
                 partition,
+                announced: false,
                 ended: false,
             });
             self.merged.entry(keys.merged).or_insert(keys.transaction);
@@ -239,9 +242,11 @@ impl TransactionTable {
         }
     }
 
-    /// A transaction is as if it had never come.
-    pub fn forget(&mut self, key: u64) {
-        remove(&mut self.entries, &mut self.merged, key);
+    /// A transaction is as if it had never come, unless it is known to be in another partition by now.
+    pub fn forget(&mut self, key: u64, partition: PartitionId) {
+        if self.find(key) == Some(partition) {
+            remove(&mut self.entries, &mut self.merged, key);
+        }
     }
 
     /// The final response of a transaction has been sent.
@@ -255,8 +260,9 @@ impl TransactionTable {
         }
     }
 
-    /// A container tells of transactions that it has taken on or finished.
-    pub fn announced(&mut self, now: Instant, announced: &Transactions, partitions: usize) {
+    /// A container tells of transactions that it has taken on or finished. It is believed where others were only sent the request; with `anew`
+    /// also where another one has said that it has it.
+    pub fn announced(&mut self, now: Instant, announced: &Transactions, partitions: usize, anew: bool) {
         let begun = announced.keys.iter().zip(&announced.merged).zip(&announced.partitions);
         for ((transaction, merged), partition) in begun {
             let keys = Keys {
@@ -264,7 +270,16 @@ impl TransactionTable {
                 merged: *merged,
             };
             match u16::try_from(*partition) {
-                Ok(partition) if usize::from(partition) < partitions => self.begin(now, &keys, PartitionId(partition)),
+                Ok(partition) if usize::from(partition) < partitions => {
+                    let partition = PartitionId(partition);
+                    self.begin(now, &keys, partition);
+                    if let Some(entry) = self.entries.get_mut(transaction) {
+                        if anew || !entry.announced {
+                            entry.partition = partition;
+                        }
+                        entry.announced = true;
+                    }
+                }
                 _ => (),
             }
         }
@@ -465,7 +480,7 @@ mod tests {
             partitions: vec![5, 70_000, 5],
             ended: vec![1, 99],
         };
-        table.announced(at(0), &announced, 1024);
+        table.announced(at(0), &announced, 1024, false);
         assert_eq!((table.len(), table.find(1)), (1, Some(P)));
         table.expire(at(32));
         assert!(table.is_empty());

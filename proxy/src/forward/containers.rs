@@ -126,12 +126,15 @@ impl Containers {
         }
         self.links = self.links.wrapping_add(1);
         let id = LinkId(self.links << SLOT_BITS | u32::from(slot.0));
+        // It may hold still what it held when it fell silent.
+        let before = self.by_slot[at].as_ref();
+        let holds = before.is_some_and(|before| before.incarnation == incarnation && before.holds);
         self.by_slot[at] = Some(Container {
             incarnation,
             name: name.to_owned(),
             heard: now,
             lost: false,
-            holds: false,
+            holds,
             link: Some(Link {
                 id,
                 window,
@@ -145,6 +148,7 @@ impl Containers {
     pub(super) fn down(&mut self, now: Instant, slot: Slot) -> Option<Link> {
         let container = self.get_mut(slot)?;
         container.lost = now.since(container.heard) >= SILENT;
+        container.holds &= container.lost;
         container.heard = now;
         container.link.take()
     }
@@ -156,25 +160,18 @@ impl Containers {
         }
     }
 
-    /// Whether it holds its output.
+    /// Whether it holds its output, or did when it fell silent.
     pub(super) fn holds(&self, slot: Slot) -> bool {
-        self.get(slot)
-            .is_some_and(|container| container.holds && container.link.is_some())
+        self.get(slot).is_some_and(|container| container.holds)
     }
 
-    /// Whether it is heard, and what it says is heard by others.
-    pub(super) fn may_answer(&self, now: Instant, slot: Slot) -> bool {
-        let is_heard = |container: &Container| now.since(container.heard) < SILENT && !container.holds;
-        self.get(slot).is_some_and(is_heard)
-    }
-
-    /// Whether one of those in reach does.
+    /// Whether there is one that does.
     pub(super) fn some_hold(&self) -> bool {
-        self.iter().any(|(slot, _)| self.holds(slot))
+        self.iter().any(|(_, container)| container.holds)
     }
 
-    /// How many are heard, and how many have fallen silent, be it that their link has ended since; not those that ended: a process closes its
-    /// connections.
+    /// How many are heard, and how many have fallen silent. Of those a link may have ended since; one that ended without silence is the sign
+    /// of a process that ended, and counts nowhere.
     pub(super) fn heard(&self, now: Instant) -> (usize, usize) {
         let (mut heard, mut silent) = (0, 0);
         for (_, container) in self.iter() {

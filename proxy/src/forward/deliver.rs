@@ -192,7 +192,7 @@ impl Core {
 
     pub(super) fn keep_all(&mut self, now: Instant, messages: Vec<(Label, Vec<u8>)>, effects: &mut Effects) {
         for (label, bytes) in messages {
-            if self.was_repeated(now, label, &bytes) {
+            if self.leave_to_repetition(now, label, &bytes) {
                 continue;
             }
             self.counters.rerouted += 1;
@@ -215,7 +215,7 @@ impl Core {
         });
         self.hold = hold;
         for Held { label, bytes, .. } in released {
-            if self.was_repeated(now, label, &bytes) {
+            if self.leave_to_repetition(now, label, &bytes) {
                 continue;
             }
             let owner = self.routing.route(label.partition).settled();
@@ -237,7 +237,7 @@ impl Core {
     /// Answers what has waited too long.
     pub(super) fn expire_held(&mut self, now: Instant, effects: &mut Effects) {
         for held in self.hold.expire(now) {
-            if self.was_repeated(now, held.label, &held.bytes) {
+            if self.leave_to_repetition(now, held.label, &held.bytes) {
                 continue;
             }
             self.give_up(now, Refusal::LATE, &held.bytes, effects);

@@ -3,63 +3,165 @@
 //!
 //! What begins there would end as a second call: the client repeats a datagram, by then through a proxy that is well, and nobody on that
 //! side can know of what waits on this one. So datagrams that begin something wait here until the others are heard again, who tell what they
-//! have begun ([`super::early`]); and what was given to the container before the island was seen to be one is not given to another after so long
-//! that the client must have repeated it. Over a connection nothing is repeated, and dialogs have one place only: they take their usual way.
+//! have begun; and what was given to the container before the island was seen to be one is not given to another after so long that the client
+//! must have repeated it. Over a connection nothing is repeated, and dialogs have one place only: they take their usual way.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use sip::{Index, Instant, Message, Method};
+use sip::{Edit, Index, Instant, Message, Method};
 use transport::legs::INNER;
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
+use ucf::routing::Slot;
 use ucf::transactions::Keys;
 use ucf::window::Label;
 
 use super::Core;
-use super::counters::DropReason;
+use super::counters::{DropReason, Kind, Outcome};
+use super::effects::Effects;
+use super::path::Arrival;
 
-/// When a client has sent a request three times: at once, after T1 and after 3 * T1 (RFC 3261 s17.1.1.2). Longer than a takeover takes.
+/// When a client repeats a datagram for the first time (RFC 3261 s17.1.1.1).
+const T1: Duration = Duration::from_millis(500);
+
+/// When it has sent it three times: at once, after T1 and after 3 * T1 (s17.1.1.2). Longer than a takeover takes.
 const REPEATED: Duration = Duration::from_millis(1500);
 
-/// How long links with all others take once the network is whole again: one attempt a second, and some for the greeting.
-const LINKED: Duration = Duration::from_millis(1200);
+/// For how long it goes on: 64 * T1, Timer B.
+const REPEATS: Duration = Duration::from_secs(32);
 
-/// Whether this proxy is on one.
+/// How long links with all others take once the network is whole again: an attempt that has just begun in vain, the pause before the next
+/// (1.2 s together), and the greeting.
+const LINKED: Duration = Duration::from_secs(2);
+
+/// How many wait at most; beyond, their repetitions have to come again.
+const MAX_WAITING: usize = 1024;
+
+/// Whether this proxy is on one, and what waits there.
 #[derive(Debug, Default)]
 pub(super) struct Island {
-    pub(super) now: bool,
-    /// When it last was.
-    last: Instant,
+    now: bool,
+    /// When the latest one began, and when it was last there.
+    latest: Option<(Instant, Instant)>,
+    /// How many others were heard when it began.
+    heard: usize,
+    /// In the order in which they came.
+    waiting: VecDeque<Waiting>,
+    /// For simulations, to prove that their checks can fail.
+    pub(super) ignored: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    until: Instant,
+    /// Of its transaction.
+    key: u64,
+    source: Flow,
+    bytes: Box<[u8]>,
 }
 
 impl Core {
-    /// Looks who is out of reach. Whoever was cut off stays so until no container that it reaches holds its output any more.
-    pub(super) fn look_around(&mut self, now: Instant) {
+    /// Looks who is out of reach, and lets go on what has waited for them.
+    pub(super) fn look_around(&mut self, now: Instant, effects: &mut Effects) {
         let (containers, peers) = (self.containers.heard(now), self.peers.heard());
         let (heard, silent) = (containers.0 + peers.0, containers.1 + peers.1);
-        // Where a part falls silent and most are heard, it is that part which is cut off.
-        let apart = heard < silent;
-        self.island.now = self.containers.some_hold() && (self.island.now || apart);
-        if self.island.now {
-            self.island.last = now;
+        let island = &mut self.island;
+        // Without another proxy no repetition comes anywhere else.
+        let may_be = !island.ignored && self.containers.some_hold() && self.peers.has_been_one();
+        // Of those who are lost for long nobody knows any more: it is over when somebody is heard again.
+        let is_one = may_be
+            && if island.now {
+                heard <= island.heard
+            } else {
+                heard < silent
+            };
+        if is_one {
+            let since = island.latest.filter(|_| island.now).map_or(now, |(since, _)| since);
+            island.latest = Some((since, now));
+            island.heard = heard;
         }
+        island.now = is_one;
+        self.let_go_on(now, effects);
     }
 
-    /// Whether this proxy is on no island, and has had the time to hear what was begun elsewhere.
-    pub(super) fn others_are_heard(&self, now: Instant) -> bool {
-        !self.island.now && now.since(self.island.last) >= LINKED
+    /// Whether this proxy is on an island at present.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.island.now
     }
 
-    /// Whether a partition's owner is the container that this proxy is cut off with.
+    /// Whether others may have begun what comes here, and have not had the time to say so.
+    pub(super) fn waits_for_others(&self, now: Instant) -> bool {
+        // What is over before anybody repeats anything has done no harm.
+        let was_one = |(since, last): (Instant, Instant)| last.since(since) >= T1 && now.since(last) < LINKED;
+        self.island.now || self.island.latest.is_some_and(was_one)
+    }
+
+    /// Whether what a container has begun is no news to the rest of the cluster.
+    pub(super) fn is_one_of_others(&self, slot: Slot) -> bool {
+        !self.containers.holds(slot)
+    }
+
+    /// Whether a partition's owner, as far as is known, is a container that this proxy is cut off with.
     pub(super) fn is_on_the_island(&self, partition: PartitionId) -> bool {
         let owner = self.routing.route(partition).settled();
         owner.is_some_and(|slot| self.containers.holds(slot))
     }
 
-    /// Whether a message that a container did not take is left to its repetition: then its transaction is as if it had never come, and what
-    /// other containers tell of it counts.
-    pub(super) fn was_repeated(&mut self, now: Instant, label: Label, bytes: &[u8]) -> bool {
-        if label.came > self.island.last || now.since(label.came) < REPEATED {
+    /// Lets what begins wait. None: it comes here again.
+    pub(super) fn wait_for_others(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64) -> Option<Outcome> {
+        let waiting = &mut self.island.waiting;
+        if waiting.iter().any(|waiting| waiting.key == key) {
+            return Some(Outcome::Held);
+        }
+        if waiting.len() >= MAX_WAITING {
+            self.counters.drop(DropReason::Apart);
+            return Some(Outcome::Dropped);
+        }
+        waiting.push_back(Waiting {
+            until: arrival.now + REPEATS,
+            key,
+            source: *source,
+            bytes: arrival.message.as_bytes().into(),
+        });
+        None
+    }
+
+    /// A CANCEL whose INVITE may be a call on the other side: here that is only not begun any more, and the CANCEL's repetition goes there.
+    pub(super) fn call_off_here(&mut self, key: u64) {
+        let before = self.island.waiting.len();
+        self.island.waiting.retain(|waiting| waiting.key != key);
+        if self.island.waiting.len() < before {
+            self.counters.count(Kind::NewRequest, Outcome::Dropped);
+            self.counters.drop(DropReason::Apart);
+        }
+        self.counters.drop(DropReason::Apart);
+    }
+
+    fn let_go_on(&mut self, now: Instant, effects: &mut Effects) {
+        while (self.island.waiting.front()).is_some_and(|waiting| waiting.until <= now) {
+            self.island.waiting.pop_front();
+            self.counters.count(Kind::NewRequest, Outcome::Dropped);
+            self.counters.drop(DropReason::Apart);
+        }
+        if self.waits_for_others(now) {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.island.waiting) {
+            let mut index = Index::new();
+            if index.scan(&waiting.bytes, &INNER).is_ok() {
+                let message = &Message::new(&waiting.bytes, &index);
+                self.client(Arrival { now, message }, &waiting.source, &mut Edit::new(), effects);
+            }
+        }
+    }
+
+    /// Drops a message that a container did not take, if its client has repeated it since and that was begun elsewhere, or may have been on the
+    /// other side of an island. Then its transaction is as if it had never come here, and what containers tell of it counts. `false` if it
+    /// has to go to another container.
+    pub(super) fn leave_to_repetition(&mut self, now: Instant, label: Label, bytes: &[u8]) -> bool {
+        let age = now.since(label.came);
+        if age < T1 {
             return false;
         }
         let mut index = Index::new();
@@ -78,7 +180,15 @@ impl Core {
         if !message.is_request() || !is_repeated(&message, flow.transport) {
             return false;
         }
-        self.transactions.forget(keys.transaction);
+        let elsewhere = self
+            .transactions
+            .find(keys.transaction)
+            .is_some_and(|known| known != label.partition);
+        let from_an_island = self.island.latest.is_some_and(|(_, last)| label.came <= last) && age >= REPEATED;
+        if !elsewhere && !from_an_island {
+            return false;
+        }
+        self.transactions.forget(keys.transaction, label.partition);
         self.counters.drop(DropReason::Apart);
         true
     }

@@ -124,6 +124,12 @@ impl Forwarder {
         }
     }
 
+    /// Does as if it were never cut off, for simulations: so that they prove that their checks can fail.
+    #[doc(hidden)]
+    pub fn ignore_islands(&mut self) {
+        self.core.island.ignored = true;
+    }
+
     /// A message of a client: a datagram, or one message of a stream. `source.held` is set for streams. If it belongs to
     /// another worker's calls, the effect is [`Effect::Pass`].
     pub fn handle_client(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects) {
@@ -268,7 +274,7 @@ impl Forwarder {
             self.core.next_heartbeat = now + HEARTBEAT;
             self.core.no_news(now, effects);
             self.core.fall_silent(now, effects);
-            self.core.look_around(now);
+            self.core.look_around(now, effects);
             self.core.settle_output(now, effects);
             self.core.ask_again(now, effects);
             self.core.beat(now, effects);
@@ -356,7 +362,8 @@ impl Core {
             }
             Body::Transactions(announced) => {
                 let partitions = self.routing.partitions();
-                self.transactions.announced(now, announced, partitions);
+                let anew = self.waits_for_others(now) && self.is_one_of_others(slot);
+                self.transactions.announced(now, announced, partitions, anew);
             }
             Body::KeepOpen(asked) => return self.keep_open(asked, effects),
             // Not for proxies, or of a later version.
@@ -392,7 +399,7 @@ impl Core {
             tell(link.id);
         }
         self.peers.iter_mut().for_each(|peer| tell(peer.id));
-        let island = self.island.now;
+        let island = self.is_cut_off();
         let silent = (self.containers).silent(now, island, |container| self.peers.reach(container));
         for (link, reason) in silent.chain(self.peers.silent(now)) {
             effects.push(Effect::Close { link, reason });

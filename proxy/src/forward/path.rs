@@ -88,16 +88,21 @@ impl Core {
             return Err(early(answer));
         }
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
-        let repeated = self.island.now && is_repeated(request.message, source.transport);
+        let apart = self.waits_for_others(arrival.now) && source.transport == Transport::Udp;
+        let repeated = apart && is_repeated(request.message, source.transport);
         let class = match self.classify(arrival.now, &request, &routes, repeated) {
             Ok(class) if repeated && self.is_on_the_island(class.partition) => {
                 let outcome = self.wait_for_others(arrival, source, request.keys.transaction);
                 return Ok(outcome.map(|outcome| (class.kind, outcome)));
             }
             Ok(class) => class,
-            Err(Refusal::OVERLOADED | Refusal::NO_CONTAINER) if repeated => {
+            Err(Refusal::NO_CONTAINER) if repeated => {
                 let outcome = self.wait_for_others(arrival, source, request.keys.transaction);
                 return Ok(outcome.map(|outcome| (Kind::NewRequest, outcome)));
+            }
+            Err(Refusal::UNKNOWN) if apart && request.method == Method::Cancel => {
+                self.call_off_here(request.keys.transaction);
+                return Ok(Some((Kind::NewRequest, Outcome::Dropped)));
             }
             Err(refusal) => match self.wait_for_news(arrival, source, request.keys.transaction, refusal) {
                 Waits::No => return Err(early(refusal)),
@@ -185,7 +190,9 @@ impl Core {
         };
         let partition = match named.or_else(|| request.named_dialog(&self.config.keyring)) {
             Some(partition) => partition,
-            None => match self.choose(now, request, repeated) {
+            // Whether others have it is not known yet.
+            None if repeated => return Err(Refusal::NO_CONTAINER),
+            None => match self.choose(now, request) {
                 Some(partition) => partition,
                 None if self.has_active() => return Err(Refusal::OVERLOADED),
                 None => return Err(Refusal::NO_CONTAINER),
@@ -195,18 +202,15 @@ impl Core {
         ours(Kind::NewRequest, partition)
     }
 
-    /// A partition of the container with the least work. What is `repeated` waits for one that may answer it.
-    fn choose(&mut self, now: Instant, request: &Request<'_>, repeated: bool) -> Option<PartitionId> {
+    /// A partition of the container with the least work.
+    fn choose(&mut self, now: Instant, request: &Request<'_>) -> Option<PartitionId> {
         let random = self.random();
         let urgency = if request.is_emergency(&self.config.emergency) {
             Urgency::Emergency
         } else {
             Urgency::Usual
         };
-        let owns = |slot: Slot| {
-            let may_answer = !repeated || self.containers.may_answer(now, slot);
-            may_answer && !self.routing.owned(slot).is_empty()
-        };
+        let owns = |slot: Slot| !self.routing.owned(slot).is_empty();
         let waits = |slot: Slot| {
             let link = self.containers.link(slot).filter(|_| owns(slot))?;
             link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))

@@ -167,6 +167,11 @@ impl Peers {
         self.list.iter_mut().filter(|peer| peer.reaches(container)).nth(place)
     }
 
+    /// Whether there ever was a link with one.
+    pub(super) fn has_been_one(&self) -> bool {
+        self.count > 0
+    }
+
     /// How many proxies are heard, and how many are silent: one has a link for each of its workers.
     pub(super) fn heard(&self) -> (usize, usize) {
         let processes = |lively: bool| -> BTreeSet<u64> {

@@ -128,7 +128,8 @@ impl Core {
         }
         if let Some(transactions) = &heard.transactions {
             let partitions = self.routing.partitions();
-            self.transactions.announced(now, transactions, partitions);
+            let anew = self.waits_for_others(now);
+            self.transactions.announced(now, transactions, partitions, anew);
         }
         if let Some(ownership) = &heard.ownership {
             // Never complete: the peer may know less than we do.

@@ -11,7 +11,8 @@ use proxy::forward::{Config, Effect, Effects, Forwarder, Limits, LinkId, Listene
 use sip::{Framer, Instant, Side};
 use ucf::flow::{ConnectionId, Flow, Held, Transport};
 use ucf::token::{Key, Keyring};
-use ucf::wire::{Body, Confirm, Hello, MemberState, Ownership, Report};
+use ucf::transactions::Keys;
+use ucf::wire::{Body, Confirm, Hello, MemberState, Ownership, Report, Transactions};
 use ucf::{PartitionId, ProxyId};
 
 pub const PARTITIONS: u32 = 8;
@@ -223,6 +224,22 @@ impl Proxy {
         assert_eq!(out.clients.len(), 1, "{out:#?}");
         out.clients.remove(0)
     }
+}
+
+/// What a container tells of a request of `192.0.2.1:5060` that it has taken on in this partition.
+pub fn begun(message: &str, at: u32) -> Body {
+    let mut other = Proxy::new(config(99));
+    let link = other.container(99, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    other.client(udp("192.0.2.1:5060"), message);
+    let inner = one(other.arrived(link));
+    let branch = param(fields(&inner, "Via")[0], "branch").expect("ours has one");
+    let (keys, _) = Keys::of_branch(branch.as_bytes()).expect("of our own making");
+    Body::Transactions(Transactions {
+        keys: vec![keys.transaction],
+        merged: vec![keys.merged],
+        partitions: vec![at],
+        ended: vec![],
+    })
 }
 
 pub fn udp(remote: &str) -> Flow {

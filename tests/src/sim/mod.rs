@@ -68,6 +68,8 @@ pub enum Broken {
     ClaimsUnasked,
     /// A store's master answers although no replica has what it was told.
     AnswersAlone,
+    /// Proxies do not see that they are cut off with a container.
+    IslandsUnseen,
 }
 
 /// How a run ended.

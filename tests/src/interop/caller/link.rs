@@ -48,6 +48,8 @@ pub struct Link {
     sockets: Vec<Socket>,
     /// Each slot has one of them, in turn.
     remotes: Vec<SocketAddr>,
+    /// Each repetition of a datagram goes to the next of them, as where a balancer has found that the one before is not well.
+    pub balanced: bool,
     /// Connections that broke.
     pub broken: u64,
 }
@@ -62,6 +64,7 @@ impl Link {
         Ok(Self {
             sockets: sockets.collect::<io::Result<_>>()?,
             remotes: remotes.to_vec(),
+            balanced: false,
             broken: 0,
         })
     }
@@ -72,6 +75,7 @@ impl Link {
         Self {
             sockets: Vec::new(),
             remotes: Vec::new(),
+            balanced: false,
             broken: 0,
         }
     }
@@ -96,13 +100,13 @@ impl Link {
         self.send_again(slot, 0, bytes);
     }
 
-    /// The same for the `repeats`th repetition: of datagrams each goes to the next of the remotes, as where a balancer has found that the one
-    /// before is not well.
+    /// The same for the `repeats`th repetition.
     pub fn send_again(&mut self, slot: usize, repeats: u32, bytes: &[u8]) {
         let remote = self.remotes[slot % self.remotes.len()];
         match &mut self.sockets[slot] {
             Socket::Udp(socket) => {
-                let remote = self.remotes[(slot + repeats as usize) % self.remotes.len()];
+                let further = if self.balanced { repeats as usize } else { 0 };
+                let remote = self.remotes[(slot + further) % self.remotes.len()];
                 let _ = socket.send_to(bytes, remote);
             }
             Socket::Tcp(connection) => {

@@ -151,6 +151,11 @@ impl Caller {
         self.timers.push(Reverse((now + T1, index)));
     }
 
+    /// Has each repetition of a datagram go through another proxy than the one before.
+    pub fn balance_repetitions(&mut self) {
+        self.link.balanced = true;
+    }
+
     /// Repeats the pending INVITE of a call as a phone whose timer fired would, from any slot's socket.
     pub fn repeat(&mut self, index: usize) {
         let dialog = &mut self.dialogs[index];

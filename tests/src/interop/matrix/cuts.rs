@@ -49,7 +49,7 @@ pub fn cells(application: Application) -> Vec<Cell> {
         ),
         (
             "container and a proxy cut off together, from all but callers",
-            network(with_its_proxy),
+            Fault::Balanced(with_its_proxy),
             Holds,
             // A callee answers the proxy that called it, which has nobody to tell before it is back.
             seconds(if application == Application::B2bua { 14 } else { 6 }),

@@ -61,6 +61,8 @@ pub enum Fault {
     Watched(fn(&Cluster, &mut Watched, Load) -> anyhow::Result<()>),
     /// To the network between nodes.
     Network(fn(&Network) -> anyhow::Result<()>),
+    /// The same, and a balancer sends each repetition of a datagram to another proxy than the one before.
+    Balanced(fn(&Network) -> anyhow::Result<()>),
 }
 
 /// What is asked of a cell.
@@ -134,7 +136,7 @@ impl Cell {
         let mut site = Site::start(self.fault, manifest)?;
         // With `answer` nobody calls them.
         let _callees = site.callees(callees, load.ring)?;
-        let traffic = site.traffic(load, transport)?;
+        let traffic = site.traffic(load, transport, matches!(self.fault, Fault::Balanced(_)))?;
         let begun = Instant::now();
         self.happen(&mut site, load)?;
         site.settle().context("whole again")?;
@@ -150,7 +152,7 @@ impl Cell {
     /// Where this cell's callees are.
     fn callees(&self, number: u8) -> SocketAddr {
         match self.fault {
-            Fault::Network(_) => SocketAddr::from((Network::CALLERS, 5070)),
+            Fault::Network(_) | Fault::Balanced(_) => SocketAddr::from((Network::CALLERS, 5070)),
             _ => SocketAddr::from((Ipv4Addr::new(127, 0, 133, number + 1), 5070)),
         }
     }
@@ -163,7 +165,7 @@ impl Cell {
                 happen(cluster, store, load)
             }
             (Fault::Watched(happen), Site::Machine(cluster, Beside::Watched(redis))) => happen(cluster, redis, load),
-            (Fault::Network(happen), Site::Network(network)) => happen(network),
+            (Fault::Network(happen) | Fault::Balanced(happen), Site::Network(network)) => happen(network),
             _ => unreachable!("the site is made for the fault"),
         }
     }
@@ -186,7 +188,7 @@ impl Cell {
 impl Site {
     fn start(fault: Fault, manifest: Manifest) -> anyhow::Result<Self> {
         let (beside, redis) = match fault {
-            Fault::Network(_) => return Ok(Self::Network(Network::start(manifest)?)),
+            Fault::Network(_) | Fault::Balanced(_) => return Ok(Self::Network(Network::start(manifest)?)),
             Fault::Machine(_) => (Beside::Nothing, None),
             Fault::Clock(_) => {
                 let clock = faults::Clock::start(&manifest)?;
@@ -207,7 +209,7 @@ impl Site {
         Ok(Self::Machine(Cluster::start(Manifest { redis, ..manifest })?, beside))
     }
 
-    fn traffic(&self, load: Load, transport: Transport) -> anyhow::Result<Traffic> {
+    fn traffic(&self, load: Load, transport: Transport, balanced: bool) -> anyhow::Result<Traffic> {
         // As many ports as make both proxies and all workers of each have their part.
         const SLOTS: usize = 32;
         match self {
@@ -219,7 +221,11 @@ impl Site {
                 let (place, proxies, target) = (network.callers(), network.proxies(), network.address());
                 Traffic::start(load, move || {
                     place.enter()?;
-                    Caller::through(&proxies, transport, place.address.into(), target, SLOTS)
+                    let mut caller = Caller::through(&proxies, transport, place.address.into(), target, SLOTS)?;
+                    if balanced {
+                        caller.balance_repetitions();
+                    }
+                    Ok(caller)
                 })
             }
         }

@@ -128,6 +128,7 @@ impl Container {
             record,
             partitions: u16::try_from(keyring.partitions()).expect("few"),
             lease: crate::sim::LEASE,
+            store_budget: STORE_BUDGET,
             acts_from_memory: true,
             faults: self.faults,
         };

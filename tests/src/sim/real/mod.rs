@@ -106,7 +106,11 @@ impl World {
                 .map(|i| Container::new(i, settings.clone(), member_faults, output_first))
                 .collect(),
             proxies: (0..PROXIES)
-                .map(|i| Proxy::new(i, SLOTS, PROXIES, keyring.clone()))
+                .map(|i| {
+                    let mut proxy = Proxy::new(i, SLOTS, PROXIES, keyring.clone());
+                    proxy.ignores_islands = broken == Broken::IslandsUnseen;
+                    proxy
+                })
                 .collect(),
             store,
             callers,

@@ -26,6 +26,8 @@ pub struct Proxy {
     proxies: usize,
     keyring: Arc<Keyring>,
     process: Option<Process>,
+    /// See `Broken::IslandsUnseen`.
+    pub ignores_islands: bool,
 }
 
 struct Process {
@@ -71,6 +73,7 @@ impl Proxy {
             slots,
             proxies,
             keyring,
+            ignores_islands: false,
             process: None,
         }
     }
@@ -103,9 +106,13 @@ impl Proxy {
             limits: Limits::default(),
         };
         let now = clock.read(ctx.now);
+        let mut forwarder = Forwarder::new(config);
+        if self.ignores_islands {
+            forwarder.ignore_islands();
+        }
         self.process = Some(Process {
             life,
-            forwarder: Forwarder::new(config),
+            forwarder,
             effects: Effects::default(),
             clock,
             paused: false,
