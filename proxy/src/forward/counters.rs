@@ -73,7 +73,7 @@ pub enum DropReason {
     Full,
     /// It has waited too long, and no answer is allowed.
     Late,
-    /// Left to its repetition: this proxy was cut off with a container that could answer nothing, and another may have had it.
+    /// Left to its repetition, which another container has begun, or may have while this proxy was cut off with one.
     Apart,
 }
 
