@@ -151,7 +151,8 @@ impl Instances {
         self.files.join(ordinal.to_string())
     }
 
-    fn logs(&self) -> String {
+    /// The ends of all logs.
+    pub fn logs(&self) -> String {
         let processes = self.nodes.iter().flat_map(|node| [&node.server, &node.sentinel]);
         let tails = processes.flatten().map(Process::log_tail);
         tails.collect::<Vec<_>>().join("\n")
