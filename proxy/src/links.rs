@@ -294,11 +294,18 @@ impl Links {
         }
     }
 
-    /// Has a link taken down at the next flush, by RST: what it was sent and has not confirmed goes to others, not there as well.
-    pub fn fail(&mut self, id: LinkId, reason: &str) {
+    /// Has a link taken down on which nothing is heard, by RST: what it was sent and has not confirmed goes to others, not there as well.
+    pub fn give_up(&mut self, id: LinkId, reason: &str) {
         if let Some(link) = self.up.iter().find(|link| link.id == id) {
             link.sip.iter().for_each(|sip| sip.discard());
             link.ucf.discard();
+        }
+        self.fail(id, reason);
+    }
+
+    /// Has a link taken down at the next flush.
+    pub fn fail(&mut self, id: LinkId, reason: &str) {
+        if self.up.iter().any(|link| link.id == id) {
             self.failed.push((id, reason.to_owned()));
         }
     }

@@ -422,7 +422,7 @@ impl Core {
                     }
                     Effect::Frame { link, body } => self.links.push_frame(*link, body.clone()),
                     Effect::Close { link, reason } => {
-                        self.links.fail(*link, reason);
+                        self.links.give_up(*link, reason);
                     }
                 }
             }

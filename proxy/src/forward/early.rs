@@ -170,11 +170,16 @@ impl Core {
                 self.early.waiting.push_back(waiting);
                 continue;
             }
-            let mut index = Index::new();
-            if index.scan(&waiting.bytes, &INNER).is_ok() {
-                let message = &Message::new(&waiting.bytes, &index);
-                self.client(Arrival { now, message }, &waiting.source, &mut Edit::new(), effects);
-            }
+            self.comes_again(now, &waiting.source, &waiting.bytes, effects);
+        }
+    }
+
+    /// A client's request that has waited goes its way from the start.
+    pub(super) fn comes_again(&mut self, now: Instant, source: &Flow, bytes: &[u8], effects: &mut Effects) {
+        let mut index = Index::new();
+        if index.scan(bytes, &INNER).is_ok() {
+            let message = &Message::new(bytes, &index);
+            self.client(Arrival { now, message }, source, &mut Edit::new(), effects);
         }
     }
 

@@ -9,11 +9,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Message, Method};
+use sip::{Index, Instant, Message, Method};
 use transport::legs::INNER;
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
-use ucf::routing::Slot;
 use ucf::transactions::Keys;
 use ucf::window::Label;
 
@@ -44,7 +43,7 @@ pub(super) struct Island {
     now: bool,
     /// When the latest one began, and when it was last there.
     latest: Option<(Instant, Instant)>,
-    /// How many others were heard when it began.
+    /// How many others are heard there: fewer as time goes on, or it is over.
     heard: usize,
     /// In the order in which they came.
     waiting: VecDeque<Waiting>,
@@ -97,11 +96,6 @@ impl Core {
         self.island.now || self.island.latest.is_some_and(was_one)
     }
 
-    /// Whether what a container has begun is no news to the rest of the cluster.
-    pub(super) fn is_one_of_others(&self, slot: Slot) -> bool {
-        !self.containers.holds(slot)
-    }
-
     /// Whether a partition's owner, as far as is known, is a container that this proxy is cut off with.
     pub(super) fn is_on_the_island(&self, partition: PartitionId) -> bool {
         let owner = self.routing.route(partition).settled();
@@ -148,11 +142,7 @@ impl Core {
             return;
         }
         for waiting in std::mem::take(&mut self.island.waiting) {
-            let mut index = Index::new();
-            if index.scan(&waiting.bytes, &INNER).is_ok() {
-                let message = &Message::new(&waiting.bytes, &index);
-                self.client(Arrival { now, message }, &waiting.source, &mut Edit::new(), effects);
-            }
+            self.comes_again(now, &waiting.source, &waiting.bytes, effects);
         }
     }
 

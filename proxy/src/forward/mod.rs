@@ -362,7 +362,8 @@ impl Core {
             }
             Body::Transactions(announced) => {
                 let partitions = self.routing.partitions();
-                let anew = self.waits_for_others(now) && self.is_one_of_others(slot);
+                // What begins on an island is no news of the others'.
+                let anew = self.waits_for_others(now) && !self.containers.holds(slot);
                 self.transactions.announced(now, announced, partitions, anew);
             }
             Body::KeepOpen(asked) => return self.keep_open(asked, effects),

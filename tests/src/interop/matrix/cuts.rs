@@ -102,8 +102,8 @@ fn with_its_proxy(network: &Network) -> anyhow::Result<()> {
     network.until("the others own everything", LIMIT, |_| {
         elsewhere(network) == network.partitions()
     })?;
-    // Until it is off the list of members, and a new one of its name could run.
-    std::thread::sleep(CUT * 3);
+    // Then a new one of its name could run.
+    network.until_listed(2, LIMIT)?;
     network.heal()
 }
 

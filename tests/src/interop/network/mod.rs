@@ -264,6 +264,22 @@ impl Network {
         })
     }
 
+    /// Waits until so many containers are on the list of members in Redis.
+    pub fn until_listed(&self, count: usize, limit: Duration) -> anyhow::Result<()> {
+        let place = &self.node("redis")?.place.0;
+        let client = redis::Client::open(format!("redis://{}:{REDIS}/", place.address))?;
+        let members = format!("sc:{{{CLUSTER}:m}}:members");
+        let listed = || -> anyhow::Result<usize> {
+            let mut connection = client.get_connection()?;
+            Ok(redis::cmd("HLEN").arg(&members).query(&mut connection)?)
+        };
+        place.within(|| {
+            wait_every(ASK, "members are listed", limit, || {
+                listed().is_ok_and(|found| found == count).then_some(())
+            })
+        })
+    }
+
     /// Waits until Redis has what the containers hold.
     pub fn two_copies(&self, limit: Duration) -> anyhow::Result<usize> {
         let containers = self.nodes.iter().filter(|node| node.name.starts_with("container"));
