@@ -111,6 +111,27 @@ fn what_begins_on_an_island_waits_until_the_others_are_heard() {
 }
 
 #[test]
+fn what_has_waited_goes_on_when_no_copy_of_it_reaches_another_proxy() {
+    for before in 0..10 {
+        let mut island = Island::cut_off();
+        island.proxy.client(udp(CALLER), &invite("i1"));
+        // It ends at any moment between two copies.
+        island.wait(TICK * before, true, false);
+        let mut age = TICK * before;
+        while island.arrived() == (vec![], vec![]) {
+            assert!(age < Duration::from_secs(4), "it goes on some time");
+            island.wait(TICK, false, true);
+            age += TICK;
+        }
+        let since_copy = age.as_millis() % 500;
+        assert!(
+            (150..=350).contains(&since_copy),
+            "{since_copy} ms after a copy, {age:?} old"
+        );
+    }
+}
+
+#[test]
 fn what_the_others_have_begun_meanwhile_goes_there() {
     let mut island = Island::cut_off();
     island.proxy.client(udp(CALLER), &invite("i1"));

@@ -34,6 +34,10 @@ const REPEATS: Duration = Duration::from_secs(32);
 /// (1.2 s together), and the greeting.
 const LINKED: Duration = Duration::from_secs(2);
 
+/// What waits goes on this far from the moments at which its client may be repeating it elsewhere, which are multiples of T1 after any copy
+/// of it (s17.1.1.2, s17.1.2.2): time for whoever takes a call on to tell every proxy.
+const APART: Duration = Duration::from_millis(150);
+
 /// How many wait at most; beyond, their repetitions have to come again.
 const MAX_WAITING: usize = 1024;
 
@@ -53,7 +57,7 @@ pub(super) struct Island {
 
 #[derive(Debug)]
 struct Waiting {
-    until: Instant,
+    came: Instant,
     /// Of its transaction.
     key: u64,
     source: Flow,
@@ -113,7 +117,7 @@ impl Core {
             return Some(Outcome::Dropped);
         }
         waiting.push_back(Waiting {
-            until: arrival.now + REPEATS,
+            came: arrival.now,
             key,
             source: *source,
             bytes: arrival.message.as_bytes().into(),
@@ -133,7 +137,7 @@ impl Core {
     }
 
     fn let_go_on(&mut self, now: Instant, effects: &mut Effects) {
-        while (self.island.waiting.front()).is_some_and(|waiting| waiting.until <= now) {
+        while (self.island.waiting.front()).is_some_and(|waiting| now.since(waiting.came) >= REPEATS) {
             self.island.waiting.pop_front();
             self.counters.count(Kind::NewRequest, Outcome::Dropped);
             self.counters.drop(DropReason::Apart);
@@ -142,7 +146,11 @@ impl Core {
             return;
         }
         for waiting in std::mem::take(&mut self.island.waiting) {
-            self.comes_again(now, &waiting.source, &waiting.bytes, effects);
+            if self.transactions.find(waiting.key).is_some() || is_between_copies(now.since(waiting.came)) {
+                self.comes_again(now, &waiting.source, &waiting.bytes, effects);
+            } else {
+                self.island.waiting.push_back(waiting);
+            }
         }
     }
 
@@ -182,6 +190,12 @@ impl Core {
         self.counters.drop(DropReason::Apart);
         true
     }
+}
+
+/// Whether no copy of a datagram that is so old is under way to another proxy, and none has just got there.
+fn is_between_copies(age: Duration) -> bool {
+    let since_copy = Duration::from_nanos((age.as_nanos() % T1.as_nanos()) as u64);
+    (APART..=T1 - APART).contains(&since_copy)
 }
 
 /// Whether it is a datagram that begins something: its client repeats it until it has an answer.
