@@ -83,7 +83,7 @@ async fn until<T>(mut what: impl AsyncFnMut() -> Result<T, Lost>) -> T {
 async fn nothing_counts_before_a_replica_has_it() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     let place = Place::new(&master.url(), 1).expect("a good URL");
-    let mut store = Store::new(place, "c", Duration::from_millis(250), 1);
+    let mut store = Store::new(place, "c", BUDGET, 1);
     let alone = store
         .ask(&[join(), claim()])
         .await
