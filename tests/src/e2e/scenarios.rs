@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::world::{NAME, World};
+use super::world::{NAME, REPLICA_PRIORITY, World};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -272,15 +272,23 @@ fn node_lost(world: &World, with_master: bool) -> anyhow::Result<()> {
     in_sync(world)
 }
 
-/// Has Sentinels promote others until the Redis master is on this node, or is not.
+/// Has Sentinels promote another if the Redis master is not on this node and is to be, or the other way round.
 fn place_master(world: &World, node: &str, there: bool) -> anyhow::Result<()> {
-    for _ in 0..10 {
-        let master = world.redis_master()?;
-        if (world.node_of(&master)? == node) == there {
-            return in_sync(world);
+    let master = world.redis_master()?;
+    let mut fit = Vec::new();
+    for pod in world.redis_pods() {
+        if (world.node_of(&pod)? == node) == there {
+            fit.push(pod);
         }
-        world.kill_redis(&master)?;
-        promoted(world, &master)?;
     }
-    anyhow::bail!("the Redis master does not come to node{node}, or does not leave it")
+    if fit.contains(&master) {
+        return in_sync(world);
+    }
+    let wanted = fit.first().with_context(|| format!("no Redis fits node{node}"))?;
+    world.prefer_redis(wanted)?;
+    world.kill_redis(&master)?;
+    promoted(world, &master)?;
+    let promoted = world.redis_master()?;
+    ensure!(promoted == *wanted, "{promoted} has been promoted, not {wanted}");
+    world.set_redis_priority(wanted, REPLICA_PRIORITY)
 }

@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(300);
 /// What every move has to be over in.
 const LIMIT: Duration = Duration::from_secs(150);
 
+/// Of a Redis that nobody has given another.
+pub const REPLICA_PRIORITY: u8 = 100;
+
 /// The cluster's name.
 pub const NAME: &str = "demo";
 
@@ -185,6 +188,36 @@ impl World {
         let mut conditions = conditions.into_iter().flatten();
         pod["metadata"]["deletionTimestamp"].is_null()
             && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    }
+
+    /// Makes this the instance that Sentinels promote next.
+    pub fn prefer_redis(&self, wanted: &str) -> anyhow::Result<()> {
+        const FIRST: u8 = 1;
+        self.set_redis_priority(wanted, FIRST)?;
+        // Sentinels ask every ten seconds.
+        wait_every(LOOK, "all Sentinels know whom to prefer", LIMIT, || {
+            let ask = format!("-p 26379 SENTINEL REPLICAS {NAME}");
+            self.redis_pods()
+                .all(|pod| {
+                    let replicas = self.redis_cli(&pod, &ask).unwrap_or_default();
+                    let words: Vec<_> = replicas.split_whitespace().collect();
+                    words.windows(2).any(|pair| pair == ["slave-priority", "1"])
+                })
+                .then_some(())
+        })
+    }
+
+    /// Sets an instance's place among those that may be promoted: the lowest comes first.
+    pub fn set_redis_priority(&self, pod: &str, priority: u8) -> anyhow::Result<()> {
+        let said = self.redis_cli(pod, &format!("CONFIG SET replica-priority {priority}"))?;
+        ensure!(said.trim() == "OK", "{pod} says {said:?}");
+        Ok(())
+    }
+
+    fn redis_cli(&self, pod: &str, words: &str) -> anyhow::Result<String> {
+        let line = format!("REDISCLI_AUTH=$REDIS_PASSWORD exec redis-cli {words}");
+        self.kubernetes
+            .kubectl(&["exec", pod, "-c", "redis", "--", "/bin/sh", "-c", &line])
     }
 
     /// Kills the server of an instance of Redis, not its Sentinel.
