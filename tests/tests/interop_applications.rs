@@ -23,6 +23,34 @@ fn manifest(name: &'static str, address: [u8; 2]) -> anyhow::Result<Manifest> {
     })
 }
 
+/// Its worker takes ten milliseconds for each call: what has been done is to be answered before all that lies behind it is done.
+#[test]
+fn a_slow_application_lets_nobody_wait_for_the_calls_behind_his() -> anyhow::Result<()> {
+    const CALLS: usize = 100;
+    let options = serde_json::json!({ "microseconds": 10_000, "slow": [] });
+    let cluster = Cluster::start(Manifest {
+        name: "busy",
+        address: [88, 4],
+        containers: 1,
+        proxies: 1,
+        container_workers: 1,
+        custom: Some(serde_json::json!({ "command": binaries()?.join("busy"), "options": options })),
+        ..Manifest::default()
+    })?;
+    let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 16)?;
+    for _ in 0..CALLS {
+        caller.invite();
+    }
+    caller.all_answered(LIMIT)?;
+    caller.expect_all_ok("INVITE", 0, CALLS)?;
+    let took: Vec<Duration> = caller.outcomes_of("INVITE", 0).map(|outcome| outcome.took).collect();
+    let (first, last) = (took.iter().min().copied(), took.iter().max().copied());
+    let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+    assert!(last >= Duration::from_secs(1), "one after another: {last:?}");
+    assert!(first < last / 3, "{first:?}, and the last {last:?}");
+    Ok(())
+}
+
 #[test]
 fn timers_and_attributes_of_a_users_application_survive_the_death_of_two_containers() -> anyhow::Result<()> {
     const CALLS: usize = 200;

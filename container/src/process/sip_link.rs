@@ -17,7 +17,7 @@ use ucf::ProxyId;
 use ucf::wire::Confirm;
 
 use super::mail::{MAX_OUTSTANDING, ToWorker};
-use super::worker::Worker;
+use super::worker::{STINT, Worker};
 
 /// Bytes that may wait for a proxy that does not read: 20,000 messages. Beyond, what is repeated anyway is shed: closing the connection
 /// would be taken for our death, and our load would fall upon others.
@@ -288,18 +288,27 @@ pub async fn read(worker: Rc<Worker>, link: Rc<SipLink>, place: Place) -> transp
             Read::Nothing => continue,
             Read::Some(_) => {}
         }
-        take(&worker, &link, &mut framer, &mut input)?;
+        while take(&worker, &link, &mut framer, &mut input)? {
+            // The turn ends, and other connections have theirs.
+            tokio::task::yield_now().await;
+            if link.over.get() {
+                return Ok(());
+            }
+        }
     }
 }
 
-/// Takes all whole messages out of what was read, each to the worker of its partition.
-fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuffer) -> transport::Result<()> {
-    let Some(proxy) = link.proxy.get() else { return Ok(()) };
+/// Takes whole messages out of what was read, each to the worker of its partition, for a stint; `true` if there may be more.
+fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuffer) -> transport::Result<bool> {
+    let Some(proxy) = link.proxy.get() else {
+        return Ok(false);
+    };
     let mut others: Vec<Vec<(Input, ProxyId, OwnedMessage)>> = Vec::new();
-    loop {
+    let begun = worker.now();
+    let is_over = loop {
         let data = input.data();
         let consumed = match framer.next(data) {
-            Ok((0, None)) => break,
+            Ok((0, None)) => break true,
             Ok((consumed, Some(Frame::Message(range)))) => {
                 let bytes = Bytes::copy_from_slice(&data[range]);
                 let message = OwnedMessage::new(bytes, framer.index().clone());
@@ -320,7 +329,10 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
             Err(error) => return Err(Error::peer(format!("proxy sent no SIP: {error}"))),
         };
         input.consume(consumed);
-    }
+        if worker.now().since(begun) >= STINT {
+            break false;
+        }
+    };
     for (target, messages) in others
         .into_iter()
         .enumerate()
@@ -328,7 +340,7 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
     {
         worker.mail(target, ToWorker::Messages(messages));
     }
-    Ok(())
+    Ok(!is_over)
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! A worker thread: an engine, the SIP connections that were accepted here, and a Redis connection of its own.
 //!
 //! Readers feed the engine as they read; the loop ends the turn once nothing more is at hand, so a turn takes all that came while the
-//! writes of the last one were under way: one pipeline per turn, one turn on its way at a time.
+//! writes of the last one were under way: one pipeline per turn, one turn on its way at a time. Whoever feeds it pauses after [`STINT`]: where
+//! more comes than can be handled, something is always at hand.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -43,6 +45,10 @@ const FLOWS_EVERY: Duration = Duration::from_millis(100);
 
 /// Mail taken at once, so that connections get their turn.
 const MAIL_BATCH: usize = 64;
+
+/// For how long inputs are handed to the engine on end before a turn may end. The longest that an answer waits for the inputs behind it: long
+/// beside a turn's own cost, short beside the delay at which new dialogs are held back (60 ms).
+pub const STINT: Duration = Duration::from_millis(5);
 
 /// What a worker is made of.
 pub struct Parts {
@@ -141,7 +147,8 @@ impl Worker {
         let _ = self.control.send(what);
     }
 
-    fn now(&self) -> Instant {
+    /// The process's time.
+    pub fn now(&self) -> Instant {
         super::since(self.start)
     }
 }
@@ -187,7 +194,8 @@ pub async fn run(parts: Parts, listener: Listener) {
     let mut resting = Some(store);
     let mut writing: Option<Writing> = None;
     let mut unwritten: Option<Batch> = None;
-    let mut mail = Vec::with_capacity(MAIL_BATCH);
+    let mut received = Vec::with_capacity(MAIL_BATCH);
+    let mut mail = VecDeque::with_capacity(MAIL_BATCH);
     let sleep = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(sleep);
     loop {
@@ -208,13 +216,19 @@ pub async fn run(parts: Parts, listener: Listener) {
                 unwritten = worker.written(written.batch, written.result, &written.store);
                 resting = Some(written.store);
             }
-            count = mailbox.recv_many(&mut mail, MAIL_BATCH) => {
-                if count == 0 || worker.read_mail(&mut mail) {
+            count = mailbox.recv_many(&mut received, MAIL_BATCH), if mail.is_empty() => {
+                if count == 0 {
                     return;
                 }
+                mail.extend(received.drain(..));
             }
+            // Connections, and the store, have their turn before the rest of it.
+            () = tokio::task::yield_now(), if !mail.is_empty() => {}
             () = worker.wake.notified() => {}
             () = &mut sleep => woken = false,
+        }
+        if worker.read_mail(&mut mail) {
+            return;
         }
         let now = worker.now();
         let mut core = worker.core.borrow_mut();
@@ -508,16 +522,21 @@ impl Worker {
         }
     }
 
-    /// Deals with mail; `true` is the end.
-    fn read_mail(self: &Rc<Self>, mail: &mut Vec<ToWorker>) -> bool {
+    /// Deals with mail, for a stint; `true` is the end.
+    fn read_mail(self: &Rc<Self>, mail: &mut VecDeque<ToWorker>) -> bool {
         let now = self.now();
         let mut core = self.core.borrow_mut();
-        for mail in mail.drain(..) {
-            match mail {
+        while let Some(next) = mail.pop_front() {
+            match next {
                 ToWorker::Messages(messages) => {
                     core.stats.input_waits(now);
-                    for (input, proxy, message) in messages {
+                    let mut messages = messages.into_iter();
+                    while let Some((input, proxy, message)) = messages.next() {
                         core.engine.handle_sip(now, input, proxy, message);
+                        if self.now().since(now) >= STINT {
+                            mail.push_front(ToWorker::Messages(messages.collect()));
+                            return false;
+                        }
                     }
                 }
                 ToWorker::Outputs(outputs) => {
