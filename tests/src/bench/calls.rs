@@ -59,6 +59,7 @@ pub fn load(cluster: &Cluster, ports: u16, effort: Effort) -> Load {
         rate: None,
         options: 0,
         keep: false,
+        targets: Vec::new(),
     }
 }
 

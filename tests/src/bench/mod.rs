@@ -3,7 +3,7 @@
 //! - [`load`] is the load generator: caller and callee of six-message calls in one thread, cheaper than any proxy it drives;
 //! - [`forward`] is the floor: a UDP forwarder that reads nothing;
 //! - [`yardstick`] runs forwarder, Kamailio and our proxy one after another on the same CPU, with the load on the other;
-//! - [`calls`], [`failover`] and [`planned`] measure a whole cluster;
+//! - [`calls`], [`failover`], [`planned`] and [`unequal`] measure a whole cluster;
 //! - [`profile`] shows what the time goes to;
 //! - [`report`] puts the figures beside their targets.
 
@@ -17,6 +17,7 @@ pub mod profile;
 pub mod redis;
 pub mod report;
 pub mod udp;
+pub mod unequal;
 pub mod yardstick;
 
 use anyhow::{Context, bail};
@@ -27,8 +28,7 @@ use failover::Fault;
 use report::{Row, short};
 use yardstick::{Effort, Measured};
 
-const USAGE: &str =
-    "bench [yardstick] [calls] [order] [failover] [planned] [mass]: all of them, and docs/bench.md, if none is named";
+const USAGE: &str = "bench [yardstick] [calls] [order] [failover] [planned] [unequal] [overload] [mass]: all of them, and docs/bench.md, if none is named";
 
 type Section = (String, Vec<Row>, String);
 
@@ -43,7 +43,16 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
         };
         return forward::run(listen, caller, callee).context("forwarder");
     }
-    let known = ["yardstick", "calls", "order", "failover", "planned", "mass"];
+    let known = [
+        "yardstick",
+        "calls",
+        "order",
+        "failover",
+        "planned",
+        "unequal",
+        "overload",
+        "mass",
+    ];
     if let Some(unknown) = arguments.iter().find(|argument| !known.contains(&argument.as_str())) {
         bail!("{unknown}? {USAGE}");
     }
@@ -70,6 +79,8 @@ pub fn main(arguments: &[String]) -> anyhow::Result<()> {
     measure("order", "Order", &mut || order_section(effort));
     measure("failover", "Failover", &mut failover_section);
     measure("planned", "Planned", &mut planned_section);
+    measure("unequal", "Unequal containers", &mut unequal_section);
+    measure("overload", "Too many calls", &mut overload_section);
     measure("mass", "Many dialogs", &mut mass_section);
     let text = report::page(&machine::description(), &versions(), &sections);
     println!("{text}");
@@ -271,6 +282,67 @@ fn planned_section() -> anyhow::Result<Section> {
     ];
     let note = "`sipcluster restart containers`; 1,000 of the dialogs are asked (OPTIONS) all the time, 1,000 requests a second.";
     Ok(("Planned".into(), rows, note.into()))
+}
+
+fn unequal_section() -> anyhow::Result<Section> {
+    let measured = unequal::unequal()?;
+    let (chosen, in_turn) = (measured.least_loaded, measured.in_turn);
+    let rows = vec![
+        Row::at_least("least-loaded routing / taking turns", chosen / in_turn, 1.4, ""),
+        Row::plain("with least-loaded routing", format!("{chosen:.0} calls/s")),
+        Row::plain("with each container taking its turn", format!("{in_turn:.0} calls/s")),
+    ];
+    let note = format!(
+        "Four containers with one worker, which each call keeps for {} ms, in one of them for twice as long. The highest rate of calls (INVITE, ACK, \
+         OPTIONS, BYE), offered for four seconds, at which none is refused and 95 of 100 are set up within {} ms. To take turns, calls name \
+         partitions of each container in turn.",
+        unequal::BUSY.as_millis(),
+        unequal::SET_UP.as_millis()
+    );
+    Ok(("Unequal containers".into(), rows, note))
+}
+
+fn overload_section() -> anyhow::Result<Section> {
+    let measured = unequal::overload()?;
+    let outcome = &measured.outcome;
+    let accepted = outcome.done + outcome.lost;
+    let rows = vec![
+        Row::at_least(
+            "goodput at twice the capacity / the most before",
+            outcome.rate() / measured.peak,
+            0.95,
+            "",
+        ),
+        Row::at_most(
+            "calls that were begun, and had an OPTIONS or BYE unanswered or were not answered themselves",
+            outcome.lost as f64,
+            0.0,
+            "",
+        ),
+        Row::plain("the most before", format!("{:.0} calls/s", measured.peak)),
+        Row::plain(
+            "offered, and done",
+            format!(
+                "{} calls/s, {:.0} calls/s; {} of {} refused, set-up of the {accepted} others {:.0} ms, of 95 of 100 {:.0} ms",
+                measured.offered,
+                outcome.rate(),
+                outcome.refused,
+                outcome.refused + accepted,
+                f64::from(outcome.setup_at(0.5)) / 1e3,
+                f64::from(outcome.setup_at(0.95)) / 1e3
+            ),
+        ),
+        Row::plain(
+            "in-dialog requests that were answered otherwise than by 200",
+            outcome.reordered.to_string(),
+        ),
+    ];
+    let note = format!(
+        "Four containers with one worker, which each call keeps for {} ms, and two proxies; for ten seconds, after four of nearly the same. Nobody repeats a \
+         request, and nobody waits because he was refused.",
+        unequal::BUSY.as_millis()
+    );
+    Ok(("Too many calls".into(), rows, note))
 }
 
 fn mass_section() -> anyhow::Result<Section> {

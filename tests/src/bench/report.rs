@@ -35,6 +35,15 @@ impl Row {
             met: Some(value <= limit),
         }
     }
+
+    /// A figure that should be at least `limit`.
+    pub fn at_least(what: impl Into<String>, value: f64, limit: f64, unit: &str) -> Self {
+        Self {
+            target: format!("≥ {} {unit}", short(limit)),
+            met: Some(value >= limit),
+            ..Self::at_most(what, value, limit, unit)
+        }
+    }
 }
 
 /// Two digits behind the point for small values, none for large ones.

@@ -150,6 +150,7 @@ fn load(effort: Effort, callees: &[SocketAddr]) -> Load {
         rate: None,
         options: 0,
         keep: false,
+        targets: Vec::new(),
     }
 }
 

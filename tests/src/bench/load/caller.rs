@@ -109,9 +109,14 @@ impl<'a> Calls<'a> {
             bytes.clear();
             let (proxy, local, call, run) = (self.load.proxy, self.local(slot), self.started, self.run);
             let length = SDP.len();
+            let targets = &self.load.targets;
+            let _ = match targets.get(call as usize % targets.len().max(1)) {
+                Some(target) => write!(bytes, "INVITE {target}"),
+                None => write!(bytes, "INVITE sip:svc@{proxy}"),
+            };
             let _ = write!(
                 bytes,
-                "INVITE sip:svc@{proxy} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK-{slot}-{call}-{run}-i\r\n\
+                " SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK-{slot}-{call}-{run}-i\r\n\
                  From: \"caller\" <sip:caller@{local}>;tag=f{call}\r\nTo: <sip:svc@{proxy}>\r\nCall-ID: {slot}-{call}-{run}@load.invalid\r\n\
                  CSeq: 1 INVITE\r\nContact: <sip:caller@{local}>\r\nMax-Forwards: 70\r\nUser-Agent: load\r\nSubject: benchmark\r\n\
                  Content-Type: application/sdp\r\nContent-Length: {length}\r\n\r\n{SDP}"

@@ -39,6 +39,8 @@ pub struct Load {
     pub options: u32,
     /// Leave out the BYE: the dialogs stay.
     pub keep: bool,
+    /// Request-URIs of INVITEs, in turn; the service at `proxy` if there are none.
+    pub targets: Vec<String>,
 }
 
 /// What came of it.
@@ -153,6 +155,7 @@ mod tests {
             rate: None,
             options: 2,
             keep: false,
+            targets: Vec::new(),
         }
     }
 

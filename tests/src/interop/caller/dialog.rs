@@ -222,6 +222,12 @@ impl Dialog {
         format!("z9hG4bK-{}-{cseq}", self.call_id.replace('@', "-"))
     }
 
+    /// Where its requests go: the Contact that was heard last (RFC 3261 s12.2.1.1).
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     pub(super) fn request(&mut self, method: &'static str) -> Vec<u8> {
         self.cseq += 1;
         let body = if method == "INVITE" { SDP } else { "" };
