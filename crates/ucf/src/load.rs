@@ -2,8 +2,7 @@
 //!
 //! Open work is what a container reported plus what this proxy has sent it since. What was sent fades over one report
 //! interval instead of being forgotten at once: otherwise the container whose report came last would get everything until
-//! it caught up with the others. And work that waits for [`SLOWED`] counts twice: of a container that takes longer for the same, more of what it
-//! has been sent lies unread before it, where it does not count it itself.
+//! it caught up with the others.
 //!
 //! Overload: the longer a container lets its input wait, the smaller the part of new dialogs that it is given, from all of them at
 //! [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
@@ -20,10 +19,6 @@ use crate::wire::{MemberState, Report};
 
 /// Containers report this often, and what was sent fades in this time.
 const REPORT: Duration = Duration::from_millis(100);
-
-/// For each such time that a container lets its input wait, its work counts once more. So one of half the speed has half the others' calls when its
-/// input waits for so much longer than theirs; a tenth of what calls may wait, and longer than a turn and a confirmation take.
-const SLOWED: Duration = Duration::from_millis(20);
 
 /// A container whose report is older than this takes new dialogs only if no other can.
 const SILENT: Duration = Duration::from_millis(700);
@@ -180,21 +175,13 @@ impl Balancer {
                 !load.sheds || draw < admitted(load.wait(waited).saturating_sub(more))
             })
         };
-        let score = |slot: Slot, load: &Load, mean| load.score(now, mean, waits(slot).unwrap_or_default());
-        self.choose_among(
-            random,
-            |slot, load| now.since(load.reported) < SILENT && takes(slot, load),
-            score,
-        )
-        .or_else(|| self.choose_among(random, takes, score))
+        self.choose_among(now, random, |slot, load| {
+            now.since(load.reported) < SILENT && takes(slot, load)
+        })
+        .or_else(|| self.choose_among(now, random, takes))
     }
 
-    fn choose_among(
-        &self,
-        random: u64,
-        may_take: impl Fn(Slot, &Load) -> bool,
-        score: impl Fn(Slot, &Load, u64) -> u64,
-    ) -> Option<Slot> {
+    fn choose_among(&self, now: Instant, random: u64, may_take: impl Fn(Slot, &Load) -> bool) -> Option<Slot> {
         let candidates = || {
             let active = |load: &&Load| load.state == MemberState::Active;
             self.loads.iter().enumerate().filter_map(move |(at, load)| {
@@ -214,7 +201,7 @@ impl Balancer {
         let second = (first + 1 + high % (count - 1).max(1)) % count;
         let score = |n: u64| {
             let (slot, load) = candidates().nth(n as usize)?;
-            Some((score(slot, load, mean), slot))
+            Some((load.score(now, mean), slot))
         };
         let (first, second) = (score(first)?, score(second)?);
         Some(if second.0 < first.0 { second.1 } else { first.1 })
@@ -240,14 +227,11 @@ impl Load {
     }
 
     /// Open work; comparable, of no unit.
-    fn score(&self, now: Instant, mean: u64, waited: Duration) -> u64 {
+    fn score(&self, now: Instant, mean: u64) -> u64 {
         // The older the report, the more the container counts as like the others.
         let worth = fraction(now.since(self.reported), WORTHLESS);
         let open = (u64::from(self.open) * (ONE - worth) + mean * worth) / ONE;
         let work = open * ONE + self.faded_sent(now) + ONE;
-        let slowed = SLOWED.as_micros() as u64;
-        let waits = self.wait(waited).min(BUSY).as_micros() as u64;
-        let work = work.saturating_mul(slowed + waits) / slowed;
         let ramp = fraction(now.since(self.active_since).max(RAMP / 10), RAMP);
         work.saturating_mul(ONE) / ramp
     }
@@ -334,24 +318,6 @@ mod tests {
         let (mut balancer, now) = warm(&[500, 10, 10]);
         let shares = spread(&mut balancer, now, 600);
         assert!(shares[0] < 20, "{shares:?}");
-    }
-
-    #[test]
-    fn one_whose_input_waits_gets_less_than_one_with_as_much_open_work() {
-        let (mut balancer, now) = warm(&[0, 0]);
-        let waits = |slot: Slot| Some(if slot == Slot(0) { 2 * SLOWED } else { Duration::ZERO });
-        let mut given = [0; 2];
-        for random in 0..300_u64 {
-            let slot = balancer
-                .choose(now, random << 32 | random, Urgency::Usual, waits)
-                .unwrap();
-            balancer.sent(now, slot);
-            given[usize::from(slot.0)] += 1;
-        }
-        assert!(
-            (60..90).contains(&given[0]),
-            "a quarter, where work counts three times: {given:?}"
-        );
     }
 
     #[test]
