@@ -543,6 +543,85 @@ fn a_longer_session_interval_is_granted_once() {
     call.end();
 }
 
+/// The callee's side is refreshed by this container, the caller's by the caller, who falls silent: his side ends, and with it the other.
+#[test]
+fn each_side_has_a_session_timer_of_its_own_and_the_silence_of_one_ends_both() {
+    const CALLER_REFRESHES: &str = "Supported: timer\r\nSession-Expires: 3600;refresher=uac\r\n";
+    for dies in [false, true] {
+        let mut call = Call::begin(CALLER_REFRESHES);
+        let ok = "Require: timer\r\nSession-Expires: 1800;refresher=uac\r\n";
+        let ok = call.callee.respond(&call.world, 200, ok, SDP);
+        let out = call.give(&ok);
+        let to_caller = find(&out, "SIP/2.0 200");
+        assert!(
+            to_caller.contains("\r\nSession-Expires: 1800;refresher=uac\r\n"),
+            "no longer than this side wants: {to_caller}"
+        );
+        call.caller.to_tag = to_tag(to_caller);
+        let ack = call.caller.request(&call.world, "ACK", 1, "");
+        call.give(&ack);
+        if dies {
+            call.take_over();
+        }
+        // Half of it: RFC 4028 s7.4.
+        let left = call.world.pass(&mut call.life, SECOND * 901);
+        let asked: Vec<_> = left.iter().filter(|(_, text)| !text.starts_with("SIP/2.0")).collect();
+        let (at, refresh) = asked.first().expect("a refresh");
+        assert_eq!(*at, SECOND * 900, "{asked:?}");
+        assert!(
+            asked.iter().all(|(_, text)| text == refresh) && refresh.contains(" sip:b1@203.0.113.7:5090 "),
+            "of the callee alone: {asked:?}"
+        );
+        assert!(
+            refresh.contains("\r\nSession-Expires: 1800;refresher=uac\r\n"),
+            "{refresh}"
+        );
+        let ok = "Require: timer\r\nSession-Expires: 1800;refresher=uac\r\n";
+        let ok = response(&call.world, refresh, 200, "x", ok, "");
+        call.give(&ok);
+        // 1800 s without the caller's refresh, less 32 s: s10.
+        let left = call.world.pass(&mut call.life, SECOND * 890);
+        let mut byes: Vec<_> = left.iter().filter(|(_, text)| text.starts_with("BYE ")).collect();
+        byes.dedup_by_key(|(_, text)| text.clone());
+        let targets: Vec<&str> = byes.iter().filter_map(|(_, text)| text.split(' ').nth(1)).collect();
+        assert!(
+            targets.contains(&"sip:alice@198.51.100.9:5080") && targets.contains(&"sip:b1@203.0.113.7:5090"),
+            "{left:?}"
+        );
+    }
+}
+
+/// The first one that matches is taken, whatever follows.
+#[test]
+fn calls_take_the_first_route_whose_every_word_matches() {
+    const OVERLAPPING: &str = r#"{"b2bua": {"routes": [
+        {"user": "bob", "source": "203.0.113.0/24", "target": "sip:203.0.113.1"},
+        {"user": "bob", "domain": "elsewhere", "target": "sip:203.0.113.2"},
+        {"method": "INVITE", "user": "b*b", "target": "sip:203.0.113.3"},
+        {"user": "bob", "target": "sip:203.0.113.4"},
+        {"source": "198.51.100.9", "target": "sip:203.0.113.5"},
+        {"target": "sip:203.0.113.6"}
+    ]}}"#;
+    for (called, goes_to) in [
+        ("sip:bob@192.0.2.1", "sip:bob@203.0.113.3"),
+        ("sip:bob@elsewhere", "sip:bob@203.0.113.2"),
+        ("sip:bobby@elsewhere", "sip:bobby@203.0.113.5"),
+    ] {
+        let mut world = World::new();
+        let mut life = world.life(1, OVERLAPPING);
+        let invite = Caller::new("one").request(&world, "INVITE", 1, "");
+        let (line, rest) = invite.split_once("\r\n").expect("lines");
+        assert!(line.starts_with("INVITE sip:bob@"), "{line}");
+        let invite = format!("INVITE {called} SIP/2.0\r\n{rest}");
+        let out = world.exchange(&mut life, &invite);
+        assert!(
+            out[0].starts_with(&format!("INVITE {goes_to} SIP/2.0\r\n")),
+            "{called}: {}",
+            out[0]
+        );
+    }
+}
+
 #[test]
 fn a_call_survives_its_container_while_it_is_set_up() {
     // The INVITE has left and nothing came: the successor sends the same INVITE, and no second one.

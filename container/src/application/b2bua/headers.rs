@@ -59,6 +59,47 @@ pub(super) fn passing<'a>(
 mod tests {
     use super::*;
 
+    /// The names and values that go on from a request with these header fields.
+    fn passed(fields: &[(&str, &str)], with_contact: bool) -> Vec<(String, String)> {
+        let lines: String = fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let text = format!("INFO sip:bob@192.0.2.1 SIP/2.0\r\n{lines}\r\n");
+        let mut index = sip::Index::new();
+        index.scan(text.as_bytes(), &sip::Limits::default()).expect("a request");
+        let message = Message::new(text.as_bytes(), &index);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let passing = passing(message, with_contact);
+        passing.map(|(name, value)| (name.into_owned(), text(value))).collect()
+    }
+
+    #[test]
+    fn what_stays_is_the_table_in_any_writing_and_all_else_passes() {
+        for (name, _) in STAY {
+            let (name, value) = (
+                name.as_str(),
+                if *name == HeaderName::ContentLength { "0" } else { "x" },
+            );
+            let upper = name.to_uppercase();
+            let seen = passed(
+                &[(name, value), (&upper, value), ("Subject", "hello"), ("X-Own", "7")],
+                false,
+            );
+            let expected = [("Subject", "hello"), ("X-Own", "7")].map(|(name, value)| (name.into(), value.into()));
+            assert_eq!(seen, expected, "{name}");
+        }
+        let compact = ["v", "f", "t", "i", "m", "l", "c", "k", "u", "x", "y"].map(|name| (name, "0"));
+        assert_eq!(passed(&compact, false), []);
+        let both = [("s", "hello"), ("m", "<sip:b@192.0.2.9>")];
+        assert_eq!(
+            passed(&both, true),
+            both.map(|(name, value)| (name.into(), value.into()))
+        );
+        let refer = [("r", "<sip:c@192.0.2.7>"), ("b", "<sip:b@192.0.2.9>"), ("o", "talk")];
+        assert_eq!(passed(&refer, false).len(), 3);
+    }
+
     #[test]
     fn the_page_shows_the_table() {
         let page = include_str!("../../../../docs/b2bua.md");
