@@ -238,6 +238,8 @@ fn answers_that_never_left_their_container_come_from_its_successor() -> anyhow::
     let network = Network::start(Manifest {
         name: "unheard-tcp",
         address: [82, 5],
+        // A window is ten segments, in the worst case of a message each, and each worker has a connection.
+        proxy_workers: 4,
         ..Manifest::default()
     })?;
     let (place, proxies, target) = (network.callers(), network.proxies(), network.address());
