@@ -305,10 +305,10 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
     };
     let mut others: Vec<Vec<(Input, ProxyId, OwnedMessage)>> = Vec::new();
     let begun = worker.now();
-    let is_over = loop {
+    let has_more = loop {
         let data = input.data();
         let consumed = match framer.next(data) {
-            Ok((0, None)) => break true,
+            Ok((0, None)) => break false,
             Ok((consumed, Some(Frame::Message(range)))) => {
                 let bytes = Bytes::copy_from_slice(&data[range]);
                 let message = OwnedMessage::new(bytes, framer.index().clone());
@@ -330,7 +330,7 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
         };
         input.consume(consumed);
         if worker.now().since(begun) >= STINT {
-            break false;
+            break true;
         }
     };
     for (target, messages) in others
@@ -340,7 +340,7 @@ fn take(worker: &Worker, link: &SipLink, framer: &mut Framer, input: &mut InBuff
     {
         worker.mail(target, ToWorker::Messages(messages));
     }
-    Ok(!is_over)
+    Ok(has_more)
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ const FLOWS_EVERY: Duration = Duration::from_millis(100);
 /// Mail taken at once, so that connections get their turn.
 const MAIL_BATCH: usize = 64;
 
-/// For how long inputs are handed to the engine on end before a turn may end. The longest that an answer waits for the inputs behind it: long
-/// beside a turn's own cost, short beside the delay at which new dialogs are held back (60 ms).
+/// For how long a connection, or the mail of other workers, hands inputs to the engine on end before a turn may end. So long does an answer wait for
+/// what is read behind it, of each of them: long beside a turn's own cost, short beside the delay at which new dialogs are held back (60 ms).
 pub const STINT: Duration = Duration::from_millis(5);
 
 /// What a worker is made of.

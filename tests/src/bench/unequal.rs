@@ -26,7 +26,7 @@ pub const SET_UP: Duration = Duration::from_millis(100);
 /// For how many seconds a rate is offered.
 const OFFERED: u64 = 4;
 
-/// What four containers do of which one has half the CPU, in calls a second that are set up within [`SET_UP`].
+/// What four containers do of which one has half the speed, in calls a second that are set up within [`SET_UP`].
 #[derive(Clone, Copy, Debug)]
 pub struct Unequal {
     /// Proxies choose.

@@ -1,4 +1,5 @@
-//! An application that answers, and keeps a worker for a while for each call: as one that asks a slow database does. For `make bench`.
+//! An application that answers, and keeps a worker for a while for each call: as one that asks a slow database does. For `make bench`, and for tests
+//! of what a slow application does to the calls of others.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,6 +51,7 @@ impl Application for Busy {
         let reply = match request.method() {
             Method::Ack => return,
             Method::Invite => {
+                // On purpose not a timer: the worker is to do nothing else meanwhile.
                 std::thread::sleep(self.time);
                 Reply::new(200).body("application/sdp", SDP)
             }

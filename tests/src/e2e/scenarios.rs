@@ -287,8 +287,11 @@ fn place_master(world: &World, node: &str, there: bool) -> anyhow::Result<()> {
     let wanted = fit.first().with_context(|| format!("no Redis fits node{node}"))?;
     world.prefer_redis(wanted)?;
     world.kill_redis(&master)?;
-    promoted(world, &master)?;
+    let over = promoted(world, &master);
+    // Whatever came of it: the next one to be preferred is to be the only one.
+    world.set_redis_priority(wanted, REPLICA_PRIORITY)?;
+    over?;
     let promoted = world.redis_master()?;
     ensure!(promoted == *wanted, "{promoted} has been promoted, not {wanted}");
-    world.set_redis_priority(wanted, REPLICA_PRIORITY)
+    Ok(())
 }
