@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cluster::{Manifest, Part};
 use super::copies::Copies;
@@ -60,7 +60,7 @@ impl Network {
     /// Where the phones are.
     pub const CALLERS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
-    /// Makes the nodes, starts everything and waits until every container has its share of the partitions.
+    /// Makes the nodes, starts everything and waits until every container has its share of the partitions, and every proxy knows.
     pub fn start(manifest: Manifest) -> anyhow::Result<Self> {
         let (prefix, switch) = switch()?;
         let mut names = vec!["redis".to_owned()];
@@ -86,6 +86,7 @@ impl Network {
             network.launch(at)?;
         }
         network.settle(START)?;
+        network.until_known(START)?;
         Ok(network)
     }
 
@@ -262,6 +263,34 @@ impl Network {
             let owned: u64 = containers.iter().filter_map(|part| part.partitions).sum();
             containers.iter().all(whole) && owned == all
         })
+    }
+
+    /// Waits until every worker of the proxies has heard that all containers are active and who owns each partition: of a container that is cut
+    /// off before, it hears no more.
+    fn until_known(&self, limit: Duration) -> anyhow::Result<()> {
+        let (_, all) = self.manifest.shares();
+        let knows = |worker: &Value| {
+            let containers = worker["containers"].as_array()?;
+            let are_active = containers.iter().all(|container| container["state"] == "Active");
+            let owned: Option<u64> = containers
+                .iter()
+                .map(|container| container["partitions"].as_u64())
+                .sum();
+            let is_known = are_active && containers.len() as u32 == self.manifest.containers && owned == Some(all);
+            is_known.then_some(())
+        };
+        for node in self.nodes.iter().filter(|node| node.name.starts_with("proxy")) {
+            let place = &node.place.0;
+            let asked = || {
+                let text = place
+                    .within(|| http::get((place.address, ADMIN).into(), "/state"))
+                    .ok()?;
+                let state: Value = serde_json::from_str(&text).ok()?;
+                state["workers"].as_array()?.iter().try_for_each(knows)
+            };
+            wait_every(ASK, "the proxy knows whose everything is", limit, asked).with_context(|| node.name.clone())?;
+        }
+        Ok(())
     }
 
     /// Waits until so many containers are on the list of members in Redis.
