@@ -188,6 +188,8 @@ fn moves_unnoticed(name: &'static str, last: u8, application: Application, trans
     );
 
     scene.caller.all_answered(LIMIT)?;
+    // The last ACK is still on its way to its callee.
+    scene.comes_to_rest()?;
     let (before, since) = (scene.heard(), scene.caller.outcomes.len());
     let (mut due, mut next) = (Instant::now(), 0);
     scene.scale(3, |scene| {
