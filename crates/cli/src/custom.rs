@@ -118,8 +118,12 @@ mod tests {
 
     fn script(name: &str, text: &str) -> Custom {
         let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+        // Written by another process: what another test starts meanwhile would inherit our descriptor, and a file that is open for writing does
+        // not start (ETXTBSY).
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 700 \"$1\"";
+        let mut writer = Command::new("/bin/sh");
+        let written = writer.args(["-c", write, "sh"]).arg(&path).arg(text).status().unwrap();
+        assert!(written.success(), "{written}");
         Custom {
             command: path,
             options: serde_json::Map::new(),
