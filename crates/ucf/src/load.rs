@@ -2,13 +2,16 @@
 //!
 //! Open work is what a container reported plus what this proxy has sent it since. What was sent fades over one report
 //! interval instead of being forgotten at once: otherwise the container whose report came last would get everything until
-//! it caught up with the others.
+//! it caught up with the others. And work that waits for [`SLOWED`] counts twice: of what was sent to a slow container more
+//! lies unread before it, where it does not count it itself.
 //!
-//! Overload: the longer a container lets its input wait, the smaller the part of new dialogs that it is given, from all of them at
-//! [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
+//! Overload: the longer a container lets its input wait, the smaller the part of its share of new dialogs that it is given, from all of it
+//! at [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
 //! store is no overload. So the queue settles where what is admitted is what the container can do, whoever else sends: all
-//! proxies see the same queue, and none has to know of the others. Emergency calls are held back by the same law, but later: whoever floods
-//! with them does not take the calls that are up with him. In-dialog requests are never held back.
+//! proxies see the same queue, and none has to know of the others. What one does not take goes to those that hold nothing back, and is
+//! refused if all do: given to the one of them whose queue is the shortest, it would come all at once, and each call brings requests of
+//! its own for as long as it lasts, so that this one would drown next, and they would never settle. Emergency calls are held back by the
+//! same law, but later: whoever floods with them does not take the calls that are up with him. In-dialog requests are never held back.
 
 use std::time::Duration;
 
@@ -19,6 +22,10 @@ use crate::wire::{MemberState, Report};
 
 /// Containers report this often, and what was sent fades in this time.
 const REPORT: Duration = Duration::from_millis(100);
+
+/// For each such time that a container lets its input wait, its work counts once more. So one of half the speed has half the others' calls when its
+/// input waits for so much longer than theirs; a tenth of what calls may wait, and longer than a turn and a confirmation take.
+const SLOWED: Duration = Duration::from_millis(20);
 
 /// A container whose report is older than this takes new dialogs only if no other can.
 const SILENT: Duration = Duration::from_millis(700);
@@ -60,6 +67,9 @@ pub enum Urgency {
     /// An emergency call (RFC 5031): refused last.
     Emergency,
 }
+
+/// The half of a random number that says whose share a call is of.
+const LOW: u64 = 0xffff_ffff;
 
 /// One transaction, in the units of [`Load::sent`].
 const ONE: u64 = 1 << 16;
@@ -164,44 +174,56 @@ impl Balancer {
         urgency: Urgency,
         waits: impl Fn(Slot) -> Option<Duration>,
     ) -> Option<Slot> {
-        // One draw for all containers: a call is refused only if even the one with the shortest queue would not take it.
-        let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-        let takes = |slot: Slot, load: &Load| {
-            waits(slot).is_some_and(|waited| {
-                let more = match urgency {
-                    Urgency::Usual => Duration::ZERO,
-                    Urgency::Emergency => EMERGENCY,
-                };
-                !load.sheds || draw < admitted(load.wait(waited).saturating_sub(more))
-            })
-        };
-        self.choose_among(now, random, |slot, load| {
-            now.since(load.reported) < SILENT && takes(slot, load)
-        })
-        .or_else(|| self.choose_among(now, random, takes))
+        let heard = |load: &Load| now.since(load.reported) < SILENT;
+        // Whose share this call is of.
+        let home = self.active().filter(|(slot, _)| waits(*slot).is_some());
+        let count = home.clone().count() as u64;
+        if let Some((slot, load)) = home.clone().nth(((random & LOW) % count.max(1)) as usize)
+            && load.sheds
+            && heard(load)
+        {
+            let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+            let more = match urgency {
+                Urgency::Usual => Duration::ZERO,
+                Urgency::Emergency => EMERGENCY,
+            };
+            let waited = load.wait(waits(slot).unwrap_or_default());
+            if draw < admitted(waited.saturating_sub(more)) {
+                return Some(slot);
+            }
+        }
+        let score = |slot: Slot, load: &Load, mean| load.score(now, mean, waits(slot).unwrap_or_default());
+        let may = |slot: Slot, load: &Load| !load.sheds && waits(slot).is_some();
+        self.choose_among(random, |slot, load| heard(load) && may(slot, load), score)
+            .or_else(|| self.choose_among(random, may, score))
     }
 
-    fn choose_among(&self, now: Instant, random: u64, may_take: impl Fn(Slot, &Load) -> bool) -> Option<Slot> {
-        let candidates = || {
-            let active = |load: &&Load| load.state == MemberState::Active;
-            self.loads.iter().enumerate().filter_map(move |(at, load)| {
-                let slot = Slot(at as u16);
-                load.as_ref().filter(active).map(|load| (slot, load))
-            })
-        };
-        let candidates = || candidates().filter(|(slot, load)| may_take(*slot, load));
+    fn active(&self) -> impl Iterator<Item = (Slot, &Load)> + Clone {
+        self.loads.iter().enumerate().filter_map(|(at, load)| {
+            let load = load.as_ref().filter(|load| load.state == MemberState::Active)?;
+            Some((Slot(at as u16), load))
+        })
+    }
+
+    fn choose_among(
+        &self,
+        random: u64,
+        may_take: impl Fn(Slot, &Load) -> bool,
+        score: impl Fn(Slot, &Load, u64) -> u64,
+    ) -> Option<Slot> {
+        let candidates = || self.active().filter(|(slot, load)| may_take(*slot, load));
         let (count, open) = candidates().fold((0, 0), |(n, open), (_, load)| (n + 1, open + u64::from(load.open)));
         if count == 0 {
             return None;
         }
         let mean = open / count;
-        let (low, high) = (random & 0xffff_ffff, random >> 32);
+        let (low, high) = (random & LOW, random >> 32);
         let first = low % count;
         // Another one than the first, if there is another.
         let second = (first + 1 + high % (count - 1).max(1)) % count;
         let score = |n: u64| {
             let (slot, load) = candidates().nth(n as usize)?;
-            Some((load.score(now, mean), slot))
+            Some((score(slot, load, mean), slot))
         };
         let (first, second) = (score(first)?, score(second)?);
         Some(if second.0 < first.0 { second.1 } else { first.1 })
@@ -227,11 +249,14 @@ impl Load {
     }
 
     /// Open work; comparable, of no unit.
-    fn score(&self, now: Instant, mean: u64) -> u64 {
+    fn score(&self, now: Instant, mean: u64, waited: Duration) -> u64 {
         // The older the report, the more the container counts as like the others.
         let worth = fraction(now.since(self.reported), WORTHLESS);
         let open = (u64::from(self.open) * (ONE - worth) + mean * worth) / ONE;
         let work = open * ONE + self.faded_sent(now) + ONE;
+        let slowed = SLOWED.as_micros() as u64;
+        let waits = self.wait(waited).min(BUSY).as_micros() as u64;
+        let work = work.saturating_mul(slowed + waits) / slowed;
         let ramp = fraction(now.since(self.active_since).max(RAMP / 10), RAMP);
         work.saturating_mul(ONE) / ramp
     }
@@ -321,6 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_input_waits_gets_less_than_one_with_as_much_open_work() {
+        let (mut balancer, now) = warm(&[0, 0]);
+        let waits = |slot: Slot| Some(if slot == Slot(0) { 2 * SLOWED } else { Duration::ZERO });
+        let mut given = [0; 2];
+        for random in 0..300_u64 {
+            let slot = balancer
+                .choose(now, random << 32 | random, Urgency::Usual, waits)
+                .unwrap();
+            balancer.sent(now, slot);
+            given[usize::from(slot.0)] += 1;
+        }
+        assert!(
+            (60..90).contains(&given[0]),
+            "a quarter, where work counts three times: {given:?}"
+        );
+    }
+
+    #[test]
     fn a_fresh_container_ramps_up() {
         let (mut balancer, now) = warm(&[10, 10]);
         balancer.report(now, Slot(2), &report(ACTIVE, 0));
@@ -361,6 +404,35 @@ mod tests {
             now = now + REPORT;
         }
         now
+    }
+
+    #[test]
+    fn what_an_overloaded_one_refuses_goes_to_those_that_hold_nothing_back() {
+        let (mut balancer, now) = warm(&[10, 10, 10]);
+        let now = overloaded(&mut balancer, now, 0, BUSY, EASY);
+        let now = overloaded(&mut balancer, now, 1, EASY + HALVES, EASY);
+        let now = overloaded(&mut balancer, now, 2, EASY, EASY);
+        let waits = |wait: Duration| Report {
+            queue_delay_us: wait.as_micros() as u32,
+            ..report(ACTIVE, 10)
+        };
+        balancer.report(now, Slot(0), &waits(BUSY));
+        balancer.report(now, Slot(1), &waits(EASY + HALVES));
+        let randoms = || (0..3000_u64).map(|n| n.wrapping_mul(0x1234_5678_9abc_def1));
+        let chosen = |balancer: &Balancer, slot: Slot| {
+            let waits = randoms().map(|random| balancer.choose(now, random, Urgency::Usual, anybody));
+            waits.filter(|chosen| *chosen == Some(slot)).count()
+        };
+        // The second takes half of its third, the last all the rest.
+        let all = [Slot(0), Slot(1), Slot(2)].map(|slot| chosen(&balancer, slot));
+        assert_eq!((all[0], all[1] + all[2]), (0, 3000));
+        assert!((450..550).contains(&all[1]), "{all:?}");
+        let now = overloaded(&mut balancer, now, 2, EASY + HALVES, EASY);
+        balancer.report(now, Slot(1), &report(ACTIVE, 10));
+        // It still holds back, so it takes no more than its third, although its queue is short now.
+        let all = [Slot(0), Slot(1), Slot(2)].map(|slot| chosen(&balancer, slot));
+        assert!((950..1050).contains(&all[1]), "{all:?}");
+        assert!((450..550).contains(&all[2]), "{all:?}");
     }
 
     #[test]
