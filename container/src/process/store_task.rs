@@ -1,6 +1,7 @@
 //! The control task's way to the store: batches in order, one pipeline at a time, so that the member never waits for Redis.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::store::{Answer, Store};
@@ -9,9 +10,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ucf::member::RequestId;
 use ucf::store::StoreRequest;
 
-/// Requests of one pipeline: a claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
-/// answered within the store's budget.
-const PIPELINE: usize = 4;
+/// Requests of one pipeline. A claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
+/// answered within the store's budget: so it starts at the least, and grows only while answers are small. Each pipeline takes two ways to the
+/// store and back, and the replicas' confirmation: with the least only, a takeover of 512 empty partitions takes 128 times that.
+const PIPELINE: RangeInclusive<usize> = 4..=64;
+
+/// What the answers of one pipeline may come to, in bytes, as far as those of the last one tell.
+const ANSWERS: usize = 1 << 20;
 
 /// How often the store's clock is asked for.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -54,6 +59,7 @@ pub async fn run(
 ) {
     let mut queue = Queue::new();
     let mut clock_at: Option<std::time::Instant> = None;
+    let mut pipeline = *PIPELINE.start();
     loop {
         if queue.is_empty() {
             match asks.recv().await {
@@ -64,7 +70,7 @@ pub async fn run(
         while let Ok(ask) = asks.try_recv() {
             take(ask, &mut queue);
         }
-        let chunk: Vec<_> = queue.drain(..queue.len().min(PIPELINE)).collect();
+        let chunk: Vec<_> = queue.drain(..queue.len().min(pipeline)).collect();
         if chunk.is_empty() {
             continue;
         }
@@ -78,6 +84,7 @@ pub async fn run(
         match outcome {
             Some(Ok((clock, took, answers))) => {
                 let _ = events.send(StoreEvent::Took(took));
+                pipeline = next_pipeline(&answers);
                 // The first one is better than none; the next will tell how wrong it was.
                 let good = |took: Duration| took <= CLOCK_PATIENCE || clock_at.is_none();
                 if let Some((at, millis, _)) = clock.filter(|(.., took)| good(*took)) {
@@ -94,12 +101,22 @@ pub async fn run(
             }
             Some(Err(lost)) => {
                 queue.clear();
+                pipeline = *PIPELINE.start();
                 let _ = events.send(StoreEvent::Lost(lost.to_string()));
             }
             // Given up by the member: the connection went with the call.
             None => {}
         }
     }
+}
+
+/// How many requests the next pipeline has, if their answers are like these.
+fn next_pipeline(answers: &[Answer]) -> usize {
+    let largest = answers.iter().map(Answer::bytes).max().unwrap_or(0).max(1);
+    (ANSWERS / largest).clamp(
+        *PIPELINE.start(),
+        (2 * answers.len()).max(*PIPELINE.start()).min(*PIPELINE.end()),
+    )
 }
 
 type Outcome = Result<(Option<(Instant, u64, Duration)>, Duration, Vec<Answer>), crate::store::Lost>;
@@ -157,5 +174,26 @@ fn take(ask: Ask, queue: &mut Queue) -> Option<RequestId> {
             queue.retain(|(id, _)| *id > upto);
             Some(upto)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answers of one pipeline, each of which brings a record of so many bytes along.
+    fn answers(count: usize, bytes: usize) -> Vec<Answer> {
+        let answer = || Answer {
+            reply: ucf::store::StoreReply::Removed(true),
+            records: vec![(bytes::Bytes::new(), vec![0_u8; bytes].into())],
+        };
+        std::iter::repeat_with(answer).take(count).collect()
+    }
+
+    #[test]
+    fn a_pipeline_grows_while_answers_are_small_and_shrinks_at_once() {
+        let sizes = [(4, 10), (8, 10), (64, 10), (64, 32 << 10), (64, 900 << 10), (1, 10)];
+        let next = sizes.map(|(count, bytes)| next_pipeline(&answers(count, bytes)));
+        assert_eq!(next, [8, 16, 64, 32, 4, 4]);
     }
 }

@@ -68,6 +68,14 @@ pub struct Answer {
     pub records: Vec<(Bytes, Bytes)>,
 }
 
+impl Answer {
+    /// Bytes of the records that it brings.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        (self.records.iter()).map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
 /// A member as it is stored.
 #[derive(Clone, PartialEq, prost::Message)]
 struct MemberValue {

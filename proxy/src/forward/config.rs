@@ -69,8 +69,9 @@ impl Default for Limits {
             window_age: Duration::from_secs(32),
             hold_bytes: 64 << 20,
             hold_count: 65_536,
-            // Longer than a takeover by lease, shorter than the peer's patience.
-            hold_age: Duration::from_secs(8),
+            // Longer than a takeover after a container and Redis were lost together: a failover of Redis by Sentinel (3 s), then 2 L in which
+            // who is silent may say what it owns (4 s), then the claims. Shorter than the peer's patience (32 s).
+            hold_age: Duration::from_secs(12),
             // 32 s of 20,000 new dialogs a second, and some; about 60 MiB when full.
             transactions: 1 << 20,
         }
