@@ -170,6 +170,34 @@ fn a_cancel_goes_by_as_well() {
 }
 
 #[test]
+fn a_cancel_of_what_still_waits_ends_it() {
+    let mut island = Island::cut_off();
+    // The others are heard for as long as it takes to link with them again, but the client is just about to repeat its INVITE.
+    island.wait(Duration::from_millis(1500), false, true);
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    island.wait(Duration::from_millis(550), false, true);
+    assert_eq!(island.arrived(), (vec![], vec![]), "it waits, although no island is left");
+    island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
+    island.wait(Duration::from_secs(1), false, true);
+    assert_eq!(island.arrived(), (vec![], vec![]));
+    assert!(
+        island.proxy.out().clients.is_empty(),
+        "481 would let the call ring on the other side"
+    );
+}
+
+#[test]
+fn a_short_island_after_a_long_one_is_the_same() {
+    let mut island = Island::cut_off();
+    island.wait(Duration::from_millis(300), false, true);
+    // Silent for little longer than makes it an island, and heard again.
+    island.wait(Duration::from_millis(900), true, false);
+    island.wait(Duration::from_secs(1), false, true);
+    island.proxy.client(udp(CALLER), &invite("i1"));
+    assert_eq!(island.arrived(), (vec![], vec![]), "links may still be missing");
+}
+
+#[test]
 fn what_waits_there_for_longer_than_it_is_repeated_is_dropped() {
     let mut island = Island::cut_off();
     island.proxy.client(udp(CALLER), &invite("i1"));

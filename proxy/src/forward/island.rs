@@ -80,7 +80,9 @@ impl Core {
                 heard < silent
             };
         if is_one {
-            let since = island.latest.filter(|_| island.now).map_or(now, |(since, _)| since);
+            // One that comes back before all links do is still the same: what waits there has waited since.
+            let same = |(_, last): &(Instant, Instant)| island.now || now.since(*last) < LINKED;
+            let since = island.latest.filter(same).map_or(now, |(since, _)| since);
             island.latest = Some((since, now));
             island.heard = heard;
         }
@@ -123,6 +125,11 @@ impl Core {
             bytes: arrival.message.as_bytes().into(),
         });
         None
+    }
+
+    /// Whether what begins this transaction waits here.
+    pub(super) fn waits_here(&self, key: u64) -> bool {
+        self.island.waiting.iter().any(|waiting| waiting.key == key)
     }
 
     /// A CANCEL whose INVITE may be a call on the other side: here that is only not begun any more, and the CANCEL's repetition goes there.

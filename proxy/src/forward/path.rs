@@ -100,7 +100,9 @@ impl Core {
                 let outcome = self.wait_for_others(arrival, source, request.keys.transaction);
                 return Ok(outcome.map(|outcome| (Kind::NewRequest, outcome)));
             }
-            Err(Refusal::UNKNOWN) if apart && request.method == Method::Cancel => {
+            Err(Refusal::UNKNOWN)
+                if request.method == Method::Cancel && (apart || self.waits_here(request.keys.transaction)) =>
+            {
                 self.call_off_here(request.keys.transaction);
                 return Ok(Some((Kind::NewRequest, Outcome::Dropped)));
             }
