@@ -11,6 +11,7 @@ use super::yardstick::{Effort, on_load_cpu};
 use crate::interop::caller::{Caller, State, Transport};
 use crate::interop::cluster::{Cluster, Manifest, Part, counts};
 use crate::interop::figures::Spread;
+use crate::interop::network::Network;
 use crate::interop::process::{lives, resident, signal, wait_for};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -63,6 +64,47 @@ pub fn fault_to_answer(fault: Fault, rounds: usize) -> anyhow::Result<Spread> {
         gaps.extend_from_slice(&answers[answers.len().saturating_sub(lost)..]);
         cluster.settle(LIMIT)?;
     }
+    Ok(Spread::of(gaps))
+}
+
+/// From the moment at which nothing comes to a container or from it any more to the first answer of each of its dialogs, over several rounds.
+pub fn cut_to_answer(rounds: usize) -> anyhow::Result<Spread> {
+    const DIALOGS: usize = 900;
+    let network = Network::start(Manifest {
+        name: "bench-cut",
+        session: "3600s",
+        ..Manifest::default()
+    })?;
+    let gaps = network.callers().within(|| {
+        let (proxies, local) = (network.proxies(), Network::CALLERS.into());
+        let mut caller = Caller::through(&proxies, Transport::Udp, local, network.address(), 16)?;
+        dialogs(&mut caller, DIALOGS)?;
+        let mut gaps = Vec::new();
+        for round in 0..rounds {
+            let containers = network.until("the dialogs are counted", LIMIT, |containers| {
+                containers.iter().filter_map(|part| part.dialogs).sum::<u64>() == DIALOGS as u64
+            })?;
+            let victim = &containers[round % containers.len()];
+            let others = [
+                "redis",
+                "proxy-0",
+                "proxy-1",
+                "container-0",
+                "container-1",
+                "container-2",
+            ];
+            let others: Vec<_> = others.into_iter().filter(|name| *name != victim.name).collect();
+            let struck = Instant::now();
+            network.cut(&victim.name, &others)?;
+            let answers = probe(&mut caller, struck);
+            network.heal()?;
+            let answers = answers?;
+            let lost = usize::try_from(victim.dialogs.unwrap_or(0))?;
+            gaps.extend_from_slice(&answers[answers.len().saturating_sub(lost)..]);
+            network.settle(LIMIT)?;
+        }
+        Ok(gaps)
+    })?;
     Ok(Spread::of(gaps))
 }
 

@@ -252,20 +252,23 @@ fn failover_section() -> anyhow::Result<Section> {
     let rounds = from_environment("ROUNDS", 9) as usize;
     let crash = failover::fault_to_answer(Fault::Crash, rounds)?;
     let freeze = failover::fault_to_answer(Fault::Freeze, rounds)?;
+    let cut = failover::cut_to_answer(rounds)?;
     let rows = vec![
         Row::at_most("kill -9 to the first answer, median", millis(crash.median), 100.0, "ms"),
         Row::at_most("kill -9 to the first answer, worst", millis(crash.worst), 300.0, "ms"),
         Row::at_most("SIGSTOP to the first answer, worst", millis(freeze.worst), 1500.0, "ms"),
+        Row::at_most("cut off to the first answer, worst", millis(cut.worst), 1500.0, "ms"),
         Row::plain(
-            "SIGSTOP to the first answer, median",
-            short(millis(freeze.median)) + " ms",
+            "SIGSTOP, and cut off, to the first answer, median",
+            format!("{} ms, {} ms", short(millis(freeze.median)), short(millis(cut.median))),
         ),
         Row::plain(
-            "dialogs of killed, and of frozen containers that were asked",
-            format!("{}, {}", crash.count, freeze.count),
+            "dialogs of killed, of frozen and of cut off containers that were asked",
+            format!("{}, {}, {}", crash.count, freeze.count, cut.count),
         ),
     ];
-    let note = "Two proxies, three containers, 900 dialogs; a container is killed, or frozen, and every dialog is asked (OPTIONS) at once.";
+    let note = "Two proxies, three containers, 900 dialogs; a container is killed, frozen, or cut off (all packets from it and to it are dropped), and every \
+                dialog is asked (OPTIONS) at once.";
     Ok(("Failover".into(), rows, note.into()))
 }
 
@@ -274,13 +277,31 @@ fn millis(duration: std::time::Duration) -> f64 {
 }
 
 fn planned_section() -> anyhow::Result<Section> {
-    let rolling = planned::rolling_restart(from_environment("PLANNED_DIALOGS", 10_000))?;
+    let total = from_environment("PLANNED_DIALOGS", 10_000);
+    let rolling = planned::rolling_restart(total)?;
+    let hand_over = planned::hand_over(total)?;
+    let later = millis(hand_over.answers.worst) - millis(hand_over.at_rest.worst);
     let what = format!("rolling restart of three containers with {} dialogs", rolling.dialogs);
     let rows = vec![
         Row::at_most(what, rolling.took.as_secs_f64(), 15.0, "s"),
         Row::plain("answers meanwhile", rolling.answers.to_string()),
+        Row::at_most(
+            format!(
+                "one of three containers with {} dialogs leaves: the latest answer, later than at rest by",
+                hand_over.dialogs
+            ),
+            later.max(0.0),
+            50.0,
+            "ms",
+        ),
+        Row::plain("it has left after", format!("{:.2} s", hand_over.took.as_secs_f64())),
+        Row::plain("answers meanwhile", hand_over.answers.to_string()),
+        Row::plain(
+            "answers at rest, for three seconds before",
+            hand_over.at_rest.to_string(),
+        ),
     ];
-    let note = "`sipcluster restart containers`; 1,000 of the dialogs are asked (OPTIONS) all the time, 1,000 requests a second.";
+    let note = "`sipcluster restart containers`, and SIGTERM; 1,000 of the dialogs are asked (OPTIONS) all the time, 1,000 requests a second.";
     Ok(("Planned".into(), rows, note.into()))
 }
 

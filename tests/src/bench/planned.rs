@@ -11,7 +11,10 @@ use super::yardstick::{Effort, on_load_cpu};
 use crate::interop::caller::{Caller, Transport};
 use crate::interop::cluster::{Cluster, Manifest};
 use crate::interop::figures::Spread;
-use crate::interop::process::Process;
+use crate::interop::process::{Process, lives, signal};
+
+/// For how long answers at rest are measured; longer than a hand-over takes.
+const REST: Duration = Duration::from_secs(3);
 
 /// A restart of all containers, one at a time.
 #[derive(Clone, Debug)]
@@ -24,12 +27,27 @@ pub struct Rolling {
     pub answers: Spread,
 }
 
-/// Restarts three containers with `total` dialogs, and asks some of these all the time.
-pub fn rolling_restart(total: u64) -> anyhow::Result<Rolling> {
-    const SAMPLE: usize = 1_000;
+/// A container that hands over all it has and leaves.
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    /// Dialogs that stood in all containers.
+    pub dialogs: u64,
+    /// From the signal to the end of its process.
+    pub took: Duration,
+    /// Answers of sampled dialogs meanwhile.
+    pub answers: Spread,
+    /// Answers of the same dialogs, asked in the same way for as long, before.
+    pub at_rest: Spread,
+}
+
+/// Dialogs that are asked all the time.
+const SAMPLE: usize = 1_000;
+
+/// Three containers with `total` dialogs, of which the caller's can be asked.
+fn filled(name: &'static str, last: u8, total: u64) -> anyhow::Result<(Cluster, Caller)> {
     let cluster = Cluster::start(Manifest {
-        name: "bench-rolling",
-        address: [12, 4],
+        name,
+        address: [12, last],
         session: "3600s",
         ..Manifest::default()
     })?;
@@ -45,31 +63,65 @@ pub fn rolling_restart(total: u64) -> anyhow::Result<Rolling> {
         ..load(&cluster, 4, effort)
     })?;
     ensure!(fill.lost + fill.refused == 0, "calls lost in filling: {fill:?}");
-    let counted = |what: &str| cluster.until(what, LIMIT, |status| status.dialogs() == total);
-    counted("the dialogs are counted")?;
-    let since = caller.outcomes.len();
-    let begun = Instant::now();
-    let mut command = cluster.command(&["restart", "containers"]);
-    let mut restart = Process::start(&mut command, &cluster.files().join("restart.log"))?;
+    counted(&cluster, total)?;
+    Ok((cluster, caller))
+}
+
+fn counted(cluster: &Cluster, total: u64) -> anyhow::Result<()> {
+    cluster
+        .until("every dialog is counted", LIMIT, |status| status.dialogs() == total)
+        .map(drop)
+}
+
+/// Asks the caller's dialogs, 1,000 requests a second, until something is at hand.
+fn ask_until<T>(caller: &mut Caller, mut over: impl FnMut() -> Option<T>) -> anyhow::Result<(T, Duration, Spread)> {
+    let (since, begun) = (caller.outcomes.len(), Instant::now());
     let mut next = 0;
-    let status = loop {
+    let done = loop {
         caller.paced(1_000, 0..20, |caller, _| {
             caller.request(next, "OPTIONS");
             next = (next + 1) % SAMPLE;
         });
-        if let Some(status) = restart.ended() {
-            break status;
+        if let Some(done) = over() {
+            break done;
         }
-        ensure!(begun.elapsed() < LIMIT, "it does not end: {}", restart.log_tail());
+        ensure!(begun.elapsed() < LIMIT, "it does not end");
     };
     let took = begun.elapsed();
-    ensure!(status.success(), "{}", restart.log_tail());
     caller.settle(LIMIT)?;
     caller.expect_all_ok("OPTIONS", since, caller.outcomes_of("OPTIONS", since).count())?;
-    counted("every dialog is still there")?;
+    Ok((done, took, caller.spread("OPTIONS", since)))
+}
+
+/// Restarts three containers with `total` dialogs, and asks some of these all the time.
+pub fn rolling_restart(total: u64) -> anyhow::Result<Rolling> {
+    let (cluster, mut caller) = filled("bench-rolling", 4, total)?;
+    let mut command = cluster.command(&["restart", "containers"]);
+    let mut restart = Process::start(&mut command, &cluster.files().join("restart.log"))?;
+    let (status, took, answers) = ask_until(&mut caller, || restart.ended())?;
+    ensure!(status.success(), "{}", restart.log_tail());
+    counted(&cluster, total)?;
     Ok(Rolling {
         dialogs: total,
         took,
-        answers: caller.spread("OPTIONS", since),
+        answers,
+    })
+}
+
+/// Tells one of three containers with `total` dialogs to leave, and asks some of these all the time.
+pub fn hand_over(total: u64) -> anyhow::Result<HandOver> {
+    let (cluster, mut caller) = filled("bench-leave", 8, total)?;
+    let pid = cluster.status()?.containers[1].running()?;
+    let rest = Instant::now();
+    let ((), _, at_rest) = ask_until(&mut caller, || (rest.elapsed() > REST).then_some(()))?;
+    signal(pid, libc::SIGTERM)?;
+    let ((), took, answers) = ask_until(&mut caller, || (!lives(pid)).then_some(()))?;
+    cluster.settle(LIMIT)?;
+    counted(&cluster, total)?;
+    Ok(HandOver {
+        dialogs: total,
+        took,
+        answers,
+        at_rest,
     })
 }
