@@ -80,6 +80,7 @@ impl Bench {
             emergency: vec![],
             lease: Duration::from_secs(1),
             entropy: 7,
+            started: std::time::Duration::ZERO,
             limits: Limits::default(),
         };
         let mut forwarder = Forwarder::new(config);

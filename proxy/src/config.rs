@@ -167,6 +167,7 @@ impl Config {
         me: ucf::ProxyId,
         keyring: std::sync::Arc<ucf::token::Keyring>,
         entropy: u64,
+        started: Duration,
     ) -> ForwarderConfig {
         ForwarderConfig {
             me,
@@ -178,6 +179,7 @@ impl Config {
             emergency: self.emergency.clone(),
             lease: self.lease,
             entropy,
+            started,
             limits: proxy::forward::Limits::default(),
         }
     }

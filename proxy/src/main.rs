@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use admin::prometheus::registry::Registry;
 use admin::{Pages, Server};
@@ -153,6 +153,7 @@ fn start_workers(
     let (bound, all_bound) = std::sync::mpsc::channel();
     let mut workers = Vec::new();
     let epoch = std::time::Instant::now();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     for (index, (inbox, outboxes)) in (0u16..).zip(mailbox::connect(config.workers)) {
         let me = ProxyId {
             incarnation,
@@ -160,7 +161,7 @@ fn start_workers(
         };
         let entropy = random()?;
         let parts = Parts {
-            forwarder: config.forwarder(me, keyring.clone(), entropy),
+            forwarder: config.forwarder(me, keyring.clone(), entropy, started),
             name: config.name.clone(),
             bindings: config.bindings.clone(),
             ucf: config.ucf,

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use proxy::forward::LinkId;
-use support::{Proxy, config, fields, one, request, tag, udp};
+use support::{Proxy, STARTED, config, fields, one, param, partition, request, response, tag, udp};
 use ucf::PartitionId;
 use ucf::wire::{Body, Confirm, MemberState, Report};
 
@@ -46,6 +46,57 @@ fn new_calls_are_refused_with_a_time_to_come_back() {
     proxy.active(link);
     proxy.client(udp(CALLER), &call(20, URI));
     assert_eq!(proxy.arrived(link).len(), 1, "it has caught up");
+}
+
+/// A call of an upstream that holds calls back if it is told to (RFC 7339 s4.1).
+fn asking(n: usize) -> String {
+    call(n, URI).replace(";rport", ";rport;oc;oc-algo=\"loss\"")
+}
+
+/// What it is told by a message: how many of a hundred calls, and when.
+fn told(message: &str) -> (u32, f64) {
+    let via = fields(message, "Via")[0];
+    let param = |name| param(via, name).unwrap_or_default();
+    assert_eq!((param("oc-algo"), param("oc-validity")), ("\"loss\"", "500"));
+    (param("oc").parse().unwrap(), param("oc-seq").parse().unwrap())
+}
+
+#[test]
+fn an_upstream_that_asks_is_told_how_many_calls_to_hold_back() {
+    let (mut proxy, link) = reporting(160);
+    let mut last = STARTED.as_secs_f64();
+    let mut seen = [false; 2];
+    for n in 1..40 {
+        proxy.client(udp(CALLER), &asking(n));
+        let arrived = proxy.arrived(link);
+        // By the container's answer, and by the refusal.
+        seen[usize::from(arrived.is_empty())] = true;
+        for inner in &arrived {
+            proxy.container_says(link, &response(inner, "200 OK", &tag(partition(inner))));
+        }
+        let (_, answer) = proxy.sent();
+        let (percent, sequence) = told(&answer);
+        assert_eq!(percent, 50, "{answer}");
+        assert!(sequence >= last, "{sequence} after {last}");
+        last = sequence;
+    }
+    assert_eq!(seen, [true; 2]);
+    assert!(last > STARTED.as_secs_f64());
+
+    proxy.client(udp(CALLER), &call(50, URI));
+    for inner in proxy.arrived(link) {
+        proxy.container_says(link, &response(&inner, "200 OK", &tag(partition(&inner))));
+    }
+    assert!(!proxy.sent().1.contains("oc="), "nobody else is");
+}
+
+#[test]
+fn an_upstream_is_told_of_no_overload_too() {
+    let (mut proxy, link) = reporting(0);
+    proxy.client(udp(CALLER), &asking(1));
+    let inner = one(proxy.arrived(link));
+    proxy.container_says(link, &response(&inner, "200 OK", &tag(partition(&inner))));
+    assert_eq!(told(&proxy.sent().1).0, 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub mod wire;
 pub use time::Instant;
 pub use wire::build::{RequestBuilder, ResponseBuilder};
 pub use wire::check::{Reject, check, check_hops, check_scheme, unsupported};
-pub use wire::edit::{Edit, put_decimal};
+pub use wire::edit::{Edit, OverloadControl, put_decimal};
 pub use wire::frame::{Frame, FrameError, Framer, Side};
 pub use wire::header::HeaderName;
 pub use wire::message::{Cseq, Message, Method, NamedDialog, OwnedMessage, Rack, Refresher, SessionExpires};

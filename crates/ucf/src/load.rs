@@ -198,6 +198,25 @@ impl Balancer {
             .or_else(|| self.choose_among(random, may, score))
     }
 
+    /// Of a hundred usual new dialogs, how many are refused at present: what whoever sends them had better keep to himself.
+    #[must_use]
+    pub fn refused_percent(&self) -> u8 {
+        let mut admits = 0;
+        for (_, load) in self.active() {
+            if !load.sheds {
+                // It takes what the others refuse.
+                return 0;
+            }
+            admits += admitted(load.wait(load.seen));
+        }
+        let whole = ONE * self.active().count() as u64;
+        if whole == 0 {
+            0
+        } else {
+            ((whole - admits) * 100 / whole) as u8
+        }
+    }
+
     fn active(&self) -> impl Iterator<Item = (Slot, &Load)> + Clone {
         self.loads.iter().enumerate().filter_map(|(at, load)| {
             let load = load.as_ref().filter(|load| load.state == MemberState::Active)?;
@@ -433,6 +452,16 @@ mod tests {
         let all = [Slot(0), Slot(1), Slot(2)].map(|slot| chosen(&balancer, slot));
         assert!((950..1050).contains(&all[1]), "{all:?}");
         assert!((450..550).contains(&all[2]), "{all:?}");
+        balancer.report(now, Slot(0), &waits(BUSY));
+        assert_eq!(
+            balancer.refused_percent(),
+            50,
+            "all of one third, none of the next, half of the last"
+        );
+        balancer.report(now, Slot(2), &report(MemberState::Quiescing, 10));
+        assert_eq!(balancer.refused_percent(), 50);
+        balancer.report(now, Slot(3), &report(ACTIVE, 10));
+        assert_eq!(balancer.refused_percent(), 0, "one holds nothing back");
     }
 
     #[test]

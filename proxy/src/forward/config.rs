@@ -28,6 +28,8 @@ pub struct Config {
     pub lease: Duration,
     /// Start of the generator that spreads choices and Retry-After; random.
     pub entropy: u64,
+    /// The wall clock when this worker's clock stood at zero, from the Unix epoch on: it numbers what upstreams are told of overload.
+    pub started: Duration,
     /// Bounds.
     pub limits: Limits,
 }

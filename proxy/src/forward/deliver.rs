@@ -265,6 +265,7 @@ impl Core {
         // The answer's Via has what s18.2.1 adds to the request's.
         edit.clear();
         edit.set_received(message, source.remote);
+        edit.set_overload_control(message, &via, self.overload);
         self.buffer.clear();
         edit.apply_into(message, &mut self.buffer);
         let mut index = Index::new();

@@ -33,7 +33,7 @@ pub use effects::{Effect, Effects, LinkId, Span};
 use std::io::IoSlice;
 use std::time::Duration;
 
-use sip::{Edit, Index, Instant, Message, ScanError};
+use sip::{Edit, Index, Instant, Message, OverloadControl, ScanError};
 use transport::legs::{EDGE, INNER};
 use ucf::flow::Flow;
 use ucf::hold::Hold;
@@ -59,6 +59,9 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A heartbeat of ours that is late by this has not waited for its turn: the process did not run. Well below the silence after which anybody
 /// counts as gone.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How long an upstream holds back what it was told to, unless it is told again (RFC 7339 s4.3 has this for whoever says nothing).
+const TOLD: Duration = Duration::from_millis(500);
 
 /// One worker of a proxy.
 pub struct Forwarder {
@@ -87,6 +90,8 @@ struct Core {
     /// Number of the last message towards a container.
     order: u64,
     random: u64,
+    /// What upstreams are told of overload, as of the last heartbeat.
+    overload: OverloadControl,
     buffer: Vec<u8>,
     next_heartbeat: Instant,
     /// Number of the last one. It runs through all links: a container that has two of them after one another cannot take one's for the other's.
@@ -114,6 +119,11 @@ impl Forwarder {
                 counters: Counters::default(),
                 order: 0,
                 random: config.entropy | 1,
+                overload: OverloadControl {
+                    percent: 0,
+                    validity: TOLD,
+                    sequence: config.started.as_millis() as u64,
+                },
                 buffer: Vec::new(),
                 next_heartbeat: Instant::default(),
                 heartbeat: 0,
@@ -386,6 +396,9 @@ impl Core {
         for (slot, link) in self.containers.links_with_slots_mut() {
             self.balancer.waited(now, slot, link.window.waited(now));
         }
+        self.overload.percent = self.balancer.refused_percent();
+        let clock = self.config.started + Duration::from_micros(now.as_micros());
+        self.overload.sequence = clock.as_millis() as u64;
         self.heartbeat += 1;
         let heartbeat = Heartbeat {
             number: self.heartbeat,

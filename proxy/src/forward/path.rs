@@ -413,6 +413,7 @@ impl Core {
             self.transactions.end(now, keys.transaction);
         }
         edit.pop(message, HeaderName::Via, 1);
+        edit.set_overload_control(message, &client, self.overload);
         self.send(response_flow(flow, &client), effects, |out| {
             edit.apply_into(message, out);
         });

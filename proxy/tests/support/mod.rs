@@ -17,6 +17,9 @@ use ucf::{PartitionId, ProxyId};
 
 pub const PARTITIONS: u32 = 8;
 
+/// The wall clock when a forwarder's clock stands at zero.
+pub const STARTED: Duration = Duration::from_secs(1_700_000_000);
+
 pub fn keyring() -> Arc<Keyring> {
     Arc::new(Keyring::new(
         Key {
@@ -44,6 +47,7 @@ pub fn config(incarnation: u64) -> Config {
         emergency: vec!["112".to_owned()],
         lease: Duration::from_secs(1),
         entropy: 7,
+        started: STARTED,
         limits: Limits::default(),
     }
 }

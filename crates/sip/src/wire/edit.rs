@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::BufMut;
 
@@ -10,6 +11,7 @@ use super::message::Message;
 use super::scan::Span;
 use super::uri::Host;
 use super::values::Value;
+use super::via::Via;
 
 /// A list of splices on one message. Made once, used for every message: inserted bytes share one buffer.
 ///
@@ -26,6 +28,17 @@ struct Splice {
     removed: Span,
     from: u32,
     to: u32,
+}
+
+/// What a server asks of whoever sends it requests (RFC 7339 s4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverloadControl {
+    /// Of a hundred new requests, how many are not to be sent; 0 to 100.
+    pub percent: u8,
+    /// For how long, from its receipt.
+    pub validity: Duration,
+    /// Later ones have higher numbers, from whichever part of the server they come: milliseconds of the Unix epoch.
+    pub sequence: u64,
 }
 
 impl Edit {
@@ -225,6 +238,35 @@ impl Edit {
         }
     }
 
+    /// Tells whoever asked for it with `oc` in this Via how many of its new requests to hold back, in the parameters that RFC 7339 s4 defines;
+    /// what it claimed itself is replaced. Only for the algorithm that every asker must have, `loss`.
+    pub fn set_overload_control(&mut self, message: &Message<'_>, via: &Via<'_>, control: OverloadControl) {
+        let find = |name: &[u8]| via.params.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        let Some(asked) = find(b"oc") else { return };
+        let rest: [(&str, &dyn Fn(&mut Vec<u8>)); 3] = [
+            ("oc-algo", &|out| out.extend_from_slice(b"\"loss\"")),
+            ("oc-validity", &|out| {
+                put_decimal(out, control.validity.as_millis() as u32)
+            }),
+            ("oc-seq", &|out| {
+                let (seconds, millis) = (control.sequence / 1000, control.sequence % 1000);
+                let _ = write!(out, "{seconds}.{millis:03}");
+            }),
+        ];
+        self.set_param(message, asked, |out| {
+            put_decimal(out, control.percent.into());
+            for (name, write) in rest.iter().filter(|(name, _)| find(name.as_bytes()).is_none()) {
+                let _ = write!(out, ";{name}=");
+                write(out);
+            }
+        });
+        for (name, write) in rest {
+            if let Some(claimed) = find(name.as_bytes()) {
+                self.set_param(message, claimed, write);
+            }
+        }
+    }
+
     fn set_param(
         &mut self,
         message: &Message<'_>,
@@ -344,6 +386,37 @@ mod tests {
         for (count, headers) in expected.into_iter().enumerate() {
             let after = edited(&source, |edit, message| edit.pop(message, HeaderName::Route, count));
             assert_eq!(after, with(headers), "{count}");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_overload_control_is_told() {
+        let told = |via: &str| {
+            let source = with(&format!("Via: SIP/2.0/UDP us, SIP/2.0/UDP h{via}"));
+            let after = edited(&source, |edit, message| {
+                let control = OverloadControl {
+                    percent: 20,
+                    validity: Duration::from_millis(500),
+                    sequence: 1_282_321_615_782,
+                };
+                let via = message.vias().nth(1).unwrap();
+                edit.set_overload_control(message, &via, control);
+            });
+            let (start, end) = (after.find("UDP h").unwrap() + 5, after.find("\r\n\r\n").unwrap());
+            after[start..end].to_owned()
+        };
+        let all = ";oc=20;oc-algo=\"loss\";oc-validity=500;oc-seq=1282321615.782";
+        assert_eq!(told(";branch=z;oc;rport"), format!(";branch=z{all};rport"));
+        assert_eq!(
+            told(";oc;oc-algo=\"loss,A\";rport"),
+            ";oc=20;oc-validity=500;oc-seq=1282321615.782;oc-algo=\"loss\";rport"
+        );
+        assert_eq!(
+            told(";oc-seq=1.1;OC=90;oc-validity"),
+            ";oc-seq=1282321615.782;OC=20;oc-algo=\"loss\";oc-validity=500"
+        );
+        for unasked in ["", ";branch=z;oc-algo=\"loss\"", ";ocx"] {
+            assert_eq!(told(unasked), unasked);
         }
     }
 

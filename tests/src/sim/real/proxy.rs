@@ -103,6 +103,7 @@ impl Proxy {
             emergency: Vec::new(),
             lease: crate::sim::LEASE,
             entropy: ctx.rng.bits(),
+            started: Duration::ZERO,
             limits: Limits::default(),
         };
         let now = clock.read(ctx.now);
