@@ -176,7 +176,11 @@ fn a_cancel_of_what_still_waits_ends_it() {
     island.wait(Duration::from_millis(1500), false, true);
     island.proxy.client(udp(CALLER), &invite("i1"));
     island.wait(Duration::from_millis(550), false, true);
-    assert_eq!(island.arrived(), (vec![], vec![]), "it waits, although no island is left");
+    assert_eq!(
+        island.arrived(),
+        (vec![], vec![]),
+        "it waits, although no island is left"
+    );
     island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
     island.wait(Duration::from_secs(1), false, true);
     assert_eq!(island.arrived(), (vec![], vec![]));

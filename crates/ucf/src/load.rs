@@ -210,11 +210,7 @@ impl Balancer {
             admits += admitted(load.wait(load.seen));
         }
         let whole = ONE * self.active().count() as u64;
-        if whole == 0 {
-            0
-        } else {
-            ((whole - admits) * 100 / whole) as u8
-        }
+        ((whole - admits) * 100).checked_div(whole).unwrap_or(0) as u8
     }
 
     fn active(&self) -> impl Iterator<Item = (Slot, &Load)> + Clone {

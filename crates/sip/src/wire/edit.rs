@@ -41,6 +41,20 @@ pub struct OverloadControl {
     pub sequence: u64,
 }
 
+impl OverloadControl {
+    /// Its parameters besides `oc`.
+    const REST: [&str; 3] = ["oc-algo", "oc-validity", "oc-seq"];
+
+    fn write(&self, name: &str, out: &mut Vec<u8>) {
+        let (seconds, millis) = (self.sequence / 1000, self.sequence % 1000);
+        let _ = match name {
+            "oc-algo" => write!(out, "\"loss\""),
+            "oc-validity" => write!(out, "{}", self.validity.as_millis()),
+            _ => write!(out, "{seconds}.{millis:03}"),
+        };
+    }
+}
+
 impl Edit {
     /// No splices.
     #[must_use]
@@ -243,26 +257,19 @@ impl Edit {
     pub fn set_overload_control(&mut self, message: &Message<'_>, via: &Via<'_>, control: OverloadControl) {
         let find = |name: &[u8]| via.params.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         let Some(asked) = find(b"oc") else { return };
-        let rest: [(&str, &dyn Fn(&mut Vec<u8>)); 3] = [
-            ("oc-algo", &|out| out.extend_from_slice(b"\"loss\"")),
-            ("oc-validity", &|out| {
-                put_decimal(out, control.validity.as_millis() as u32)
-            }),
-            ("oc-seq", &|out| {
-                let (seconds, millis) = (control.sequence / 1000, control.sequence % 1000);
-                let _ = write!(out, "{seconds}.{millis:03}");
-            }),
-        ];
         self.set_param(message, asked, |out| {
             put_decimal(out, control.percent.into());
-            for (name, write) in rest.iter().filter(|(name, _)| find(name.as_bytes()).is_none()) {
+            for name in OverloadControl::REST
+                .iter()
+                .filter(|name| find(name.as_bytes()).is_none())
+            {
                 let _ = write!(out, ";{name}=");
-                write(out);
+                control.write(name, out);
             }
         });
-        for (name, write) in rest {
+        for name in OverloadControl::REST {
             if let Some(claimed) = find(name.as_bytes()) {
-                self.set_param(message, claimed, write);
+                self.set_param(message, claimed, |out| control.write(name, out));
             }
         }
     }
