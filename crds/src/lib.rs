@@ -19,8 +19,8 @@ pub use reference::{generated, reference};
 pub use rules::broken;
 pub use sip_cluster::{
     Answer, Application, B2bua, Containers, Custom, Dispatcher, External, Managed, Media, Mode, Proxies, Redis,
-    Replication, Resources, Route, RoutedMethod, Service, ServiceType, SipCluster, SipClusterSpec, TrafficPolicy,
-    Transport,
+    Replication, Resources, Route, RoutedMethod, SecretKey, Service, ServiceType, SipCluster, SipClusterSpec,
+    TrafficPolicy, Transport,
 };
 pub use status::SipClusterStatus;
 pub use values::Period;

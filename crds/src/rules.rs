@@ -200,6 +200,21 @@ fn redis(redis: &Redis) -> Option<Problem> {
             remedy: "leave one out".into(),
         });
     }
+    if let Some(external) = external
+        && external.url.is_some() == external.secret.is_some()
+    {
+        return Some(Problem {
+            field: "spec.redis.external".into(),
+            value: if external.url.is_some() {
+                "url and secret"
+            } else {
+                "neither url nor secret"
+            }
+            .into(),
+            wrong: "one of them says where Redis is".into(),
+            remedy: "write its url, or the secret that holds it".into(),
+        });
+    }
     let instances = managed.as_ref().map(|managed| managed.instances)?;
     (!matches!(instances, 1 | 3 | 5)).then(|| Problem {
         field: "spec.redis.managed.instances".into(),

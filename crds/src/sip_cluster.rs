@@ -52,7 +52,7 @@ pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|redis-sentinel://[
     validation = ("has(self.dispatcher.advertised) == has(oldSelf.dispatcher.advertised) && (!has(self.dispatcher.advertised) || self.dispatcher.advertised == oldSelf.dispatcher.advertised)", "dispatcher.advertised cannot be changed, since calls carry the address: put back the old value, or create another SipCluster"),
     validation = ("self.dispatcher.port == oldSelf.dispatcher.port", "dispatcher.port cannot be changed, since calls carry the port: put back the old number, or create another SipCluster"),
     validation = ("self.replication.lease == oldSelf.replication.lease", "replication.lease cannot be changed, since containers promise one another things for as long as it is: put back the old value, or create another SipCluster"),
-    validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || self.redis.external.url == oldSelf.redis.external.url && self.redis.external.instances == oldSelf.redis.external.instances)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
+    validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || has(self.redis.external.url) == has(oldSelf.redis.external.url) && (!has(self.redis.external.url) || self.redis.external.url == oldSelf.redis.external.url) && has(self.redis.external.secret) == has(oldSelf.redis.external.secret) && (!has(self.redis.external.secret) || self.redis.external.secret == oldSelf.redis.external.secret) && self.redis.external.instances == oldSelf.redis.external.instances)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
     validation = ("(has(self.redis.managed) ? self.redis.managed.instances : 1) == (has(oldSelf.redis.managed) ? oldSelf.redis.managed.instances : 1)", "redis.managed.instances cannot be changed, since containers and Sentinels count on the number: put back the old one, or create another SipCluster"),
     validation = ("!has(self.application.custom) || has(self.containers.image)", "containers.image: the application is your own; name the image that runs it (on one machine: any name)")
 )]
@@ -480,19 +480,40 @@ impl Default for Managed {
 }
 
 /// A Redis that is there already.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("has(self.url) != has(self.secret)", "redis.external: write its url, or the secret that holds it, and not both"))]
 pub struct External {
     /// Its URL: `redis://[:PASSWORD@]HOST:PORT[/DB]`, or, for one whose Sentinels say which server is the master,
-    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`.
+    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`. A password in it can be read by whoever may read the SipCluster: on
+    /// Kubernetes `secret` keeps it from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = REDIS_URL_PATTERN))]
-    pub url: String,
+    pub url: Option<String>,
+
+    /// On Kubernetes: the Secret that holds the URL, in the namespace of the SipCluster. A container reads it when it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretKey>,
 
     /// How many Redis servers hold the data, the master included. With two or more a state counts as safe once a replica has it too, and a lease
     /// or a claim once a majority of them has. It cannot be changed later.
     #[serde(default = "defaults::redis_instances")]
     #[schemars(range(min = 1, max = 9))]
     pub instances: u32,
+}
+
+/// A value in a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKey {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Under which key of its `data` the value stands.
+    #[serde(default = "defaults::url_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 /// When a state counts as safe.
@@ -529,10 +550,16 @@ pub enum Mode {
 }
 
 impl SipClusterSpec {
-    /// The URL of a Redis that is not ours to run.
+    /// A Redis that is not ours to run.
     #[must_use]
-    pub fn external_redis(&self) -> Option<&str> {
-        self.redis.external.as_ref().map(|external| external.url.as_str())
+    pub fn external_redis(&self) -> Option<&External> {
+        self.redis.external.as_ref()
+    }
+
+    /// Its URL, if the manifest says it.
+    #[must_use]
+    pub fn external_redis_url(&self) -> Option<&str> {
+        self.external_redis()?.url.as_deref()
     }
 
     /// How many Redis servers hold the data on Kubernetes, the master included.
@@ -577,6 +604,10 @@ mod defaults {
 
     pub(super) fn redis_instances() -> u32 {
         1
+    }
+
+    pub(super) fn url_key() -> String {
+        "url".into()
     }
 
     pub(super) fn ring() -> Period {

@@ -127,6 +127,14 @@ fn a_wrong_value_names_field_value_and_remedy() {
              or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER\n",
         ),
         (
+            "{application: {answer: {}}, redis: {external: {instances: 1}}}",
+            "spec.redis.external: neither url nor secret: one of them says where Redis is; write its url, or the secret that holds it\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, secret: {name: redis}}}}",
+            "spec.redis.external: url and secret: one of them says where Redis is; write its url, or the secret that holds it\n",
+        ),
+        (
             "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, instances: 10}}}",
             "spec.redis.external.instances: 10: this is too large; write a whole number from 1 to 9\n",
         ),
@@ -237,7 +245,7 @@ fn redis_is_counted_with_its_replicas() {
         let spec = parse(&manifest)
             .unwrap_or_else(|problems| panic!("{redis}: {problems:?}"))
             .spec;
-        (spec.external_redis().map(str::to_owned), spec.redis_instances())
+        (spec.external_redis_url().map(str::to_owned), spec.redis_instances())
     };
     assert_eq!(of("{managed: {}}"), (None, 1));
     assert_eq!(of("{managed: {instances: 3}}"), (None, 3));

@@ -65,6 +65,34 @@ fn containers_and_instances_are_told_addresses_and_no_names() {
 }
 
 #[test]
+fn the_url_of_another_redis_comes_from_the_manifest_or_from_a_secret() {
+    let told = |external: Value| {
+        let children = children(&valid(&json!({ "redis": { "external": external } })));
+        assert!(children.redis.is_none(), "it is not ours");
+        let containers = children.workload.and_then(|workload| workload.containers);
+        let set = serde_json::to_value(containers.expect("containers")).expect("JSON");
+        let variables = set.pointer("/spec/template/spec/containers/0/env").expect("variables");
+        let mut variables = variables.as_array().expect("a list").iter();
+        variables.find(|one| one["name"] == "SIPCLUSTER_REDIS").cloned()
+    };
+    let url = "redis://:p$w@10.0.0.7:6379/0";
+    assert_eq!(
+        told(json!({ "url": url })),
+        Some(json!({ "name": "SIPCLUSTER_REDIS", "value": url.replace('$', "$$") }))
+    );
+    let from = |key: &str| json!({ "secretKeyRef": { "name": "calls", "key": key } });
+    for (secret, key) in [
+        (json!({ "name": "calls" }), "url"),
+        (json!({ "name": "calls", "key": "redis" }), "redis"),
+    ] {
+        assert_eq!(
+            told(json!({ "secret": secret })),
+            Some(json!({ "name": "SIPCLUSTER_REDIS", "valueFrom": from(key) }))
+        );
+    }
+}
+
+#[test]
 fn a_single_redis_has_neither_sentinel_nor_budget() {
     let children = children(&valid(&json!({})));
     let redis = children.redis.expect("a Redis of its own");

@@ -13,7 +13,7 @@ pub fn run(directory: &StateDir, kind: Kind, patience: Patience) -> Result<(), F
             Kind::Containers => restarts.containers += 1,
             Kind::Proxies => restarts.proxies += 1,
             Kind::Redis => {
-                if let Some(url) = desired.manifest.spec.external_redis() {
+                if let Some(url) = desired.manifest.spec.external_redis_url() {
                     return Err(Failure::usage(format!(
                         "redis: {url} is not the cluster's own; restart it by its own means, calls go on meanwhile"
                     )));

@@ -305,6 +305,12 @@ fn port_in_use_says_by_whom_and_what_to_do() {
         code == 1 && err.contains("no Redis answers at 127.0.0.1:1 "),
         "{code} {err}"
     );
+    place.manifest("demo", "  redis: {external: {secret: {name: \"redis\"}}}\n");
+    let (code, _, err) = place.up();
+    assert!(
+        code == 64 && err.contains("spec.redis.external.secret: there are no Secrets on one machine; write the URL"),
+        "{code} {err}"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use super::world::World;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 16] = [
+const WRONG: [(&str, &[&str]); 17] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -58,6 +58,10 @@ const WRONG: [(&str, &[&str]); 16] = [
     (
         r#"{"application": {"answer": {}}, "redis": {"managed": {}, "external": {"url": "redis://10.0.0.7"}}}"#,
         &["managed and external exclude one another"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "redis": {"external": {"url": "redis://10.0.0.7", "secret": {"name": "redis"}}}}"#,
+        &["redis.external: write its url, or the secret that holds it, and not both"],
     ),
     (
         r#"{"application": {"answer": {}}, "redis": {"managed": {"instances": 2}}}"#,

@@ -86,7 +86,7 @@ impl<'a> Supervisor<'a> {
     ) -> Result<(), Failure> {
         let system = |error: std::io::Error| Failure::system("the supervisor", error);
         let mut ports = Ports::starting_at(u64::from_ne_bytes(preflight::entropy().map_err(system)?));
-        let redis = Redis::new(manifest.spec.external_redis(), ports.take().map_err(system)?);
+        let redis = Redis::new(manifest.spec.external_redis_url(), ports.take().map_err(system)?);
         let key: [u8; 16] = preflight::entropy().map_err(system)?;
         let desired = Desired::new(manifest);
         let mut supervisor = Self {

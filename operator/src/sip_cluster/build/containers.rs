@@ -133,7 +133,13 @@ fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
         pod::secret(valid, "SIPCLUSTER_KEY", AFFINITY_KEY),
     ];
     match valid.spec.external_redis() {
-        Some(url) => variables.push(pod::variable("SIPCLUSTER_REDIS", url.replace('$', "$$"))),
+        Some(external) => variables.push(match (&external.secret, &external.url) {
+            (Some(secret), _) => pod::of_secret(secret.name.clone(), "SIPCLUSTER_REDIS", &secret.key),
+            (None, url) => pod::variable(
+                "SIPCLUSTER_REDIS",
+                url.as_deref().unwrap_or_default().replace('$', "$$"),
+            ),
+        }),
         None => {
             let (service, namespace) = (valid.names.redis(), &valid.names.namespace);
             variables.push(pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD));

@@ -204,8 +204,13 @@ pub fn of_pod(name: &str, field: &str) -> EnvVar {
 
 /// A variable out of the cluster's Secret.
 pub fn secret(valid: &Valid, name: &str, key: &str) -> EnvVar {
+    of_secret(valid.names.keys(), name, key)
+}
+
+/// A variable out of any Secret of the namespace.
+pub fn of_secret(secret: String, name: &str, key: &str) -> EnvVar {
     let selector = SecretKeySelector {
-        name: valid.names.keys(),
+        name: secret,
         key: key.into(),
         optional: None,
     };
