@@ -2,10 +2,11 @@
 //! `kill -9` and hand-overs in the middle of it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, ensure};
 use tests::interop::caller::{Caller, State, Transport};
-use tests::interop::cluster::{Cluster, Manifest};
+use tests::interop::cluster::{Cluster, Manifest, Part, Status};
 use tests::interop::phone::{Leg, Phone};
 use tests::interop::process::{listens, signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
@@ -167,6 +168,137 @@ fn callees_end_their_calls_after_the_death_of_a_container() -> anyhow::Result<()
     Ok(())
 }
 
+/// A scenario of SIPp's, and how long its pause is.
+type Side<'a> = (&'a str, Duration);
+
+/// SIPp calls SIPp, and a container dies while every call is in the same pause of its caller or its callee.
+struct Paused {
+    cluster: Cluster,
+    callers: Sipp,
+    callees: Sipp,
+    begun: Instant,
+}
+
+impl Paused {
+    const CALLS: u32 = 60;
+
+    fn start(name: &'static str, last: u8, caller: Side, callee: Side) -> anyhow::Result<Self> {
+        let manifest = Manifest {
+            name,
+            address: [135, last],
+            ..Manifest::default()
+        };
+        let pauses = [caller.1, callee.1].map(|pause| pause.as_millis().to_string());
+        // What a successor sends again has gone through another connection, and differs by that alone.
+        let [caller_extra, callee_extra] = pauses.each_ref().map(|pause| ["-d", pause, "-rtcheck", "loose"]);
+        let (cluster, callees) = cluster(manifest, callee.0, Transport::Udp, &callee_extra)?;
+        let run = Run {
+            scenario: caller.0,
+            target: Some(cluster.address()),
+            local: (cluster.caller_address(), 6060).into(),
+            rate: Self::CALLS,
+            calls: Self::CALLS,
+            extra: &caller_extra,
+            ..Run::default()
+        };
+        let begun = Instant::now();
+        let callers = Sipp::start(cluster.files(), "callers", &run)?;
+        let mut paused = Self {
+            cluster,
+            callers,
+            callees,
+            begun,
+        };
+        let all = u64::from(Self::CALLS);
+        paused
+            .callees
+            .wait_until("every callee is called", LIMIT, |seen| seen.begun() == all)?;
+        Ok(paused)
+    }
+
+    /// `kill -9` of the container that has most of what `counts`; whatever was begun more than `pause` after the first call is yet to come.
+    fn kill(&self, counts: impl Fn(&Part) -> Option<u64>, pause: Duration) -> anyhow::Result<()> {
+        self.cluster.settle(LIMIT)?;
+        // A machine that is too slow for its Redis has one copy of everything, and that dies with its container.
+        let has_two_copies = |part: &Part| part.replicated == Some(true) && part.from_memory == Some(false);
+        let what = "there are two copies of everything";
+        let status = self
+            .cluster
+            .until(what, LIMIT, |status| status.containers.iter().all(has_two_copies))?;
+        let most = status.containers.iter().max_by_key(|part| counts(part));
+        let most = most.context("a container")?;
+        ensure!(
+            counts(most) >= Some(u64::from(Self::CALLS) / 6),
+            "it has its part: {status:?}"
+        );
+        signal(most.running()?, libc::SIGKILL)?;
+        ensure!(
+            self.begun.elapsed() < pause,
+            "too late to find the calls in their pause"
+        );
+        Ok(())
+    }
+
+    /// Neither side has noticed anything.
+    fn ends(mut self) -> anyhow::Result<()> {
+        let all = u64::from(Self::CALLS);
+        let report = || self.cluster.report();
+        let seen = self.callers.finish(LIMIT * 2).with_context(report)?;
+        assert_eq!((seen.successful(), seen.failed()), (all, 0), "{seen:?}");
+        self.callees.wait_until("every callee is at its end", LIMIT, |seen| {
+            (seen.begun(), seen.successful(), seen.failed()) == (all, all, 0)
+        })?;
+        self.cluster
+            .until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
+        Ok(())
+    }
+}
+
+/// Longer than it takes until all calls have begun and a container is killed.
+const PAUSE: Duration = Duration::from_secs(12);
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Each side has a reliable response and its PRACK (RFC 3262). The caller's comes after the death.
+#[test]
+fn reliable_responses_survive_the_death_of_a_container() -> anyhow::Result<()> {
+    let paused = Paused::start(
+        "b2bua-prack",
+        1,
+        ("reliable_caller", PAUSE),
+        ("reliable_callee", PAUSE + SHORT * 2),
+    )?;
+    paused.kill(|part| part.dialogs, PAUSE)?;
+    paused.ends()
+}
+
+/// A container dies while the calls ring; and another one when they are cancelled, but the callees have not said so yet.
+#[test]
+fn cancelled_calls_survive_the_death_of_two_containers() -> anyhow::Result<()> {
+    let mut paused = Paused::start("b2bua-cancel", 2, ("cancel_caller", PAUSE), ("cancel_callee", PAUSE))?;
+    paused.kill(|part| part.dialogs, PAUSE)?;
+    paused.callers.wait_until("every caller has its 487", LIMIT, |seen| {
+        seen.successful() == u64::from(Paused::CALLS)
+    })?;
+    paused.kill(|part| part.load, PAUSE * 2)?;
+    paused.ends()
+}
+
+/// Two callees of each call ring. The first one answers, when the container has died; the caller is SIPp's own.
+#[test]
+fn the_first_fork_to_answer_is_connected_after_the_death_of_a_container() -> anyhow::Result<()> {
+    let paused = Paused::start("b2bua-fork", 3, ("uac", SHORT), ("forking_callee", PAUSE))?;
+    paused.kill(|part| part.dialogs, PAUSE)?;
+    paused.ends()
+}
+
+/// INFO and UPDATE in both directions. Of either side one waits for its answer when the container dies.
+#[test]
+fn what_both_sides_ask_survives_the_death_of_a_container() -> anyhow::Result<()> {
+    let paused = Paused::start("b2bua-asking", 4, ("asking_caller", PAUSE), ("asking_callee", SHORT))?;
+    paused.kill(|part| part.dialogs, PAUSE)?;
+    paused.ends()
+}
+
 /// A cluster between two phones; the second one is everybody who is called.
 struct Scene {
     cluster: Cluster,
@@ -212,7 +344,7 @@ impl Scene {
 
     /// `kill -9` of every container that holds a call; there are `calls`, and others remain.
     fn kill_the_owners(&self, calls: u64) -> anyhow::Result<()> {
-        let counted = |status: &tests::interop::cluster::Status| status.dialogs() == calls;
+        let counted = |status: &Status| status.dialogs() == calls;
         let status = self.cluster.until("the calls are counted", LIMIT, counted)?;
         let owners = status.containers.iter().filter(|part| part.dialogs > Some(0));
         for owner in owners {
