@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tests::interop::caller::{Caller, State, Transport};
-use tests::interop::cluster::{Cluster, Manifest, Part, Status};
-use tests::interop::phone::{Leg, Phone};
-use tests::interop::process::{listens, signal, wait_for};
+use tests::interop::cluster::{Cluster, Manifest, Part, Status, counts};
+use tests::interop::phone::{Leg, Phone, T1};
+use tests::interop::process::{Process, listens, signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
 
 /// Longer than any takeover, on a machine that is busy with other tests.
@@ -374,6 +374,7 @@ fn ask(
     asking.hear_answer(&request, 200)?;
     if method == "INVITE" {
         asking.say(&leg.ack(cseq))?;
+        asked.hear_request(other, "ACK")?;
         return ask((asking, leg), (asked, other), "INFO", cseq + 1);
     }
     Ok(())
@@ -454,6 +455,142 @@ fn re_invites_under_way_are_handed_over() -> anyhow::Result<()> {
     println!(
         "{:?} of {CALLS} calls with a re-INVITE under way moved",
         status.containers[1].dialogs
+    );
+    scene.ends()
+}
+
+/// Both sides of a call re-INVITE at the same time.
+struct Meeting<'a> {
+    legs: &'a (Leg, Leg),
+    requests: [String; 2],
+    said: Instant,
+}
+
+impl<'a> Meeting<'a> {
+    fn begin(scene: &Scene, legs: &'a (Leg, Leg), round: u32) -> anyhow::Result<Self> {
+        let (caller, callee) = legs;
+        let requests = [
+            caller.request("INVITE", 3 + round, ""),
+            callee.request("INVITE", 1 + round, ""),
+        ];
+        scene.caller.say(&requests[0])?;
+        scene.callee.say(&requests[1])?;
+        Ok(Self {
+            legs,
+            requests,
+            said: Instant::now(),
+        })
+    }
+
+    /// One of them reaches the other side, which refuses as it has its own under way; both get 491. Whether it took less than T1: then nobody
+    /// had a reason to say anything twice.
+    fn end(&self, scene: &mut Scene, round: u32) -> anyhow::Result<bool> {
+        let (caller, callee) = self.legs;
+        let (mut sides, what) = (
+            [(&mut scene.caller, caller), (&mut scene.callee, callee)],
+            "a re-INVITE passes",
+        );
+        let (side, passed_on) = wait_for(what, LIMIT, || {
+            let mut sides = sides.iter_mut().enumerate();
+            sides.find_map(|(side, (phone, leg))| Some((side, phone.has_heard(leg, "INVITE")?)))
+        })?;
+        let (phone, leg) = &mut sides[side];
+        phone.say(&leg.answer(&passed_on, 491)?)?;
+        phone.hear_request(leg, "ACK")?;
+        for ((phone, leg), (request, cseq)) in sides.iter_mut().zip(self.requests.iter().zip([3 + round, 1 + round])) {
+            phone.hear_answer(request, 491)?;
+            phone.say(&leg.ack_refusal(cseq))?;
+        }
+        Ok(self.said.elapsed() < T1)
+    }
+}
+
+/// `sipcluster scale`, and a call's re-INVITEs after the other from the first partition that moves on: how many of them met in the middle of it.
+fn meet_while_partitions_move(
+    scene: &mut Scene,
+    containers: u32,
+    legs: &[(Leg, Leg)],
+    round: u32,
+) -> anyhow::Result<(usize, Vec<bool>)> {
+    let admin = scene.cluster.status()?.containers[0].admin.context("an admin port")?;
+    let owned = || counts(admin).map(|(partitions, _)| partitions);
+    let before = owned()?;
+    let mut command = scene.cluster.command(&["scale", &containers.to_string()]);
+    let mut scale = Process::start(&mut command, &scene.cluster.files().join("scale.log"))?;
+    wait_for("partitions move", LIMIT, || {
+        owned().is_ok_and(|now| now != before).then_some(())
+    })?;
+    let (mut meetings, mut seen) = (Vec::new(), Vec::new());
+    for legs in legs {
+        seen.push(owned()?);
+        meetings.push(Meeting::begin(scene, legs, round)?);
+    }
+    let prompt = meetings.iter().map(|meeting| meeting.end(scene, round));
+    let prompt = prompt
+        .collect::<anyhow::Result<_>>()
+        .with_context(|| scene.cluster.report())?;
+    let ended = scale.wait(LIMIT)?;
+    ensure!(ended.success(), "{}", scale.log_tail());
+    let after = owned()?;
+    Ok((seen.iter().filter(|now| **now != after).count(), prompt))
+}
+
+/// Re-INVITEs meet while their calls are handed over, to another container and back: each side has one answer to its own, 491, and who asks
+/// again gets through.
+#[test]
+fn re_invites_that_meet_are_handed_over() -> anyhow::Result<()> {
+    const CALLS: usize = 48;
+    const WANTED: usize = 24;
+    let mut scene = Scene::start("b2bua-met", 4, 1)?;
+    let legs = (0..CALLS)
+        .map(|call| scene.call(&format!("met{call}")))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let (mut met, mut rounds) = (0, Vec::new());
+    while met < WANTED {
+        let round = rounds.len() as u32;
+        ensure!(
+            round < 10,
+            "{met} of {WANTED} re-INVITEs have met in the middle of a move"
+        );
+        let containers = 2 - round % 2;
+        let (in_the_middle, prompt) = meet_while_partitions_move(&mut scene, containers, &legs, round)?;
+        met += in_the_middle;
+        rounds.push(prompt);
+    }
+    let rounds_before = rounds.len() as u32;
+    let Scene {
+        caller: calling,
+        callee: called,
+        ..
+    } = &mut scene;
+    for (caller, callee) in &legs {
+        ask((called, callee), (calling, caller), "INVITE", 1 + rounds_before)?;
+        ask((calling, caller), (called, callee), "INVITE", 3 + rounds_before)?;
+        ask((calling, caller), (called, callee), "BYE", 5 + rounds_before)?;
+    }
+    for (round, prompt) in (0..).zip(&rounds) {
+        for ((caller, callee), prompt) in legs.iter().zip(prompt) {
+            for answers in [
+                calling.answers(caller, "INVITE", 3 + round),
+                called.answers(callee, "INVITE", 1 + round),
+            ] {
+                let [(491, times)] = answers[..] else {
+                    anyhow::bail!("one answer, not {answers:?} in round {round}, {}", caller.call_id)
+                };
+                ensure!(
+                    times == 1 || !prompt,
+                    "491 came {times} times in round {round}, {}",
+                    caller.call_id
+                );
+            }
+        }
+    }
+    let unexpected = [calling.unexpected(), called.unexpected()].concat();
+    ensure!(unexpected.is_empty(), "{unexpected:#?}");
+    let prompt = rounds.iter().flatten().filter(|prompt| **prompt).count();
+    println!(
+        "{met} calls met in the middle of {rounds_before} moves; {prompt} of {} meetings took less than T1",
+        CALLS * rounds.len()
     );
     scene.ends()
 }

@@ -1,6 +1,6 @@
 //! A phone that a test plays word by word, where what is tried is which message comes before which. It says nothing by itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::caller::{Message, parameter};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// After how long what was asked is asked again (RFC 3261 s17.1.1.1).
-const T1: Duration = Duration::from_millis(500);
+pub const T1: Duration = Duration::from_millis(500);
 
 /// The offers and answers of these phones; nobody looks at them.
 const SDP: &str =
@@ -28,6 +28,8 @@ pub struct Phone {
     heard: Vec<String>,
     /// What was looked for and found: a repeat of it is nothing new.
     known: HashSet<Name>,
+    /// How often each message came.
+    came: HashMap<Name, usize>,
 }
 
 /// Call-ID, method, CSeq and status.
@@ -37,13 +39,14 @@ impl Phone {
     /// One at `local` that sends everything to `proxy`.
     pub fn open(local: SocketAddr, proxy: SocketAddr) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind(local).with_context(|| format!("a phone at {local}"))?;
-        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        socket.set_read_timeout(Some(Duration::from_millis(1)))?;
         Ok(Self {
             socket,
             local,
             proxy,
             heard: Vec::new(),
             known: HashSet::new(),
+            came: HashMap::new(),
         })
     }
 
@@ -59,6 +62,30 @@ impl Phone {
         self.hear(&what, None, |m| {
             m.status.is_none() && m.method == method && m.call_id == leg.call_id
         })
+    }
+
+    /// A request of the dialog, if it has come by now.
+    pub fn has_heard(&mut self, leg: &Leg, method: &str) -> Option<String> {
+        self.receive();
+        self.take(|m| m.status.is_none() && m.method == method && m.call_id == leg.call_id)
+    }
+
+    /// The final responses that came to a request of the dialog, by status, and how often each of them came.
+    #[must_use]
+    pub fn answers(&self, leg: &Leg, method: &str, cseq: u32) -> Vec<(u16, usize)> {
+        let of = |(name, times): (&Name, &usize)| {
+            let (call_id, of, number, status) = name;
+            let status = status.filter(|status| *status >= 200)?;
+            (*call_id == leg.call_id && of == method && *number == cseq).then_some((status, *times))
+        };
+        self.came.iter().filter_map(of).collect()
+    }
+
+    /// What came and was not looked for, provisional responses left out.
+    #[must_use]
+    pub fn unexpected(&self) -> Vec<&String> {
+        let is_provisional = |text: &&String| text.starts_with("SIP/2.0 1");
+        self.heard.iter().filter(|text| !is_provisional(text)).collect()
     }
 
     /// Waits for an INVITE to this user.
@@ -84,11 +111,7 @@ impl Phone {
         let deadline = Instant::now() + LIMIT;
         let mut repeat = Instant::now() + T1;
         loop {
-            let is_it = |text: &String| Message::read(text.as_bytes()).is_some_and(|message| fits(&message));
-            if let Some(at) = self.heard.iter().position(is_it) {
-                let text = self.heard.remove(at);
-                self.heard.retain(|other| name(other) != name(&text));
-                self.known.extend(name(&text));
+            if let Some(text) = self.take(&fits) {
                 return Ok(text);
             }
             let now = Instant::now();
@@ -97,14 +120,32 @@ impl Phone {
                 self.say(request)?;
                 repeat = now + T1;
             }
-            let mut buffer = [0; 65_536];
-            // Nothing to read, or an earlier datagram was refused: neither is an end.
-            if let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
-                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-                if name(&text).is_some_and(|name| !self.known.contains(&name)) {
-                    self.heard.push(text);
-                }
-            }
+            self.receive();
+        }
+    }
+
+    /// The first message of which this holds, among those that came.
+    fn take(&mut self, fits: impl Fn(&Message) -> bool) -> Option<String> {
+        let is_it = |text: &String| Message::read(text.as_bytes()).is_some_and(|message| fits(&message));
+        let at = self.heard.iter().position(is_it)?;
+        let text = self.heard.remove(at);
+        self.heard.retain(|other| name(other) != name(&text));
+        self.known.extend(name(&text));
+        Some(text)
+    }
+
+    fn receive(&mut self) {
+        let mut buffer = [0; 65_536];
+        // Nothing to read, or an earlier datagram was refused: neither is an end.
+        let Ok((length, _)) = self.socket.recv_from(&mut buffer) else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let Some(name) = name(&text) else { return };
+        let is_new = !self.known.contains(&name);
+        *self.came.entry(name).or_default() += 1;
+        if is_new {
+            self.heard.push(text);
         }
     }
 }
