@@ -595,13 +595,43 @@ fn re_invites_that_meet_are_handed_over() -> anyhow::Result<()> {
     scene.ends()
 }
 
-/// Attended transfer (RFC 5589 s7): the caller talks to two, and tells the first one to take its place in the call with the second. The
-/// containers of both calls die between the REFER and the INVITE that it leads to.
-#[test]
-fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
-    let mut scene = Scene::start("b2bua-transfer", 3, 3)?;
+/// The name of the container that alone holds calls, and did not by `before`.
+fn owner_since(scene: &Scene, before: &Status) -> anyhow::Result<String> {
+    let what = "one more call is counted";
+    let now = scene
+        .cluster
+        .until(what, LIMIT, |now| now.dialogs() == before.dialogs() + 1)?;
+    let mut parts = now.containers.iter().zip(&before.containers);
+    let owner = parts.find_map(|(now, before)| (now.dialogs > before.dialogs).then(|| now.name.clone()));
+    owner.with_context(|| format!("an owner, {before:?}, {now:?}"))
+}
+
+/// Attended transfer (RFC 5589 s7): the caller talks to two, and tells the first one to take its place in the call with the second. The calls
+/// are in different containers, to which something happens between the REFER and the INVITE that it leads to.
+fn transfer(
+    mut scene: Scene,
+    meanwhile: impl FnOnce(&Scene) -> anyhow::Result<()>,
+    afterwards: impl FnOnce(&Scene, [String; 2]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let before = scene.cluster.status()?;
     let (to_first, first) = scene.call("first")?;
-    let (to_second, second) = scene.call("second")?;
+    let of_first = owner_since(&scene, &before)?;
+    let mut call = 0;
+    let (to_second, second, of_second) = loop {
+        let before = scene.cluster.status()?;
+        let (to_second, second) = scene.call(&format!("second{call}"))?;
+        let owner = owner_since(&scene, &before)?;
+        if owner != of_first {
+            break (to_second, second, owner);
+        }
+        ensure!(call < 50, "every call is in {owner}");
+        ask((&mut scene.caller, &to_second), (&mut scene.callee, &second), "BYE", 3)?;
+        scene
+            .cluster
+            .until("it is ended", LIMIT, |status| status.dialogs() == 1)?;
+        call += 1;
+    };
+    assert_ne!(of_first, of_second);
     // The Contact that the caller has of the second, which is the cluster's, names the partition.
     let whom = to_second.target.clone();
     let refer = format!(
@@ -614,7 +644,7 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
     assert!(heard.contains(&format!("Refer-To: <{whom}?Replaces=")), "{heard}");
     scene.callee.say(&first.answer(&heard, 202)?)?;
     scene.caller.hear_answer(&refer, 202)?;
-    scene.kill_the_owners(2)?;
+    meanwhile(&scene)?;
 
     let mut newcomer = Leg::calling(&scene.callee, "newcomer", &whom);
     let invite = newcomer.request("INVITE", 1, &format!("Replaces: {}\r\n", to_second.replaces()));
@@ -625,6 +655,7 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
     scene.callee.say(&newcomer.ack(1))?;
     let bye = scene.caller.hear_request(&to_second, "BYE")?;
     scene.caller.say(&to_second.answer(&bye, 200)?)?;
+    afterwards(&scene, [of_first, of_second])?;
 
     // The two talk to one another, and the call with the first goes on until it is ended.
     let bye = second.request("BYE", 1, "");
@@ -634,6 +665,27 @@ fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
     scene.callee.hear_answer(&bye, 200)?;
     ask((&mut scene.caller, &to_first), (&mut scene.callee, &first), "BYE", 4)?;
     scene.ends()
+}
+
+/// The newcomer is in the partition of the call whose side it has taken, though it was told so in a call of another container.
+#[test]
+fn a_transfer_reaches_the_partition_of_another_container() -> anyhow::Result<()> {
+    let scene = Scene::start("b2bua-transfer", 3, 3)?;
+    transfer(
+        scene,
+        |_| Ok(()),
+        |scene, owners| {
+            let has_one = |part: &Part| part.dialogs == Some(u64::from(owners.contains(&part.name)));
+            let where_it_was = |status: &Status| status.containers.iter().all(has_one);
+            scene.cluster.until("each has its call", LIMIT, where_it_was).map(drop)
+        },
+    )
+}
+
+#[test]
+fn a_transfer_survives_the_death_of_the_containers() -> anyhow::Result<()> {
+    let scene = Scene::start("b2bua-transfer-kill", 5, 3)?;
+    transfer(scene, |scene| scene.kill_the_owners(2), |_, _| Ok(()))
 }
 
 /// Third-party call control (RFC 3725, flow I), all of it SIPp's: the controller calls A without an offer and B with A's, both of them callees
