@@ -1,78 +1,17 @@
 //! Media through Debian's rtpengine: sound flows through the death of a container, and the successor has it end with the call.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use container::rtpengine::bencode::{Dictionary, Writer};
-use tests::interop::cluster::{Cluster, Manifest};
+use tests::interop::baresip::Baresip;
+use tests::interop::cluster::{Cluster, Manifest, Part};
 use tests::interop::http;
 use tests::interop::process::{Process, signal, wait_for};
+use tests::interop::rtpengine::Rtpengine;
 use tests::interop::telephone::{Telephone, talk};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// An rtpengine of the test's own, without its kernel module.
-struct Rtpengine {
-    process: Process,
-    control: SocketAddr,
-}
-
-impl Rtpengine {
-    fn start(files: &Path, at: Ipv4Addr) -> anyhow::Result<Self> {
-        let control = SocketAddr::from((at, 2223));
-        // Else it reads the one of the system, with more ports.
-        let config = files.join("rtpengine.conf");
-        std::fs::write(&config, "[rtpengine]\n")?;
-        let mut command = Command::new("rtpengine");
-        command.arg(format!("--config-file={}", config.display()));
-        command.args(["--table=-1", "--foreground", "--log-stderr", "--log-level=6"]);
-        command.arg(format!("--interface={at}"));
-        command.arg(format!("--listen-ng={control}"));
-        let log = files.join(format!("rtpengine-{at}.log"));
-        let process = Process::start(&mut command, &log).context("rtpengine (Debian: rtpengine-daemon)")?;
-        let rtpengine = Self { process, control };
-        wait_for("rtpengine answers", LIMIT, || {
-            rtpengine.ask(Writer::new().string("command", b"ping")).ok()
-        })
-        .with_context(|| rtpengine.process.log_tail())?;
-        Ok(rtpengine)
-    }
-
-    fn ask(&self, request: Writer) -> anyhow::Result<Vec<u8>> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let cookie = format!("{} ", socket.local_addr()?.port());
-        socket.send_to(&[cookie.as_bytes(), &request.finish()].concat(), self.control)?;
-        let mut buffer = vec![0; 65_536];
-        let (length, _) = socket.recv_from(&mut buffer)?;
-        let reply = buffer[..length].strip_prefix(cookie.as_bytes());
-        Ok(reply.context("another cookie")?.to_vec())
-    }
-
-    /// The names of the calls that it knows.
-    fn calls(&self) -> anyhow::Result<Vec<String>> {
-        let reply = self.ask(Writer::new().string("command", b"list").integer("limit", 32))?;
-        let reply = String::from_utf8(reply)?;
-        let list = reply.split("5:callsl").nth(1).with_context(|| reply.clone())?;
-        // Ours are sixteen digits long.
-        Ok(list.split("16:").skip(1).map(|call| call[..16].to_owned()).collect())
-    }
-
-    /// What it says to a query of a call: its error, if there is one.
-    fn query(&self, call: &str) -> anyhow::Result<Option<String>> {
-        let reply = self.ask(
-            Writer::new()
-                .string("call-id", call.as_bytes())
-                .string("command", b"query"),
-        )?;
-        let reply = Dictionary::parse(&reply).context("no dictionary")?;
-        let reason = reply.string(b"error-reason");
-        Ok(reason.map(|reason| String::from_utf8_lossy(reason).into_owned()))
-    }
-}
 
 /// A cluster that leads media through these instances, and a telephone on each side of it.
 fn cluster(
@@ -80,24 +19,32 @@ fn cluster(
     name: &'static str,
     instances: &[u8],
 ) -> anyhow::Result<(Cluster, Vec<Rtpengine>, [Telephone; 2])> {
-    let [third, fourth] = address;
-    let at = |last: u8| Ipv4Addr::new(127, 0, third, fourth + last);
-    let callee = SocketAddr::from((at(50), 5070));
     let manifest = Manifest {
         name,
         address,
-        b2bua: Some(callee.to_string()),
-        media: instances.iter().map(|last| (at(*last), 2223).into()).collect(),
         ..Manifest::default()
     };
-    let cluster = Cluster::start(manifest)?;
+    let (cluster, started, callee) = led(manifest, instances)?;
+    let caller = Telephone::new("alice", (cluster.caller_address(), 5060).into(), cluster.address())?;
+    let callee = Telephone::new("bob", callee, cluster.address())?;
+    Ok((cluster, started, [caller, callee]))
+}
+
+/// A cluster that leads media through these instances, and where it calls out to.
+fn led(manifest: Manifest, instances: &[u8]) -> anyhow::Result<(Cluster, Vec<Rtpengine>, SocketAddr)> {
+    let [third, fourth] = manifest.address;
+    let at = |last: u8| Ipv4Addr::new(127, 0, third, fourth + last);
+    let callee = SocketAddr::from((at(50), 5070));
+    let cluster = Cluster::start(Manifest {
+        b2bua: Some(callee.to_string()),
+        media: instances.iter().map(|last| (at(*last), 2223).into()).collect(),
+        ..manifest
+    })?;
     let started = instances
         .iter()
         .map(|last| Rtpengine::start(cluster.files(), at(*last)));
     let started = started.collect::<anyhow::Result<_>>()?;
-    let caller = Telephone::new("alice", (cluster.caller_address(), 5060).into(), cluster.address())?;
-    let callee = Telephone::new("bob", callee, cluster.address())?;
-    Ok((cluster, started, [caller, callee]))
+    Ok((cluster, started, callee))
 }
 
 /// The call, or a change of it, is answered.
@@ -112,12 +59,81 @@ fn talk_through(instance: &Rtpengine, caller: &mut Telephone, callee: &mut Telep
     for phone in [&*caller, &*callee] {
         let hears = phone.hears.context("it has been told an address")?;
         ensure!(
-            hears.ip() == instance.control.ip(),
+            hears.ip() == instance.ip(),
             "{phone:?} is not led through {}",
-            instance.control
+            instance.ip()
         );
     }
     talk(caller, callee)
+}
+
+/// The one call that an instance leads.
+fn led_call(instance: &Rtpengine) -> anyhow::Result<String> {
+    let calls = instance.calls()?;
+    let [call] = &calls[..] else {
+        anyhow::bail!("one call is known, not {calls:?}")
+    };
+    Ok(call.clone())
+}
+
+/// The container that has the only call.
+fn owner(cluster: &Cluster) -> anyhow::Result<Part> {
+    let has_it = |part: &&Part| part.dialogs == Some(1);
+    let one = |status: &tests::interop::cluster::Status| status.containers.iter().filter(has_it).count() == 1;
+    let status = cluster.until("one container has the call", LIMIT, one)?;
+    let owner = status.containers.into_iter().find(|part| has_it(&part));
+    owner.context("it was just there")
+}
+
+/// `kill -9` of the container that has the only call; ends when another has it.
+fn lose_the_owner(cluster: &Cluster) -> anyhow::Result<()> {
+    let lost = owner(cluster)?.running()?;
+    signal(lost, libc::SIGKILL)?;
+    let what = "another container has the call";
+    let has_it = |part: &Part| part.dialogs == Some(1) && part.pid != Some(lost);
+    cluster
+        .until(what, LIMIT, |status| status.containers.iter().any(has_it))
+        .map(drop)
+}
+
+/// The call is asked once more and ended, by whatever container has it by now: the instance has it forgotten, and its ports are closed.
+fn ends_with_the_call(
+    cluster: &Cluster,
+    instance: &Rtpengine,
+    [mut alice, mut bob]: [Telephone; 2],
+) -> anyhow::Result<()> {
+    let call = led_call(instance)?;
+    talk_through(instance, &mut alice, &mut bob)?;
+    alice
+        .change()
+        .and_then(|()| answered(&mut alice, &mut bob))
+        .with_context(|| cluster.report())?;
+    talk_through(instance, &mut alice, &mut bob)?;
+    ensure!(led_call(instance)? == call, "it is the same call to rtpengine");
+    let ports = [alice.hears, bob.hears].map(|port| port.expect("talked through"));
+    for port in ports {
+        ensure!(UdpSocket::bind(port).is_err(), "{port} is rtpengine's");
+    }
+    alice.hang_up()?;
+    bob.ended()?;
+    is_forgotten(cluster, instance, &call)?;
+    wait_for("its ports are closed", LIMIT, || {
+        ports.iter().all(|port| UdpSocket::bind(port).is_ok()).then_some(())
+    })?;
+    cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
+    Ok(())
+}
+
+fn is_forgotten(cluster: &Cluster, instance: &Rtpengine, call: &str) -> anyhow::Result<()> {
+    let forgotten = || {
+        instance
+            .query(call)
+            .ok()
+            .flatten()
+            .filter(|reason| reason == "Unknown call-id")
+    };
+    wait_for("rtpengine forgets the call", LIMIT, forgotten).with_context(|| cluster.report())?;
+    Ok(())
 }
 
 #[test]
@@ -127,44 +143,80 @@ fn sound_flows_through_the_death_of_a_container_and_ends_with_the_call() -> anyh
     alice.call("bob")?;
     answered(&mut alice, &mut bob)?;
     talk_through(instance, &mut alice, &mut bob)?;
-    let calls = instance.calls()?;
-    let [call] = &calls[..] else {
-        anyhow::bail!("one call is known, not {calls:?}")
-    };
+    signal(owner(&cluster)?.running()?, libc::SIGKILL)?;
+    ends_with_the_call(&cluster, instance, [alice, bob])
+}
 
-    let status = cluster.until("a container has the call", LIMIT, |status| status.dialogs() > 0)?;
-    let owner = status.containers.iter().find(|part| part.dialogs > Some(0));
-    let owner = owner.with_context(|| format!("a container has the call: {status:?}"))?;
-    signal(owner.running()?, libc::SIGKILL)?;
-    talk_through(instance, &mut alice, &mut bob)?;
-    alice
-        .change()
-        .and_then(|()| answered(&mut alice, &mut bob))
-        .with_context(|| cluster.report())?;
-    talk_through(instance, &mut alice, &mut bob)?;
-    ensure!(
-        instance.calls()? == calls,
-        "it is the same call to rtpengine: {:?}",
-        instance.calls()
-    );
-
-    let ports = [alice.hears, bob.hears].map(|port| port.expect("talked through"));
-    for port in ports {
-        ensure!(UdpSocket::bind(port).is_err(), "{port} is rtpengine's");
+/// The second container dies once it has the call of the first.
+#[test]
+fn sound_flows_through_two_deaths_in_a_row_and_ends_with_the_call() -> anyhow::Result<()> {
+    let (cluster, instances, [mut alice, mut bob]) = cluster([93, 6], "media-kills", &[60])?;
+    let instance = &instances[0];
+    alice.call("bob")?;
+    answered(&mut alice, &mut bob)?;
+    for _ in 0..2 {
+        lose_the_owner(&cluster)?;
+        talk_through(instance, &mut alice, &mut bob)?;
     }
-    alice.hang_up()?;
-    bob.ended()?;
-    let forgotten = || {
-        instance
-            .query(call)
-            .ok()
-            .flatten()
-            .filter(|reason| reason == "Unknown call-id")
+    ends_with_the_call(&cluster, instance, [alice, bob])
+}
+
+/// `sipcluster restart containers`: each hands over what it has before it ends, so the call moves at least once.
+#[test]
+fn sound_flows_while_the_call_is_handed_over_and_ends_with_it() -> anyhow::Result<()> {
+    let (cluster, instances, [mut alice, mut bob]) = cluster([93, 7], "media-handed", &[60])?;
+    let instance = &instances[0];
+    alice.call("bob")?;
+    answered(&mut alice, &mut bob)?;
+    let first = owner(&cluster)?;
+    let log = cluster.files().join("restart.log");
+    let mut restart = Process::start(&mut cluster.command(&["restart", "containers"]), &log)?;
+    let ended = loop {
+        talk_through(instance, &mut alice, &mut bob)?;
+        if let Some(ended) = restart.ended() {
+            break ended;
+        }
     };
-    wait_for("rtpengine forgets the call", LIMIT, forgotten).with_context(|| cluster.report())?;
-    wait_for("its ports are closed", LIMIT, || {
-        ports.iter().all(|port| UdpSocket::bind(port).is_ok()).then_some(())
-    })?;
+    ensure!(ended.success(), "{}", restart.log_tail());
+    ensure!(owner(&cluster)?.pid != first.pid, "another process has the call");
+    let handed = cluster.log(&first.name)?;
+    ensure!(!handed.contains("not everything is handed over"), "{handed}");
+    ends_with_the_call(&cluster, instance, [alice, bob])
+}
+
+/// The softphones' sound goes on through the death; the successor's BYE has rtpengine forget the call.
+#[test]
+fn sound_of_two_softphones_flows_through_the_death_of_a_container() -> anyhow::Result<()> {
+    // Half a second of it (RFC 3551 s4.2).
+    const WANTED: u64 = 25;
+    let manifest = Manifest {
+        name: "media-baresip",
+        address: [93, 8],
+        ..Manifest::default()
+    };
+    let (cluster, instances, callee) = led(manifest, &[60])?;
+    let instance = &instances[0];
+    let called = Baresip::start(&cluster, "called", callee, None)?;
+    called.says("baresip is ready")?;
+    let whom = format!("sip:called@{}", cluster.address());
+    let caller = (cluster.caller_address(), 5070).into();
+    let mut calling = Baresip::start(&cluster, "calling", caller, Some(&whom))?;
+    calling.says("Call established")?;
+    called.says("Call established")?;
+    let call = led_call(instance)?;
+    let flows = |what| {
+        let before = instance.packets(&call)?;
+        ensure!(before.len() == 2, "two sides: {before:?}");
+        let are_heard = |now: Vec<u64>| now.iter().zip(&before).all(|(now, before)| *now >= before + WANTED);
+        wait_for(what, LIMIT, || are_heard(instance.packets(&call).ok()?).then_some(()))
+            .with_context(|| format!("{before:?}, then {:?}", instance.packets(&call)))
+    };
+    flows("sound comes from both")?;
+    lose_the_owner(&cluster)?;
+    flows("sound comes from both after the death")?;
+    calling.end()?;
+    called.says("session closed")?;
+    is_forgotten(&cluster, instance, &call)?;
     cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
     Ok(())
 }
@@ -224,12 +276,12 @@ fn calls_go_to_the_instance_that_is_left_and_one_that_is_up_moves_with_its_next_
     alice.call("bob")?;
     answered(&mut alice, &mut bob)?;
     let hears = alice.hears.context("answered")?.ip();
-    let own = instances.iter().position(|instance| instance.control.ip() == hears);
+    let own = instances.iter().position(|instance| instance.ip() == hears);
     let lost = instances.swap_remove(own.context("an instance leads the call")?);
     talk_through(&lost, &mut alice, &mut bob)?;
     let left = &instances[0];
     ensure!(left.calls()?.is_empty(), "one instance leads the call");
-    signal(lost.process.pid(), libc::SIGKILL)?;
+    signal(lost.pid(), libc::SIGKILL)?;
 
     alice
         .change()

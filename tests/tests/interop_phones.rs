@@ -1,13 +1,13 @@
 //! Phones not of our making, through the death of a container: SIPp's built-in scenarios, as they are, sipsak, and the softphone baresip.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
+use tests::interop::baresip::Baresip;
 use tests::interop::cluster::{Cluster, Manifest};
-use tests::interop::process::{Process, listens, signal, wait_for};
+use tests::interop::process::{listens, signal, wait_for};
 use tests::interop::sipp::{Run, Sipp};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -112,46 +112,6 @@ fn sipsak_is_answered_whoever_dies() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A softphone with nothing for its ears: what it would play goes nowhere, and comes from there.
-struct Baresip {
-    process: Process,
-    log: PathBuf,
-}
-
-impl Baresip {
-    /// One that answers, or calls and waits.
-    fn start(cluster: &Cluster, name: &str, at: SocketAddr, calls: Option<&str>) -> anyhow::Result<Self> {
-        let files = cluster.files().join(name);
-        std::fs::create_dir_all(&files)?;
-        let config = format!(
-            "poll_method epoll\nsip_listen {at}\ncall_max_calls 4\n\
-             audio_source aubridge,nowhere\naudio_player aubridge,nowhere\naudio_alert aubridge,nowhere\n\
-             module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule aubridge.so\nmodule_app account.so\nmodule_app menu.so\n"
-        );
-        std::fs::write(files.join("config"), config)?;
-        std::fs::write(
-            files.join("accounts"),
-            format!("<sip:{name}@{at}>;regint=0;answermode=auto\n"),
-        )?;
-        std::fs::write(files.join("contacts"), "")?;
-        let mut command = Command::new("baresip");
-        command.arg("-f").arg(&files);
-        calls
-            .iter()
-            .for_each(|whom| _ = command.args(["-e", &format!("d {whom}")]));
-        let log = cluster.files().join(format!("{name}.log"));
-        let process =
-            Process::start(&mut command, &log).context("baresip (Debian: baresip-core) is needed for this test")?;
-        Ok(Self { process, log })
-    }
-
-    fn says(&self, words: &str) -> anyhow::Result<()> {
-        let said = || std::fs::read(&self.log).is_ok_and(|log| String::from_utf8_lossy(&log).contains(words));
-        let found = wait_for(words, LIMIT, || said().then_some(()));
-        found.with_context(|| self.process.log_tail())
-    }
-}
-
 /// Two softphones talk through the back-to-back user agent; its container dies; the one that called hangs up, and the other hears it.
 #[test]
 fn two_softphones_talk_on_through_the_death_of_their_container() -> anyhow::Result<()> {
@@ -183,10 +143,7 @@ fn two_softphones_talk_on_through_the_death_of_their_container() -> anyhow::Resu
     cluster.until("another container has the call", LIMIT, |status| {
         status.dialogs() == 1 && status.containers.iter().all(|part| part.pid != Some(victim))
     })?;
-    // It hangs up before it ends.
-    signal(calling.process.pid(), libc::SIGINT)?;
-    let ended = calling.process.wait(LIMIT)?;
-    assert!(ended.success(), "{ended}: {}", calling.process.log_tail());
+    calling.end()?;
     called.says("session closed")?;
     cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
     Ok(())

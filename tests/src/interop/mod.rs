@@ -4,6 +4,7 @@
 //! - [`caller::Caller`] plays thousands of phones at once over UDP or TCP, where the moment of each request must be the test's to choose;
 //! - [`callee::Callees`] are those whom the cluster calls;
 //! - [`phone::Phone`] is one that a test plays word by word, [`telephone::Telephone`] one with sound;
+//! - [`baresip::Baresip`] is a softphone not of our making, [`rtpengine::Rtpengine`] what leads media;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
 //! - [`redis`] is a redis-server that a test kills, stops and fills;
 //! - [`instances`] is a Redis of several, each run by the image's script on a node of its own;
@@ -13,6 +14,7 @@
 //! - [`soak`] does so for ten minutes;
 //! - [`figures`] turns what was measured into one line.
 
+pub mod baresip;
 pub mod callee;
 pub mod caller;
 pub mod cluster;
@@ -25,6 +27,7 @@ pub mod network;
 pub mod phone;
 pub mod process;
 pub mod redis;
+pub mod rtpengine;
 pub mod sipp;
 pub mod soak;
 pub mod telephone;
