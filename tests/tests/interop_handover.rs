@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use tests::interop::callee::Callees;
 use tests::interop::caller::{Caller, State, Transport};
-use tests::interop::cluster::{Cluster, Manifest, Status, counts};
+use tests::interop::cluster::{Cluster, Manifest, Status, counts, state};
 use tests::interop::process::{Process, signal};
 
 /// Longer than anything takes on a machine that is busy with other tests.
@@ -238,91 +238,334 @@ fn calls_over_streams_move_unnoticed() -> anyhow::Result<()> {
     moves_unnoticed("handover-streams", 7, Application::Answer, Transport::Tcp)
 }
 
-/// Who dies in the middle of it.
+/// Which way partitions move; the third container is the one that they come to, or leave.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Dies {
-    /// The container that hands over.
+enum Move {
+    /// It bootstraps.
+    In,
+    /// It was told to stop and quiesces.
+    Out,
+}
+
+/// When the move is interrupted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// Some but not all of what is to leave has left the source.
+    Middle,
+    /// The last partitions of one that quiesces have not left it.
+    Late,
+    /// The container that bootstraps has its whole share and has just become active: the others have released it.
+    Activated,
+}
+
+/// Whom it befalls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// A container that hands over.
     Source,
-    /// The container that is handed its share.
+    /// A container that is handed its share.
     Target,
 }
 
-/// A container bootstraps; some but not all of its share has come when either side is killed.
-fn interrupted(name: &'static str, last: u8, application: Application, dies: Dies) -> anyhow::Result<()> {
-    let mut scene = Scene::start(name, last, application, 2, Transport::Udp)?;
-    scene.transactions()?;
-    let before = scene.cluster.status()?;
-    let source = before.containers[0].clone();
-    let (admin, owned) = (
-        source.admin.context("an admin port")?,
-        source.partitions.context("partitions")?,
-    );
-    // Of three equal shares its own is two thirds of what it has; chance spreads them.
-    let least = owned * 3 / 4;
-    let mut killed = None;
-    for _ in 0..10 {
-        let mut victim = (dies == Dies::Source).then_some(source.running()?);
-        let mut is_late = false;
-        scene.scale(3, |scene| {
+/// What befalls it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// `kill -9`.
+    Killed,
+    /// SIGSTOP, and SIGCONT once its lease is gone and the others have everything.
+    Frozen,
+}
+
+/// The lease of the clusters under test, the manifest's default.
+const LEASE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy)]
+struct Interruption {
+    moves: Move,
+    moment: Moment,
+    side: Side,
+    fault: Fault,
+}
+
+/// What was interrupted, and when.
+#[derive(Clone, Copy)]
+struct Interrupted {
+    victim: u32,
+    /// Partitions that had left the source, of how many.
+    gone: (u64, u64),
+    at: Instant,
+    /// It stands still.
+    frozen: bool,
+}
+
+impl Interrupted {
+    /// Lets a frozen container go on once everybody else does without it.
+    fn go_on(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        if !self.frozen || self.at.elapsed() < LEASE * 3 / 2 {
+            return Ok(());
+        }
+        let status = cluster.status()?;
+        let others = status.containers.iter().filter(|part| part.pid != Some(self.victim));
+        let owned: u64 = others.filter_map(|part| part.partitions).sum();
+        if owned == cluster.manifest().shares().1 {
+            self.frozen = false;
+            signal(self.victim, libc::SIGCONT)?;
+        }
+        Ok(())
+    }
+}
+
+impl Interruption {
+    /// How many containers there are before the move and after it.
+    fn containers(self) -> (u32, usize) {
+        match self.moves {
+            Move::In => (2, 3),
+            Move::Out => (3, 2),
+        }
+    }
+
+    /// One move; `None` if it was over before it could be interrupted.
+    fn happen(self, scene: &mut Scene) -> anyhow::Result<Option<Interrupted>> {
+        let before = scene.cluster.status()?.containers;
+        let first = before[0].clone();
+        let mut third = before.get(2).cloned();
+        let source = third.as_ref().unwrap_or(&first);
+        let admin = source.admin.context("an admin port")?;
+        let owned = source.partitions.context("partitions")?;
+        // As many are left in the middle, and late. Of three equal shares its own is two thirds of what it has; chance spreads them.
+        let (middle, late) = match self.moves {
+            Move::In => (owned * 3 / 4..owned, 0..0),
+            Move::Out => (owned / 4..owned, 1..owned / 8),
+        };
+        let is_third = (self.moves == Move::In) == (self.side == Side::Target);
+        let mut interrupted: Option<Interrupted> = None;
+        scene.scale(self.containers().1, |scene| {
             scene.caller.pump(Duration::from_millis(1));
-            let Some(victim) = victim else {
-                let status = scene.cluster.status()?;
-                victim = status.containers.get(2).and_then(|part| part.running().ok());
+            if let Some(interrupted) = &mut interrupted {
+                return interrupted.go_on(&scene.cluster);
+            }
+            if third.is_none() && (is_third || self.moment == Moment::Activated) {
+                let started = scene.cluster.status()?.containers.into_iter().nth(2);
+                third = started.filter(|part| part.running().is_ok() && part.admin.is_some());
                 return Ok(());
-            };
-            if let (None, false, Ok((left, _))) = (killed, is_late, counts(admin))
-                && left < owned
-            {
-                is_late = left <= least;
-                if !is_late {
-                    signal(victim, libc::SIGKILL)?;
-                    killed = Some((victim, owned - left));
+            }
+            let Ok((left, _)) = counts(admin) else { return Ok(()) };
+            let is_time = match self.moment {
+                Moment::Middle => middle.contains(&left),
+                Moment::Late => late.contains(&left),
+                Moment::Activated => {
+                    let said = third.as_ref().and_then(|part| part.admin).map(state);
+                    said.is_some_and(|said| said.is_ok_and(|said| said["state"] == "Active"))
                 }
+            };
+            if is_time {
+                let victim = if is_third {
+                    third.as_ref().context("a third container")?
+                } else {
+                    &first
+                };
+                let (victim, frozen) = (victim.running()?, self.fault == Fault::Frozen);
+                signal(victim, if frozen { libc::SIGSTOP } else { libc::SIGKILL })?;
+                interrupted = Some(Interrupted {
+                    victim,
+                    gone: (owned - left, owned),
+                    at: Instant::now(),
+                    frozen,
+                });
             }
             Ok(())
         })?;
-        if killed.is_some() {
+        let deadline = Instant::now() + LIMIT;
+        while let Some(interrupted) = interrupted.as_mut().filter(|interrupted| interrupted.frozen) {
+            ensure!(
+                Instant::now() < deadline,
+                "nobody takes it over\n{}",
+                scene.cluster.logs()
+            );
+            scene.pump(Duration::from_millis(20));
+            interrupted.go_on(&scene.cluster)?;
+        }
+        Ok(interrupted)
+    }
+}
+
+/// Whoever is killed or frozen while partitions move: each has one owner then, and no call is lost.
+fn interrupted(name: &'static str, last: u8, application: Application, how: Interruption) -> anyhow::Result<()> {
+    let (before, after) = how.containers();
+    let mut scene = Scene::start(name, last, application, before, Transport::Udp)?;
+    scene.transactions()?;
+    let mut interrupted = None;
+    for _ in 0..10 {
+        interrupted = how.happen(&mut scene)?;
+        if interrupted.is_some() {
             break;
         }
         // A busy machine did not let us look in time.
-        scene.scale(2, |scene| {
+        scene.scale(before as usize, |scene| {
             scene.pump(Duration::from_millis(5));
             Ok(())
         })?;
     }
-    let (victim, gone) = killed.context("the middle was never seen")?;
-    let least = scene.cluster.manifest().shares().0 / 2;
-    let all = scene.cluster.manifest().shares().1;
+    let Interrupted { victim, gone, .. } = interrupted.context("the moment was never seen")?;
+    let (least, all) = scene.cluster.manifest().shares();
+    let may_be_there = how.fault == Fault::Frozen;
     let settled = |status: &Status| {
-        status.containers.len() == 3
+        status.containers.len() == after
             && status
                 .parts()
-                .all(|part| part.state == "Active" && part.pid != Some(victim))
-            && status.containers.iter().all(|part| part.partitions >= Some(least))
+                .all(|part| part.state == "Active" && (may_be_there || part.pid != Some(victim)))
+            && status.containers.iter().all(|part| part.partitions >= Some(least / 2))
             && status.partitions() == all
     };
     scene.cluster.until("one owner each", LIMIT, settled)?;
-    let side = if dies == Dies::Source { "source" } else { "target" };
-    println!("{name}: the {side} killed when {gone} of {owned} partitions had left the source");
+    let side = if how.side == Side::Source { "source" } else { "target" };
+    let what = if may_be_there { "frozen" } else { "killed" };
+    println!(
+        "{name}: the {side} {what} when {} of {} partitions had left the source",
+        gone.0, gone.1
+    );
     scene.ends_well()
 }
 
 #[test]
 fn calls_of_answer_survive_the_source_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
-    interrupted("handover-source", 3, Application::Answer, Dies::Source)
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Source,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-source", 3, Application::Answer, how)
 }
 
 #[test]
 fn calls_of_answer_survive_the_target_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
-    interrupted("handover-target", 4, Application::Answer, Dies::Target)
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Target,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-target", 4, Application::Answer, how)
 }
 
 #[test]
 fn calls_of_b2bua_survive_the_source_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
-    interrupted("handover-b2bua-source", 5, Application::B2bua, Dies::Source)
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Source,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-b2bua-source", 5, Application::B2bua, how)
 }
 
 #[test]
 fn calls_of_b2bua_survive_the_target_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
-    interrupted("handover-b2bua-target", 6, Application::B2bua, Dies::Target)
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Target,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-b2bua-target", 6, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_the_new_owner_that_has_just_become_active() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Activated,
+        side: Side::Target,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-activated", 8, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_the_former_owner_that_has_just_released_them() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Activated,
+        side: Side::Source,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-released", 9, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_a_source_that_freezes_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Source,
+        fault: Fault::Frozen,
+    };
+    interrupted("handover-source-frozen", 10, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_a_target_that_freezes_in_the_middle_of_a_hand_over() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::In,
+        moment: Moment::Middle,
+        side: Side::Target,
+        fault: Fault::Frozen,
+    };
+    interrupted("handover-target-frozen", 11, Application::Answer, how)
+}
+
+#[test]
+fn calls_survive_a_container_that_is_killed_while_it_quiesces() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::Out,
+        moment: Moment::Middle,
+        side: Side::Source,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-quiescing", 12, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_a_container_that_is_killed_when_it_has_nearly_quiesced() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::Out,
+        moment: Moment::Late,
+        side: Side::Source,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-quiesced", 16, Application::B2bua, how)
+}
+
+#[test]
+fn calls_survive_a_container_that_freezes_while_it_quiesces() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::Out,
+        moment: Moment::Middle,
+        side: Side::Source,
+        fault: Fault::Frozen,
+    };
+    interrupted("handover-quiescing-frozen", 13, Application::Answer, how)
+}
+
+#[test]
+fn calls_survive_one_that_is_killed_while_it_is_handed_what_another_leaves() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::Out,
+        moment: Moment::Middle,
+        side: Side::Target,
+        fault: Fault::Killed,
+    };
+    interrupted("handover-left", 14, Application::Answer, how)
+}
+
+#[test]
+fn calls_survive_one_that_freezes_while_it_is_handed_what_another_leaves() -> anyhow::Result<()> {
+    let how = Interruption {
+        moves: Move::Out,
+        moment: Moment::Middle,
+        side: Side::Target,
+        fault: Fault::Frozen,
+    };
+    interrupted("handover-left-frozen", 15, Application::B2bua, how)
 }
