@@ -52,6 +52,12 @@ pub fn cells(application: Application) -> Vec<Cell> {
             Holds,
             seconds(4),
         ),
+        (
+            "container frozen past its lease, another killed when it goes on",
+            machine(another_killed_when_it_goes_on),
+            Holds,
+            seconds(4),
+        ),
         ("container at half speed", machine(half_speed), Holds, seconds(4)),
         (
             "proxy killed",
@@ -128,6 +134,24 @@ fn freeze(cluster: &Cluster, pause: Duration) -> anyhow::Result<()> {
 
 /// It learns that it is stale, drops what it lost and comes back with its share, in the same process.
 fn frozen_past_its_lease(cluster: &Cluster) -> anyhow::Result<()> {
+    let pid = freeze_past_its_lease(cluster)?;
+    let all = u64::from(cluster.manifest().partitions);
+    let dropped = cluster.until("it drops what it lost", LIMIT, |status| status.partitions() == all)?;
+    ensure!(dropped.containers[0].pid == Some(pid), "the same process: {dropped:?}");
+    Ok(())
+}
+
+/// One of those that have taken over dies before the first has learnt much.
+fn another_killed_when_it_goes_on(cluster: &Cluster) -> anyhow::Result<()> {
+    let pid = freeze_past_its_lease(cluster)?;
+    kill(cluster, &[1])?;
+    let now = cluster.status()?;
+    ensure!(now.containers[0].pid == Some(pid), "the same process: {now:?}");
+    Ok(())
+}
+
+/// SIGSTOP until the others have everything and its lease is gone, then SIGCONT; its process.
+fn freeze_past_its_lease(cluster: &Cluster) -> anyhow::Result<u32> {
     let before = cluster.status()?;
     let pid = before.containers[0].running()?;
     let frozen = Instant::now();
@@ -137,9 +161,7 @@ fn frozen_past_its_lease(cluster: &Cluster) -> anyhow::Result<()> {
     let lease_is_gone = || (frozen.elapsed() > LEASE * 3 / 2).then_some(());
     wait_for("its lease is gone", LIMIT, lease_is_gone)?;
     signal(pid, libc::SIGCONT)?;
-    let dropped = cluster.until("it drops what it lost", LIMIT, |status| status.partitions() == all)?;
-    ensure!(dropped.containers[0].pid == Some(pid), "the same process: {dropped:?}");
-    Ok(())
+    Ok(pid)
 }
 
 /// Stopped for ten of twenty milliseconds, for five seconds.

@@ -60,9 +60,9 @@ pub enum Fault {
     /// The same with three of it that Sentinels watch.
     Watched(fn(&Cluster, &mut Watched, Load) -> anyhow::Result<()>),
     /// To the network between nodes.
-    Network(fn(&Network) -> anyhow::Result<()>),
+    Network(fn(&mut Network) -> anyhow::Result<()>),
     /// The same, and a balancer sends each repetition of a datagram to another proxy than the one before.
-    Balanced(fn(&Network) -> anyhow::Result<()>),
+    Balanced(fn(&mut Network) -> anyhow::Result<()>),
 }
 
 /// What is asked of a cell.
@@ -323,6 +323,6 @@ mod tests {
             cells().into_iter().filter(of).count()
         };
         assert_eq!(of_every_test(Application::B2bua), OF_B2BUA.len());
-        assert_eq!(of_every_test(Application::Answer), 19);
+        assert_eq!(of_every_test(Application::Answer), 22);
     }
 }

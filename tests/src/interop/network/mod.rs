@@ -227,6 +227,15 @@ impl Network {
         signal(process.with_context(|| format!("{name} runs"))?.pid(), libc::SIGKILL)
     }
 
+    /// `kill -9` of a node's process, and another one in its place.
+    pub fn restart(&mut self, name: &str) -> anyhow::Result<()> {
+        let found = self.nodes.iter().position(|node| node.name == name);
+        let at = found.with_context(|| format!("a node {name}"))?;
+        // Killed and waited for, so that its ports are free.
+        drop(self.nodes[at].process.take());
+        self.launch(at)
+    }
+
     /// Takes every cut away.
     pub fn heal(&self) -> anyhow::Result<()> {
         let mut nodes = self.nodes.iter();
