@@ -52,11 +52,19 @@ pub struct Process {
     /// UCF connections of proxies, and the SIP connections beside them.
     proxies: BTreeMap<ConnId, (ProxyId, ConnId)>,
     sips: BTreeMap<ConnId, Sip>,
-    claimed: BTreeMap<PartitionId, Records>,
-    asked: BTreeMap<u64, PartitionId>,
+    claimed: BTreeMap<PartitionId, Won>,
+    /// Claims that are asked for, and whether as the target of a hand-over.
+    asked: BTreeMap<u64, (PartitionId, bool)>,
     writer: Writer,
     /// It has left and may be ended.
     pub left: bool,
+}
+
+/// What a claim has brought.
+struct Won {
+    records: Records,
+    /// The former owner has named us, so it has stopped and written everything.
+    handed_over: bool,
 }
 
 /// A SIP connection of a proxy: what came, and what is confirmed.
@@ -299,8 +307,8 @@ impl Process {
             Message::Answer(id, reply, records) if self.control == Some(conn) => {
                 // The store's time, as of its answer.
                 self.engine.set_store_clock(now, store_time(ctx));
-                if let (Some(records), Some(partition)) = (records, self.asked.remove(&id)) {
-                    self.claimed.insert(partition, records);
+                if let (Some(records), Some((partition, handed_over))) = (records, self.asked.remove(&id)) {
+                    self.claimed.insert(partition, Won { records, handed_over });
                 }
                 self.member.handle_store(now, RequestId(id), reply);
             }
@@ -649,8 +657,11 @@ impl Process {
         let node = self.node;
         match effect {
             Effect::Store(id, request) => {
-                if let StoreRequest::Claim { partition, .. } = &request {
-                    self.asked.insert(id.0, *partition);
+                if let StoreRequest::Claim {
+                    partition, as_target, ..
+                } = &request
+                {
+                    self.asked.insert(id.0, (*partition, *as_target));
                 }
                 let hello = self.hello();
                 let conn = *self
@@ -705,14 +716,15 @@ impl Process {
             }
             Effect::Activate { partition, epoch } => {
                 ctx.log(|| format!("{node:?} activates {partition} {epoch}"));
-                let records = self
-                    .claimed
-                    .remove(&partition)
-                    .expect("the records of a claim wait for it");
+                let won = self.claimed.remove(&partition);
+                let Won { records, handed_over } = won.expect("the records of a claim wait for it");
                 ctx.oracle.on_activate(ctx.now, partition, epoch, self.incarnation);
                 ctx.oracle.on_misdated(compare::misdated(&records, store_time(ctx)));
                 let records = records.into_iter().map(|(k, v)| (Bytes::from(k), Bytes::from(v)));
-                self.engine.activate(now, partition, epoch, records);
+                match handed_over {
+                    true => self.engine.receive(now, partition, epoch, records),
+                    false => self.engine.activate(now, partition, epoch, records),
+                }
             }
             Effect::Freeze(partition) => self.engine.freeze(partition),
             Effect::Thaw(partition) => self.engine.thaw(now, partition),
