@@ -159,6 +159,7 @@ fn with_islands_unseen_a_violation_is_found() {
 #[test]
 fn with_hand_over_without_fencing_a_violation_is_found() {
     finds_a_violation(Broken::HandOverUnfenced);
+    finds_a_violation_of_the_real_parts(Broken::HandOverUnfenced);
 }
 
 #[test]

@@ -92,13 +92,16 @@ impl World {
         let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
         let member_faults = Faults {
             acts_from_memory_unasked: broken == Broken::MemoryUnasked,
+            hands_over_unfenced: broken == Broken::HandOverUnfenced,
             claims_unasked: broken == Broken::ClaimsUnasked,
-            ..Faults::default()
         };
         let mut store = StoreNode::new();
         store.answers_alone = broken == Broken::AnswersAlone;
         if broken == Broken::EpochComparison {
             store.model.stop_comparing_epochs();
+        }
+        if broken == Broken::HandOverUnfenced {
+            store.model.stop_raising_epochs();
         }
         let output_first = broken == Broken::OutputFirst;
         let mut world = Self {
