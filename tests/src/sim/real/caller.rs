@@ -208,8 +208,16 @@ impl Callers {
 
     /// Calls that are up.
     pub fn staying(&self) -> impl Iterator<Item = u32> + '_ {
-        let up = |call: &&Call| call.done && call.ends == Ends::Stays && call.byes.is_empty() && call.peer.is_some();
-        self.calls.iter().filter(up).map(Call::name)
+        self.calls.iter().filter(|call| call.is_up()).map(Call::name)
+    }
+
+    /// Ends what is up. Whatever was uncertain before, each BYE has to be answered by 200.
+    pub fn hang_up(&mut self, ctx: &mut Context) {
+        for call in self.calls.iter_mut().filter(|call| call.is_up()) {
+            (call.ends, call.done, call.uncertain) = (Ends::Bye, false, 0);
+            call.next = ctx.now;
+        }
+        self.wake(ctx);
     }
 
     /// Calls that are not where they should be at the end.
@@ -333,6 +341,10 @@ impl Call {
                 self.finish(ctx);
             }
         }
+    }
+
+    fn is_up(&self) -> bool {
+        self.done && self.ends == Ends::Stays && self.byes.is_empty() && self.peer.is_some()
     }
 
     fn finish(&mut self, ctx: &mut Context) {

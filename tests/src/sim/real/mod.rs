@@ -31,30 +31,18 @@ const CALLS: usize = 20;
 const QUIET: Micros = 50_000 * MS;
 /// Writes of the end of that have this long.
 const LAST_WRITES: Micros = 1_000 * MS;
+/// Calls that are up then have this long to be ended: nothing is lost any more, so each is by its first BYE.
+const LAST_CALLS: Micros = 5_000 * MS;
 
 /// Runs one seed.
 #[must_use]
 pub fn run(seed: u64, broken: Broken, logging: bool) -> Outcome {
     let mut world = World::new(seed, broken, logging);
-    while let Some(happening) = world.ctx.next(STORM + QUIET) {
-        if world.ctx.now > STORM {
-            world.ctx.loss = 0;
-        }
-        world.step(happening);
-        if world.ctx.oracle.violation.is_some() {
-            break;
-        }
-    }
-    // What is on its way to the store at the very end arrives.
-    while world.ctx.oracle.violation.is_none() && world.is_writing() {
-        let Some(happening) = world.ctx.next(STORM + QUIET + LAST_WRITES) else {
-            break;
-        };
-        world.step(happening);
-    }
-    if world.ctx.oracle.violation.is_none() {
-        world.check_end();
-    }
+    world.run_until(STORM + QUIET);
+    world.check_end();
+    world.callers.hang_up(&mut world.ctx);
+    world.run_until(STORM + QUIET + LAST_CALLS);
+    world.check_end();
     Outcome {
         violation: world.ctx.oracle.violation.take(),
         seen: world.ctx.oracle.seen,
@@ -135,6 +123,19 @@ impl World {
             world.ctx.at(until, Happening::Fault(index * 2 + 1));
         }
         world
+    }
+
+    /// Runs until then, or until something is wrong.
+    fn run_until(&mut self, end: Micros) {
+        while self.ctx.oracle.violation.is_none() {
+            // What is on its way to the store at the very end arrives.
+            let end = if self.is_writing() { end + LAST_WRITES } else { end };
+            let Some(happening) = self.ctx.next(end) else { return };
+            if self.ctx.now > STORM {
+                self.ctx.loss = 0;
+            }
+            self.step(happening);
+        }
     }
 
     fn step(&mut self, happening: Happening) {
@@ -334,6 +335,9 @@ impl World {
 
     /// Faults have ended a while ago: one owner each, as stored, the store equals memory, and every call has ended or is up.
     fn check_end(&mut self) {
+        if self.ctx.oracle.violation.is_some() {
+            return;
+        }
         let mut wrong = self.callers.unfinished(&self.ctx);
         let mut up = std::collections::BTreeSet::new();
         for partition in (0..PARTITIONS).map(PartitionId) {
