@@ -36,7 +36,7 @@ fn taken_after(watched: &Watched, span: Micros) -> Vec<Micros> {
 fn a_crash_of_one_of_three_is_taken_over_within_tens_of_milliseconds() {
     let mut all = Vec::new();
     for seed in 0..SEEDS {
-        let watched = run(seed, vec![fault(Kind::Crash(1), 10_000 * MS)]);
+        let watched = run(seed, vec![fault(Kind::Crash(vec![1]), 10_000 * MS)]);
         all.extend(taken_after(&watched, 5_000 * MS));
     }
     all.sort_unstable();
@@ -49,7 +49,7 @@ fn a_crash_of_one_of_three_is_taken_over_within_tens_of_milliseconds() {
 #[test]
 fn two_that_crash_together_are_taken_over_by_the_third() {
     for seed in 0..SEEDS {
-        let faults = vec![fault(Kind::Crash(0), 10_000 * MS), fault(Kind::Crash(1), 10_000 * MS)];
+        let faults = vec![fault(Kind::Crash(vec![0, 1]), 10_000 * MS)];
         let taken = taken_after(&run(seed, faults), 5_000 * MS);
         // All that the two had; the survivor had at most all but two.
         assert!(
@@ -148,7 +148,7 @@ fn one_whose_node_is_lost_keeps_the_others_from_nothing_after_a_while() {
 fn one_cut_off_from_the_store_alone_is_relieved_of_its_partitions() {
     let mut taken = 0;
     for seed in 0..SEEDS {
-        let cut = Kind::Cut(Node::Container(1), Node::Store);
+        let cut = Kind::Cut(Node::Container(1), vec![Node::Store]);
         let watched = run(seed, vec![fault(cut, 9_000 * MS)]);
         taken += taken_after(&watched, 3_000 * MS).len();
         assert_eq!(
@@ -179,7 +179,7 @@ fn one_that_is_silent_while_the_store_loses_everything_is_let_write_first() {
 fn one_that_joins_a_store_that_has_just_forgotten_takes_nothing_from_who_lives() {
     for seed in 0..SEEDS {
         // An owner that does not hear from all writes late, and the joiner cannot hear of it from itself.
-        let apart = |other| fault(Kind::Cut(Node::Container(1), Node::Container(other)), 4_000 * MS);
+        let apart = |other| fault(Kind::Cut(Node::Container(1), vec![Node::Container(other)]), 4_000 * MS);
         let faults = vec![
             apart(0),
             apart(3),
@@ -217,7 +217,7 @@ fn one_that_quiesces_hands_over_what_it_has_at_once() {
 fn one_that_starts_again_is_handed_its_share() {
     let mut taken = 0;
     for seed in 0..SEEDS {
-        let watched = run(seed, vec![fault(Kind::Crash(1), 1_000 * MS)]);
+        let watched = run(seed, vec![fault(Kind::Crash(vec![1]), 1_000 * MS)]);
         let after = watched.activations.iter().filter(|(at, ..)| *at > AT + 1_000 * MS);
         let by: BTreeSet<_> = after.clone().map(|(.., member)| *member).collect();
         assert!(by.len() <= 1, "seed {seed}: {by:?} took something up");

@@ -159,9 +159,10 @@ impl Oracle {
         }
     }
 
-    /// All calls of the store's records, so that those in nobody's memory at a flush are excused.
-    pub fn on_flush_lost(&mut self, calls: impl Iterator<Item = Call>) {
+    /// All calls of the store's records, so that those in nobody's memory at a flush are excused. Epochs of the dead may be granted anew.
+    pub fn on_flush_lost(&mut self, calls: impl Iterator<Item = Call>, living: &BTreeSet<Incarnation>) {
         self.excused.extend(calls);
+        self.activated.retain(|_, (_, member)| living.contains(member));
     }
 
     /// A member has taken a partition up.

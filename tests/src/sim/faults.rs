@@ -17,12 +17,12 @@ pub struct Fault {
 /// What may go wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// `kill -9` of a container; it starts again at the end.
-    Crash(usize),
+    /// `kill -9` of containers, all at once; they start again at the end.
+    Crash(Vec<usize>),
     /// A container stands still.
     Pause(usize),
-    /// Two places cannot reach one another.
-    Cut(Node, Node),
+    /// A place cannot reach these others.
+    Cut(Node, Vec<Node>),
     /// A container reaches nobody, but its callers' proxies may be named.
     Isolate(usize),
     /// A container and a proxy reach nobody but one another and callers: their node is lost.
@@ -53,14 +53,16 @@ pub enum Kind {
     ProxyCrash(usize),
     /// A proxy stands still.
     ProxyPause(usize),
+    /// A proxy is told to end: it takes nothing more, has what it took confirmed, and ends; it starts again at the end.
+    ProxyDrain(usize),
     /// A container is told to leave, then starts anew.
     Quiesce(usize),
     /// One more container starts; it is told to leave at the end.
     ScaleUp,
     /// A container is told to leave; another of its name starts at the end.
     ScaleDown(usize),
-    /// A container is slow: whatever it is sent and sends is late.
-    SlowContainer(usize, Micros),
+    /// A container or the store is slow: whatever it is sent and sends is late.
+    SlowNode(Node, Micros),
     /// Everything is late.
     Slow(Micros),
 }
@@ -74,53 +76,108 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     if rng.chance(8) {
         return vec![island(rng, containers, proxies, end)];
     }
-    let count = rng.range(1, 6);
     let mut faults = Vec::new();
-    for _ in 0..count {
+    for _ in 0..rng.range(1, 6) {
         let at = rng.range(1_500 * MS, end - 500 * MS);
         let long = match rng.range(0, 3) {
             0 => rng.range(50 * MS, 700 * MS),
             1 => rng.range(500 * MS, 4_000 * MS),
             _ => rng.range(2_000 * MS, 9_000 * MS),
         };
-        let container = rng.index(containers);
-        let node = Node::Container(container);
-        let kind = match rng.range(0, 23) {
-            0..=2 => Kind::Crash(container),
-            3 | 4 => Kind::Pause(container),
-            5 => Kind::Cut(node, Node::Store),
-            6 => Kind::Cut(node, Node::Proxy(rng.index(proxies))),
-            7 => Kind::Cut(node, Node::Container((container + 1) % containers)),
-            8 => Kind::Isolate(container),
-            9 | 10 => Kind::StoreAway,
-            11 | 15 | 18 => match rng.range(0, 5) {
-                0 => Kind::StoreFlush,
-                1 => Kind::StoreFull,
-                2 => Kind::StorePromoted,
-                3 => Kind::StoreClock(if rng.chance(50) { HOUR } else { -HOUR }),
-                _ => Kind::StoreRestart,
-            },
-            12 => Kind::ProxyCrash(rng.index(proxies)),
-            13 => Kind::ProxyPause(rng.index(proxies)),
-            14 => Kind::Quiesce(container),
-            19 => Kind::ScaleUp,
-            20 => Kind::ScaleDown(container),
-            21 => Kind::Cut(Node::Proxy(0), Node::Proxy(1 % proxies)),
-            22 => Kind::TwoMasters {
-                apart: rng.index(containers + 1),
-                alone: rng.chance(50),
-            },
-            16 => Kind::SlowContainer(container, rng.range(MS, 60 * MS)),
-            _ => Kind::Slow(rng.range(MS, 60 * MS)),
-        };
-        faults.push(Fault {
-            at,
-            until: (at + long).min(end),
-            kind,
-        });
+        let until = (at + long).min(end);
+        if rng.chance(75) {
+            let kind = harm(rng, containers, proxies);
+            faults.push(Fault { at, until, kind });
+        }
+        // Of those who plan a move nobody knows what goes wrong meanwhile.
+        if rng.chance(40) {
+            let at = rng.range(at, until);
+            faults.extend(moves(rng, containers, proxies, at, until));
+        }
+    }
+    faults.retain(|fault| fault.at < end);
+    // With both copies of everything lost, epochs are granted anew that proxies have heard of the dead: nothing is routed to their new owners.
+    let kills_many = |fault: &Fault| matches!(&fault.kind, Kind::Crash(all) if all.len() > 1);
+    if faults.iter().any(kills_many) {
+        faults.retain(|fault| !matches!(fault.kind, Kind::StoreFlush | Kind::StorePromoted));
     }
     faults.sort_by_key(|f| f.at);
     faults
+}
+
+/// What nobody wants.
+fn harm(rng: &mut Rng, containers: usize, proxies: usize) -> Kind {
+    let container = rng.index(containers);
+    match rng.range(0, 20) {
+        0 | 1 => Kind::Crash(vec![container]),
+        // The one more that there may be is among them.
+        2 => Kind::Crash((0..=containers).collect()),
+        3 => Kind::Crash((0..=containers).filter(|i| *i != container).collect()),
+        4 | 5 => Kind::Pause(container),
+        6..=9 => cut(rng, containers, proxies),
+        10 => Kind::StoreAway,
+        11..=14 => store(rng, containers),
+        15 => Kind::ProxyCrash(rng.index(proxies)),
+        16 => Kind::ProxyPause(rng.index(proxies)),
+        17 => Kind::SlowNode(Node::Container(container), rng.range(MS, 60 * MS)),
+        _ => Kind::Slow(rng.range(MS, 60 * MS)),
+    }
+}
+
+fn cut(rng: &mut Rng, containers: usize, proxies: usize) -> Kind {
+    let container = rng.index(containers);
+    let all_proxies = || (0..proxies).map(Node::Proxy);
+    let from = match rng.range(0, 7) {
+        0 => vec![Node::Store],
+        1 => vec![Node::Proxy(rng.index(proxies))],
+        2 => vec![Node::Container((container + 1) % containers)],
+        3 => all_proxies().collect(),
+        4 => all_proxies().chain([Node::Store]).collect(),
+        5 => return Kind::Cut(Node::Proxy(0), vec![Node::Proxy(1 % proxies)]),
+        _ => return Kind::Isolate(container),
+    };
+    Kind::Cut(Node::Container(container), from)
+}
+
+fn store(rng: &mut Rng, containers: usize) -> Kind {
+    match rng.range(0, 8) {
+        0 => Kind::StoreFlush,
+        1 => Kind::StoreFull,
+        2 => Kind::StorePromoted,
+        3 => Kind::StoreClock(if rng.chance(50) { HOUR } else { -HOUR }),
+        // Twice that: a command takes longer than a turn, or than may be waited for it.
+        4 => Kind::SlowNode(Node::Store, rng.range(20 * MS, 150 * MS)),
+        5 => Kind::TwoMasters {
+            apart: rng.index(containers + 1),
+            alone: rng.chance(50),
+        },
+        _ => Kind::StoreRestart,
+    }
+}
+
+/// What is done on purpose, one thing or one after the other.
+fn moves(rng: &mut Rng, containers: usize, proxies: usize, at: Micros, until: Micros) -> Vec<Fault> {
+    let container = rng.index(containers);
+    let kind = match rng.range(0, 5) {
+        0 => Kind::Quiesce(container),
+        1 => Kind::ScaleUp,
+        2 => Kind::ScaleDown(container),
+        3 => Kind::ProxyDrain(rng.index(proxies)),
+        _ => return rolling_restart(rng, containers, at),
+    };
+    vec![Fault { at, until, kind }]
+}
+
+/// Every container is told to leave and starts anew, in turn.
+fn rolling_restart(rng: &mut Rng, containers: usize, begin: Micros) -> Vec<Fault> {
+    let pause = rng.range(500 * MS, 3_000 * MS);
+    let starts = (0..).map(|turn| begin + pause * turn).zip(0..containers);
+    let quiesce = |(at, container)| Fault {
+        at,
+        until: at,
+        kind: Kind::Quiesce(container),
+    };
+    starts.map(quiesce).collect()
 }
 
 /// An island, and nothing else: beside other faults a call may be doubled, because what one side has begun is lost with whoever could have told the

@@ -218,7 +218,10 @@ impl World {
                 }
             }
             Happening::Datagram(from, to, datagram) => match (to, datagram) {
-                (Node::Proxy(i), datagram) => self.proxies[i].datagram(ctx, datagram),
+                (Node::Proxy(i), datagram) => {
+                    let i = in_their_group(i, |i| self.proxies[i].is_draining());
+                    self.proxies[i].datagram(ctx, datagram);
+                }
                 (Node::Callers, Datagram::Said(call, said)) => self.callers.handle(ctx, from, call, &said),
                 _ => {}
             },
@@ -255,14 +258,9 @@ impl World {
     fn begin(&mut self, kind: &Kind) {
         let ctx = &mut self.ctx;
         match kind {
-            Kind::Crash(i) => {
-                // One survives, always.
-                if self.containers.iter().filter(|c| c.process.is_some()).count() > 1 {
-                    self.containers[*i].crash(ctx);
-                }
-            }
+            Kind::Crash(all) => all.iter().for_each(|i| self.containers[*i].crash(ctx)),
             Kind::Pause(i) => self.containers[*i].pause(),
-            Kind::Cut(a, b) => ctx.block(*a, *b),
+            Kind::Cut(one, others) => others.iter().for_each(|other| ctx.block(*one, *other)),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
             Kind::Island(i, proxy) => {
                 island(*i, *proxy).for_each(|(one, other)| ctx.block(one, other));
@@ -286,11 +284,10 @@ impl World {
             Kind::StoreClock(by) => ctx.store_clock += by,
             Kind::StorePromoted => self.replica = Some(self.store.model.clone()),
             Kind::StoreFull => self.store.model.set_full(true),
-            Kind::ProxyCrash(i) => {
-                if self.proxies.iter().filter(|p| p.runs()).count() > 1 {
-                    self.proxies[*i].crash(ctx);
-                }
-            }
+            // One serves, always.
+            Kind::ProxyCrash(_) | Kind::ProxyDrain(_) if self.proxies.iter().filter(|p| p.serves()).count() < 2 => {}
+            Kind::ProxyCrash(i) => self.proxies[*i].crash(ctx),
+            Kind::ProxyDrain(i) => self.proxies[*i].drain(),
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
             Kind::Quiesce(i) => self.containers[*i].quiesce(ctx),
             Kind::ScaleUp => {
@@ -303,7 +300,7 @@ impl World {
                     self.containers[*i].quiesce(ctx);
                 }
             }
-            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
+            Kind::SlowNode(node, by) => *ctx.slow_nodes.entry(*node).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
     }
@@ -311,11 +308,9 @@ impl World {
     fn end(&mut self, kind: &Kind) {
         let ctx = &mut self.ctx;
         match kind {
-            Kind::Crash(i) => {
-                self.containers[*i].start_if_empty(ctx);
-            }
+            Kind::Crash(all) => all.iter().for_each(|i| self.containers[*i].start_if_empty(ctx)),
             Kind::Pause(i) => self.containers[*i].resume(ctx),
-            Kind::Cut(a, b) => ctx.unblock(*a, *b),
+            Kind::Cut(one, others) => others.iter().for_each(|other| ctx.unblock(*one, *other)),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
             Kind::Island(i, proxy) => {
                 island(*i, *proxy).for_each(|(one, other)| ctx.unblock(one, other));
@@ -329,8 +324,9 @@ impl World {
                     ctx.start(Node::Store);
                 }
             }
-            Kind::ProxyCrash(i) => {
-                if !self.proxies[*i].runs() {
+            Kind::ProxyCrash(i) | Kind::ProxyDrain(i) => {
+                if !self.proxies[*i].serves() {
+                    self.proxies[*i].crash(ctx);
                     self.proxies[*i].start(ctx);
                 }
             }
@@ -352,7 +348,7 @@ impl World {
             Kind::StoreFull => self.store.model.set_full(false),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
             Kind::Quiesce(_) => {}
-            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
+            Kind::SlowNode(node, by) => *ctx.slow_nodes.entry(*node).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
         (0..SLOTS).for_each(|i| self.replace_if_left(i));
@@ -389,7 +385,9 @@ impl World {
             .flatten()
             .flat_map(|p| engine::calls(&p.records))
             .collect();
-        self.ctx.oracle.on_flush_lost(lost.into_iter());
+        let living = self.containers.iter().filter_map(|c| c.process.as_ref());
+        let living = living.map(|process| process.member.incarnation()).collect();
+        self.ctx.oracle.on_flush_lost(lost.into_iter(), &living);
         self.ctx.oracle.on_flush(self.ctx.now, remembered.into_iter());
         self.era += 1;
         self.store.forget(replica, Era(self.era));
@@ -440,6 +438,12 @@ impl World {
             self.ctx.oracle.fail(format!("at the end: {}", wrong.join("; ")));
         }
     }
+}
+
+/// The proxies share one address: what comes for one that has left their group comes to another.
+fn in_their_group(proxy: usize, has_left: impl Fn(usize) -> bool) -> usize {
+    let mut all = (proxy..proxy + PROXIES).map(|i| i % PROXIES);
+    all.find(|i| !has_left(*i)).unwrap_or(proxy)
 }
 
 /// Every container's slot.

@@ -27,6 +27,7 @@ struct Process {
     life: u64,
     clock: Clock,
     paused: bool,
+    draining: bool,
     inbox: Vec<Inbox>,
     /// One link per container slot.
     links: Vec<Option<Link>>,
@@ -83,6 +84,7 @@ impl Proxy {
             life,
             clock,
             paused: false,
+            draining: false,
             inbox: Vec::new(),
             links: (0..self.slots).map(|_| None).collect(),
             next_try: vec![now; self.slots],
@@ -104,10 +106,23 @@ impl Proxy {
         }
     }
 
-    /// Whether a process runs here.
+    /// A process runs here, and is not to end.
     #[must_use]
-    pub fn runs(&self) -> bool {
-        self.process.is_some()
+    pub fn serves(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| !p.draining)
+    }
+
+    /// Told to end: nothing more comes, and once all is confirmed that came, it ends.
+    pub fn drain(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.draining = true;
+        }
+    }
+
+    /// It takes nothing any more. While it stands still it does not know that it is to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.draining && !p.paused)
     }
 
     /// The process stands still.
@@ -145,6 +160,9 @@ impl Proxy {
                 process.connect(ctx, node, now, slot);
             }
             process.beat(ctx, now);
+        }
+        if process.draining && process.links.iter().flatten().all(|link| link.unconfirmed.is_empty()) {
+            return self.crash(ctx);
         }
         let at = process.clock.when(process.next_beat);
         ctx.wake(node, at);

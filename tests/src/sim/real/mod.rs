@@ -12,8 +12,8 @@ use super::faults::{self, Fault, Kind};
 use super::net::{Context, Happening, Node};
 use super::store::StoreNode;
 use super::{
-    Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but, island,
-    others_if,
+    Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but,
+    in_their_group, island, others_if,
 };
 use ::container::engine::Settings;
 use application::Counting;
@@ -156,7 +156,10 @@ impl World {
                 }
             }
             Happening::Datagram(from, to, Datagram::Sip(bytes)) => match to {
-                Node::Proxy(i) => self.proxies[i].datagram(ctx, bytes),
+                Node::Proxy(i) => {
+                    let i = in_their_group(i, |i| self.proxies[i].is_draining());
+                    self.proxies[i].datagram(ctx, bytes);
+                }
                 _ => self.callers.handle(ctx, from, bytes),
             },
             Happening::Datagram(..) => {}
@@ -197,15 +200,14 @@ impl World {
     fn begin(&mut self, kind: &Kind) {
         let ctx = &mut self.ctx;
         match kind {
-            Kind::Crash(i) if self.containers.iter().filter(|c| c.process.is_some()).count() > 1 => {
-                self.containers[*i].crash(ctx);
-            }
-            Kind::ProxyCrash(i) if self.proxies.iter().filter(|p| p.runs()).count() > 1 => self.proxies[*i].crash(ctx),
-            // One survives, always.
-            Kind::Crash(_) | Kind::ProxyCrash(_) => {}
+            Kind::Crash(all) => all.iter().for_each(|i| self.containers[*i].crash(ctx)),
+            // One serves, always.
+            Kind::ProxyCrash(_) | Kind::ProxyDrain(_) if self.proxies.iter().filter(|p| p.serves()).count() < 2 => {}
+            Kind::ProxyCrash(i) => self.proxies[*i].crash(ctx),
+            Kind::ProxyDrain(i) => self.proxies[*i].drain(ctx),
             Kind::Pause(i) => self.containers[*i].pause(),
             Kind::ProxyPause(i) => self.proxies[*i].pause(),
-            Kind::Cut(a, b) => ctx.block(*a, *b),
+            Kind::Cut(one, others) => others.iter().for_each(|other| ctx.block(*one, *other)),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.block(Node::Container(*i), other)),
             Kind::Island(i, proxy) => {
                 island(*i, *proxy).for_each(|(one, other)| ctx.block(one, other));
@@ -240,7 +242,7 @@ impl World {
                     self.containers[*i].quiesce(ctx);
                 }
             }
-            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() += by,
+            Kind::SlowNode(node, by) => *ctx.slow_nodes.entry(*node).or_default() += by,
             Kind::Slow(by) => ctx.slow += by,
         }
     }
@@ -248,12 +250,15 @@ impl World {
     fn end(&mut self, kind: &Kind) {
         let ctx = &mut self.ctx;
         match kind {
-            Kind::Crash(i) => self.containers[*i].start_if_empty(ctx),
-            Kind::ProxyCrash(i) if !self.proxies[*i].runs() => self.proxies[*i].start(ctx),
-            Kind::ProxyCrash(_) | Kind::Quiesce(_) => {}
+            Kind::Crash(all) => all.iter().for_each(|i| self.containers[*i].start_if_empty(ctx)),
+            Kind::ProxyCrash(i) | Kind::ProxyDrain(i) if !self.proxies[*i].serves() => {
+                self.proxies[*i].crash(ctx);
+                self.proxies[*i].start(ctx);
+            }
+            Kind::ProxyCrash(_) | Kind::ProxyDrain(_) | Kind::Quiesce(_) => {}
             Kind::Pause(i) => self.containers[*i].resume(ctx),
             Kind::ProxyPause(i) => self.proxies[*i].resume(ctx),
-            Kind::Cut(a, b) => ctx.unblock(*a, *b),
+            Kind::Cut(one, others) => others.iter().for_each(|other| ctx.unblock(*one, *other)),
             Kind::Isolate(i) => everybody_but(*i).for_each(|other| ctx.unblock(Node::Container(*i), other)),
             Kind::Island(i, proxy) => {
                 island(*i, *proxy).for_each(|(one, other)| ctx.unblock(one, other));
@@ -282,7 +287,7 @@ impl World {
                 self.containers[*i].start_if_empty(ctx);
             }
             Kind::StoreFull => self.store.model.set_full(false),
-            Kind::SlowContainer(i, by) => *ctx.slow_nodes.entry(Node::Container(*i)).or_default() -= by,
+            Kind::SlowNode(node, by) => *ctx.slow_nodes.entry(*node).or_default() -= by,
             Kind::Slow(by) => ctx.slow -= by,
         }
         (0..SLOTS).for_each(|i| self.replace_if_left(i));
@@ -316,7 +321,9 @@ impl World {
                 }
             }
         }
-        self.ctx.oracle.on_flush_lost(lost.into_iter());
+        let living = self.containers.iter().filter_map(|c| c.process.as_ref());
+        let living = living.map(|process| process.member.incarnation()).collect();
+        self.ctx.oracle.on_flush_lost(lost.into_iter(), &living);
         self.ctx.oracle.on_flush(self.ctx.now, remembered.into_iter());
         self.era += 1;
         self.store.forget(replica, Era(self.era));

@@ -15,6 +15,11 @@ use ucf::flow::{Flow, Transport};
 use ucf::token::Keyring;
 use ucf::wire::{Body, Hello};
 
+/// As in the process: how long what containers answer is waited for at least, that they confirm all at most, and that they close.
+const HEARD_OUT: Duration = Duration::from_millis(50);
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// How soon a connection is made anew.
 const RETRY: Duration = Duration::from_micros(100 * MS);
 
@@ -36,6 +41,7 @@ struct Process {
     effects: Effects,
     clock: Clock,
     paused: bool,
+    leaving: Option<Leaving>,
     inbox: Vec<Inbox>,
     links: Vec<Option<Link>>,
     next_try: Vec<Instant>,
@@ -43,6 +49,15 @@ struct Process {
     peers: BTreeMap<ConnId, Peer>,
     /// When each of them is dialled.
     next_dial: Vec<Instant>,
+}
+
+/// How far a process is that was told to end, and since when.
+#[derive(Clone, Copy)]
+enum Leaving {
+    /// Containers are to confirm what it took.
+    Unconfirmed(Instant),
+    /// They are to close; what they have sent before still leaves.
+    Farewell(Instant),
 }
 
 /// A link with another proxy.
@@ -117,6 +132,7 @@ impl Proxy {
             effects: Effects::default(),
             clock,
             paused: false,
+            leaving: None,
             inbox: Vec::new(),
             links: (0..self.slots).map(|_| None).collect(),
             next_try: vec![now; self.slots],
@@ -133,10 +149,23 @@ impl Proxy {
         }
     }
 
-    /// Whether a process runs here.
+    /// A process runs here, and is not to end.
     #[must_use]
-    pub fn runs(&self) -> bool {
-        self.process.is_some()
+    pub fn serves(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.leaving.is_none())
+    }
+
+    /// Told to end: nothing more comes.
+    pub fn drain(&mut self, ctx: &mut Context) {
+        if let Some(process) = &mut self.process {
+            process.leaving = Some(Leaving::Unconfirmed(process.clock.read(ctx.now)));
+        }
+    }
+
+    /// It takes nothing any more. While it stands still it does not know that it is to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.leaving.is_some() && !p.paused)
     }
 
     /// The process stands still.
@@ -168,10 +197,13 @@ impl Proxy {
             return;
         };
         let now = process.clock.read(ctx.now);
-        for slot in 0..process.links.len() {
-            process.connect(ctx, node, now, slot);
+        if let Some(leaving) = process.leaving {
+            if process.leave(ctx, now, leaving) {
+                return self.crash(ctx);
+            }
+        } else {
+            process.connect_all(ctx, node, now);
         }
-        process.dial(ctx, node, now);
         if process.forwarder.poll_timeout() <= now {
             process.forwarder.handle_timeout(now, &mut process.effects);
         }
@@ -223,6 +255,30 @@ impl Process {
             sip,
             ..Hello::default()
         }
+    }
+
+    /// As `Worker::leave` does: ends the UCF links once all is confirmed that it took. Whether it is over.
+    fn leave(&mut self, ctx: &mut Context, now: Instant, leaving: Leaving) -> bool {
+        match leaving {
+            Leaving::Unconfirmed(since) => {
+                let waited = now.since(since);
+                let confirmed = self.forwarder.containers().all(|c| c.unconfirmed == 0);
+                if waited >= CONFIRMED_WITHIN || waited >= HEARD_OUT && confirmed {
+                    self.leaving = Some(Leaving::Farewell(now));
+                    let links = self.links.iter().flatten();
+                    links.filter_map(|link| link.ucf).for_each(|ucf| ctx.close(ucf, 0));
+                }
+                false
+            }
+            Leaving::Farewell(since) => now.since(since) >= FAREWELL || self.links.iter().all(Option::is_none),
+        }
+    }
+
+    fn connect_all(&mut self, ctx: &mut Context, node: Node, now: Instant) {
+        for slot in 0..self.links.len() {
+            self.connect(ctx, node, now, slot);
+        }
+        self.dial(ctx, node, now);
     }
 
     fn connect(&mut self, ctx: &mut Context, node: Node, now: Instant, slot: usize) {
@@ -385,7 +441,7 @@ impl Process {
             node != Node::Proxy(*index) && !self.peers.values().any(|peer| peer.dialled == Some(*index))
         };
         let dials = self.next_dial.iter().enumerate().filter(undialled).map(|(_, at)| *at);
-        let tries = tries.into_iter().chain(dials).min();
+        let tries = tries.into_iter().chain(dials).min().filter(|_| self.leaving.is_none());
         let next = self.forwarder.poll_timeout().min(tries.unwrap_or(Instant::MAX));
         ctx.wake(node, self.clock.when(next));
     }
