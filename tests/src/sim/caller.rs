@@ -4,6 +4,7 @@ use super::checks::Call;
 use super::container::Said;
 use super::net::{Context, MS, Micros, Node};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// What travels between callers and proxies.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +27,8 @@ pub enum Datagram {
     },
     /// What the cluster says.
     Said(Call, Said),
-    /// A real message, in runs of the real parts.
-    Sip(Vec<u8>),
+    /// A real message, in runs of the real parts, and the address outside from which it comes or to which it goes.
+    Sip(SocketAddr, Vec<u8>),
 }
 
 impl Datagram {
@@ -36,7 +37,7 @@ impl Datagram {
     pub fn call(&self) -> Call {
         match self {
             Datagram::Request { call, .. } | Datagram::Acknowledge { call } | Datagram::Said(call, _) => *call,
-            Datagram::Sip(_) => 0,
+            Datagram::Sip(..) => 0,
         }
     }
 }

@@ -308,7 +308,7 @@ impl Engine {
                     changes.sets.push((fire, value([nonce, epoch, seq, 1])));
                 }
             }
-            Datagram::Said(..) | Datagram::Sip(_) => {}
+            Datagram::Said(..) | Datagram::Sip(..) => {}
         }
         self.turn(ctx, now, partition, changes, Some((conn, number)));
     }

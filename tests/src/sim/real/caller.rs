@@ -11,27 +11,17 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use ucf::routing::HEARTBEAT_HEADER;
 
-const T1: Micros = 500 * MS;
-const T2: Micros = 4_000 * MS;
+pub(super) const T1: Micros = 500 * MS;
+pub(super) const T2: Micros = 4_000 * MS;
 /// 64 * T1: RFC 3261's timers B and F.
-const GIVE_UP: Micros = 32_000 * MS;
+pub(super) const GIVE_UP: Micros = 32_000 * MS;
 /// Milliseconds after which the cluster ends a call that does not end itself.
 const HOLD: u64 = 12_000;
 const HOST: &str = "198.51.100.1";
 
-/// From where a caller's message comes: each call has a port, which its Call-ID names.
-#[must_use]
-pub fn source_of(bytes: &[u8]) -> SocketAddr {
-    let port = 10_000 + call_of(bytes).map_or(0, |(call, _)| call);
-    SocketAddr::new(
-        HOST.parse().expect("an address"),
-        u16::try_from(port).expect("few calls"),
-    )
-}
-
-/// Call and attempt of a message.
+/// Call and attempt of a message or a dialog: the caller's address is in its From or To, on either side of a back-to-back user agent.
 pub(super) fn call_of(bytes: &[u8]) -> Option<(usize, u32)> {
-    let name = b"Call-ID: ";
+    let name = b"<sip:c";
     let at = bytes.windows(name.len()).position(|w| w == name)? + name.len();
     let end = bytes[at..].iter().position(|b| *b == b'@')? + at;
     let (call, attempt) = std::str::from_utf8(&bytes[at..end]).ok()?.split_once('.')?;
@@ -211,6 +201,12 @@ impl Callers {
         self.calls.iter().filter(|call| call.is_up()).map(Call::name)
     }
 
+    /// Whether a call is up that was made by this attempt.
+    pub fn are_up(&self, (number, attempt): (usize, u32)) -> bool {
+        let call = &self.calls[number];
+        call.is_up() && call.attempt == attempt
+    }
+
     /// Ends what is up. Whatever was uncertain before, each BYE has to be answered by 200.
     pub fn hang_up(&mut self, ctx: &mut Context) {
         for call in self.calls.iter_mut().filter(|call| call.is_up()) {
@@ -267,11 +263,7 @@ impl Call {
         };
         let (number, cseq) = (self.number, self.cseq);
         ctx.log(|| format!("call {number}: {what:?} {cseq}"));
-        ctx.datagram(
-            Node::Callers,
-            Node::Proxy(self.proxy),
-            Datagram::Sip(asked.bytes.clone()),
-        );
+        self.send(ctx, asked.bytes.clone());
         self.asked = Some(asked);
     }
 
@@ -295,11 +287,22 @@ impl Call {
         if is_cut_off || !ctx.lives(Node::Proxy(self.proxy)) {
             self.proxy = ctx.rng.index(proxies);
         }
+        let bytes = asked.bytes.clone();
+        self.send(ctx, bytes);
+    }
+
+    fn send(&self, ctx: &mut Context, bytes: Vec<u8>) {
         ctx.datagram(
             Node::Callers,
             Node::Proxy(self.proxy),
-            Datagram::Sip(asked.bytes.clone()),
+            Datagram::Sip(self.address(), bytes),
         );
+    }
+
+    /// Each call has a port.
+    fn address(&self) -> SocketAddr {
+        let port = u16::try_from(10_000 + self.number).expect("few calls");
+        SocketAddr::new(HOST.parse().expect("an address"), port)
     }
 
     /// An error or silence: whether it was carried out is not known.
@@ -322,7 +325,7 @@ impl Call {
         if message.method() == Method::Bye {
             let mut out = Vec::new();
             ResponseBuilder::new(&mut out, message, 200, "OK", None).finish();
-            ctx.datagram(Node::Callers, from, Datagram::Sip(out));
+            ctx.datagram(Node::Callers, from, Datagram::Sip(self.address(), out));
             if attempt != self.attempt {
                 return;
             }

@@ -42,7 +42,7 @@ pub fn calls(records: impl Iterator<Item = (Key, Bytes)>) -> BTreeSet<Call> {
         Ok(Record::Session(session)) => session
             .dialogs
             .into_iter()
-            .map(|dialog| named(&dialog.call_id))
+            .map(|dialog| [dialog.local, dialog.remote].concat().into())
             .collect(),
         Ok(Record::Server(server)) => vec![server.request, server.response],
         Ok(Record::Client(client)) => vec![client.request],
@@ -73,10 +73,6 @@ fn deadlines(key: Key, value: &Bytes) -> Vec<u64> {
     }
 }
 
-fn named(call_id: &[u8]) -> Bytes {
-    [b"Call-ID: ", call_id].concat().into()
-}
-
 /// A record without its deadlines, and these.
 #[derive(Debug)]
 struct Plain {
@@ -92,9 +88,14 @@ impl Plain {
         match &mut record {
             Record::Session(session) => {
                 session.timers.iter_mut().for_each(|timer| take(&mut timer.deadline));
-                for timer in session.dialogs.iter_mut().filter_map(|dialog| dialog.session.as_mut()) {
-                    take(&mut timer.refresh);
-                    take(&mut timer.expires);
+                for dialog in &mut session.dialogs {
+                    if let Some(timer) = &mut dialog.session {
+                        take(&mut timer.refresh);
+                        take(&mut timer.expires);
+                    }
+                    if let Some(ack) = &mut dialog.ack {
+                        take(&mut ack.until);
+                    }
                 }
             }
             Record::Server(server) => {

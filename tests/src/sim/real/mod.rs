@@ -2,6 +2,7 @@
 //! callers, proxies and containers, beside `ucf::member::Member`. Modelled are the store's process and the sockets.
 
 pub mod application;
+pub mod callee;
 pub mod caller;
 mod compare;
 pub mod container;
@@ -15,8 +16,10 @@ use super::{
     Broken, CONTAINERS, MS, Micros, Outcome, PARTITIONS, PROXIES, SLOTS, STORM, everybody, everybody_but,
     in_their_group, island, others_if,
 };
+use ::container::application::{Application, from_json};
 use ::container::engine::Settings;
 use application::Counting;
+use callee::Callees;
 use caller::Callers;
 use container::Container;
 use proxy::Proxy;
@@ -56,10 +59,24 @@ struct World {
     containers: Vec<Container>,
     proxies: Vec<Proxy>,
     callers: Callers,
+    callees: Callees,
     faults: Vec<Fault>,
     era: u64,
     /// The store's data as a replica has it that follows no more.
     replica: Option<Model>,
+}
+
+/// What handles the calls of a run: it answers them, or has two dialogs of each.
+fn application(calls_out: bool) -> Arc<dyn Application> {
+    if !calls_out {
+        return Arc::new(Counting::new());
+    }
+    let routes = format!(r#"[{{"target": "sip:{}"}}]"#, callee::ADDRESS);
+    // No deadline of a run is so far away that it could be taken for one in another time (`compare`).
+    from_json(&format!(
+        r#"{{"b2bua": {{"routes": {routes}, "sessionExpires": "10m"}}}}"#
+    ))
+    .expect("an application")
 }
 
 impl World {
@@ -71,10 +88,12 @@ impl World {
             secret: *b"simulated secret",
         };
         let keyring = Arc::new(Keyring::new(key, &[], u32::from(PARTITIONS)));
+        let calls_out = ctx.rng.chance(40);
+        ctx.log(|| format!("calls out: {calls_out}"));
         let settings = Settings {
             keyring: keyring.clone(),
             advertised: "192.0.2.1:5060".to_owned(),
-            application: Arc::new(Counting::new()),
+            application: application(calls_out),
         };
         let callers = Callers::new(&mut ctx, CALLS, PROXIES, STORM - 2_000 * MS);
         let faults = faults::plan(&mut ctx.rng, CONTAINERS, PROXIES, STORM);
@@ -105,6 +124,7 @@ impl World {
                 .collect(),
             store,
             callers,
+            callees: Callees::new(PROXIES),
             faults,
             era: 1,
             replica: None,
@@ -155,18 +175,22 @@ impl World {
                     Node::Callers => {}
                 }
             }
-            Happening::Datagram(from, to, Datagram::Sip(bytes)) => match to {
+            Happening::Datagram(from, to, Datagram::Sip(address, bytes)) => match to {
                 Node::Proxy(i) => {
                     let i = in_their_group(i, |i| self.proxies[i].is_draining());
-                    self.proxies[i].datagram(ctx, bytes);
+                    self.proxies[i].datagram(ctx, address, bytes);
                 }
+                _ if address == callee::address() => self.callees.handle(ctx, from, bytes),
                 _ => self.callers.handle(ctx, from, bytes),
             },
             Happening::Datagram(..) => {}
             Happening::Wake(node) => {
                 ctx.woken(node);
                 match node {
-                    Node::Callers => self.callers.wake(ctx),
+                    Node::Callers => {
+                        self.callers.wake(ctx);
+                        self.callees.wake(ctx);
+                    }
                     Node::Proxy(i) => self.proxies[i].wake(ctx),
                     Node::Container(i) => self.containers[i].wake(ctx),
                     Node::Store => self.store.wake(ctx, everybody()),
@@ -346,6 +370,7 @@ impl World {
             return;
         }
         let mut wrong = self.callers.unfinished(&self.ctx);
+        wrong.extend(self.callees.forlorn(&self.ctx, &self.callers));
         let mut up = std::collections::BTreeSet::new();
         for partition in (0..PARTITIONS).map(PartitionId) {
             let living = self.containers.iter().filter_map(|c| c.process.as_ref());

@@ -69,7 +69,7 @@ struct Peer {
 
 enum Inbox {
     Stream(ConnId, usize, Box<Message>),
-    Datagram(Vec<u8>),
+    Datagram(SocketAddr, Vec<u8>),
 }
 
 /// The two connections to one container.
@@ -184,7 +184,7 @@ impl Proxy {
         for item in std::mem::take(&mut process.inbox) {
             match item {
                 Inbox::Stream(conn, end, message) => self.handle(ctx, conn, end, *message),
-                Inbox::Datagram(bytes) => self.datagram(ctx, bytes),
+                Inbox::Datagram(remote, bytes) => self.datagram(ctx, remote, bytes),
             }
         }
         self.wake(ctx);
@@ -210,19 +210,19 @@ impl Proxy {
         process.perform(ctx, node);
     }
 
-    /// A caller's datagram came.
-    pub fn datagram(&mut self, ctx: &mut Context, bytes: Vec<u8>) {
+    /// A datagram came from outside.
+    pub fn datagram(&mut self, ctx: &mut Context, remote: SocketAddr, bytes: Vec<u8>) {
         let node = self.node;
         let Some(process) = &mut self.process else { return };
         if process.paused {
-            process.inbox.push(Inbox::Datagram(bytes));
+            process.inbox.push(Inbox::Datagram(remote, bytes));
             return;
         }
         let now = process.clock.read(ctx.now);
         let source = Flow {
             transport: Transport::Udp,
             listener: 0,
-            remote: super::caller::source_of(&bytes),
+            remote,
             translated: false,
             held: None,
         };
@@ -399,9 +399,9 @@ impl Process {
             let effects = std::mem::take(&mut self.effects);
             for effect in effects.list() {
                 match effect {
-                    Effect::Client { message, .. } => {
+                    Effect::Client { to, message } => {
                         let bytes = effects.message(*message).to_vec();
-                        ctx.datagram(node, Node::Callers, Datagram::Sip(bytes));
+                        ctx.datagram(node, Node::Callers, Datagram::Sip(to.remote, bytes));
                     }
                     Effect::Frame { link, body } => {
                         ctx.oracle.seen.fenced += u64::from(matches!(body, Body::Fenced(_)));

@@ -1,8 +1,7 @@
 //! INVITEs of a caller: answers, ACKs and CANCEL.
 
 use super::{Asked, Asking, Call, GIVE_UP, MS, Micros, Peer, T1, T2};
-use crate::sim::caller::Datagram;
-use crate::sim::net::{Context, Node};
+use crate::sim::net::Context;
 use sip::{Message, Method};
 
 impl Call {
@@ -59,7 +58,7 @@ impl Call {
                 self.like_invite(Method::Ack, &invite.bytes, Some(message))
             }
         };
-        ctx.datagram(Node::Callers, Node::Proxy(self.proxy), Datagram::Sip(ack));
+        self.send(ctx, ack);
     }
 
     fn refused(&mut self, ctx: &mut Context, message: &Message<'_>, status: u16) {
@@ -92,11 +91,11 @@ impl Call {
             });
         }
         self.cancelling.take_if(|asked| asked.until <= now);
-        let proxy = self.proxy;
         if let Some(asked) = self.cancelling.as_mut().filter(|asked| asked.due <= now) {
             asked.wait = (asked.wait * 2).min(T2);
             asked.due = now + asked.wait;
-            ctx.datagram(Node::Callers, Node::Proxy(proxy), Datagram::Sip(asked.bytes.clone()));
+            let bytes = asked.bytes.clone();
+            self.send(ctx, bytes);
         }
     }
 

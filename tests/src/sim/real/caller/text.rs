@@ -34,12 +34,12 @@ impl Call {
             .other("Max-Forwards", b"70")
             .other(
                 "From",
-                format!("<sip:c{number}@{HOST}>;tag=f{number}a{attempt}").as_bytes(),
+                format!("<sip:c{number}.{attempt}@{HOST}>;tag=f{number}a{attempt}").as_bytes(),
             )
             .other("To", to.as_bytes())
             .other("Call-ID", format!("{number}.{attempt}@sim").as_bytes())
             .cseq(cseq, method)
-            .other("Contact", format!("<sip:c{number}@{HOST}:{port}>").as_bytes());
+            .other("Contact", format!("<sip:c{number}.{attempt}@{HOST}:{port}>").as_bytes());
         if method == Method::Invite && self.peer.is_none() {
             let hold = if self.ends == Ends::Expires { HOLD } else { 600_000 };
             request = request.other("Subject", format!("{} {hold}", self.ring).as_bytes());
