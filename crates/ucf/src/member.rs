@@ -273,6 +273,11 @@ impl Member {
                 partition,
                 owner,
                 epoch,
+            }) if owner == 0 => self.hear_epoch(now, partition, Epoch(epoch)),
+            Body::Fenced(Fenced {
+                partition,
+                owner,
+                epoch,
             }) => {
                 self.hear_owner(now, partition, Incarnation(owner), Epoch(epoch));
                 self.yield_equal_epoch(now, partition, Incarnation(owner), Epoch(epoch));
@@ -377,6 +382,21 @@ impl Member {
             self.takeover_progress(partition, None);
         }
         self.lose_partition_to(now, partition, owner, epoch);
+    }
+
+    /// Somebody of whom nobody knows any more has owned the partition at this epoch: what is held at a lower one is given up, and claimed again
+    /// above it.
+    fn hear_epoch(&mut self, now: Instant, partition: u32, epoch: Epoch) {
+        let Some(partition) = self.partition(partition) else {
+            return;
+        };
+        let known = &mut self.table[usize::from(partition.0)];
+        known.epoch = known.epoch.max(epoch);
+        if self.held.get(&partition).is_some_and(|held| held.epoch < epoch) {
+            self.held.remove(&partition);
+            self.drop_effects(partition, DropReason::Superseded);
+            self.next_sweep = now;
+        }
     }
 
     /// A store that forgot grants epochs anew that proxies have heard of another owner, and they let nothing pass: the partition is

@@ -4,7 +4,7 @@
 //! partition to its owner is two array look-ups. The table also is the fence: what a member sends for a partition that
 //! another one owns is dropped.
 
-use crate::wire::Ownership;
+use crate::wire::{Fenced, Ownership};
 use crate::{Epoch, Incarnation, PartitionId};
 
 /// The header field by which a container that acts from memory names the last heartbeat that it had heard before asking. A
@@ -205,6 +205,27 @@ impl RoutingTable {
                 self.routes[usize::from(partition.0)].handed = true;
             }
         }
+    }
+
+    /// What of an announcement goes unheard, because somebody else has owned the partition at an epoch that is not lower. A store that forgot
+    /// grants epochs anew: whoever gets one has to be told, or nothing is ever routed to it.
+    pub fn unheard<'a>(&'a self, announced: &'a Ownership) -> impl Iterator<Item = Fenced> + use<'a> {
+        let slot = self.slot(Incarnation(announced.owner));
+        let known = announced.partitions.iter().zip(&announced.epochs);
+        known.filter_map(move |(partition, epoch)| {
+            let route = self.route(self.known(*partition)?);
+            let is_its = route.owner.is_some() && route.owner == slot;
+            let is_behind = *epoch < route.epoch.0 || *epoch == route.epoch.0 && route.owner.is_some();
+            (is_behind && !is_its).then(|| Fenced {
+                partition: *partition,
+                // Nobody, if it is forgotten.
+                owner: route
+                    .owner
+                    .and_then(|owner| self.incarnation(owner))
+                    .map_or(0, |owner| owner.0),
+                epoch: route.epoch.0,
+            })
+        })
     }
 
     fn announce(&mut self, slot: Slot, partition: PartitionId, epoch: Epoch, changes: &mut Vec<Change>) {
@@ -458,5 +479,23 @@ mod tests {
         assert_eq!(table.members.len(), MAX_MEMBERS);
         table.forget_idle(|slot| slot == Slot(7));
         assert_eq!(table.members.iter().flatten().count(), 1);
+    }
+
+    #[test]
+    fn an_epoch_that_others_had_is_no_news_and_its_owner_is_told() {
+        let mut table = RoutingTable::new(8);
+        tell(&mut table, &owns(A, &[2, 3], 5));
+        let unheard = |table: &RoutingTable, owner: u64, epoch: u64| -> Vec<_> {
+            let fenced = table.unheard(&owns(owner, &[3], epoch)).collect::<Vec<_>>();
+            fenced.iter().map(|one| (one.partition, one.owner, one.epoch)).collect()
+        };
+        assert_eq!(unheard(&table, B, 5), [(3, A, 5)], "two owners of one epoch");
+        assert_eq!(unheard(&table, B, 4), [(3, A, 5)]);
+        assert_eq!(unheard(&table, B, 6), []);
+        assert_eq!(unheard(&table, A, 4), [], "its own, of before");
+        let a = table.slot(Incarnation(A)).unwrap();
+        table.forget(a);
+        assert_eq!(unheard(&table, B, 4), [(3, 0, 5)]);
+        assert_eq!(unheard(&table, B, 5), []);
     }
 }

@@ -292,13 +292,13 @@ pub struct KeepOpen {
     pub flows: Vec<Vec<u8>>,
 }
 
-/// Output of the receiver was dropped because another owns the partition.
+/// Output of the receiver was dropped, or what it announced goes unheard, because another owns the partition.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Fenced {
     /// The partition.
     #[prost(uint32, tag = "1")]
     pub partition: u32,
-    /// Its owner as the proxy knows it.
+    /// Its owner as the proxy knows it; 0 if that one is forgotten.
     #[prost(fixed64, tag = "2")]
     pub owner: u64,
     /// The owner's epoch.

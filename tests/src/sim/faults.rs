@@ -96,11 +96,6 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
         }
     }
     faults.retain(|fault| fault.at < end);
-    // With both copies of everything lost, epochs are granted anew that proxies have heard of the dead: nothing is routed to their new owners.
-    let kills_many = |fault: &Fault| matches!(&fault.kind, Kind::Crash(all) if all.len() > 1);
-    if faults.iter().any(kills_many) {
-        faults.retain(|fault| !matches!(fault.kind, Kind::StoreFlush | Kind::StorePromoted));
-    }
     faults.sort_by_key(|f| f.at);
     faults
 }

@@ -208,7 +208,7 @@ impl Proxy {
                 ctx.close(conn, 0);
                 process.lost(ctx, now, slot);
             }
-            Message::Frame(Body::Ownership(owned)) => process.learn(ctx, &owned),
+            Message::Frame(Body::Ownership(owned)) => process.learn(ctx, conn, &owned),
             Message::Confirmed(number) => _ = link.unconfirmed.remove(&number),
             Message::Returned(number) => {
                 if let Some(datagram) = link.unconfirmed.remove(&number) {
@@ -282,14 +282,24 @@ impl Process {
         }
     }
 
-    fn learn(&mut self, ctx: &mut Context, owned: &Ownership) {
+    fn learn(&mut self, ctx: &mut Context, conn: ConnId, owned: &Ownership) {
         let owner = Incarnation(owned.owner);
         for (partition, epoch) in owned.partitions.iter().zip(&owned.epochs) {
             let partition_id = PartitionId(u16::try_from(*partition).expect("small"));
             let epoch = Epoch(*epoch);
             let leaving = owned.leaving.contains(partition);
-            if self.table.get(&partition_id).is_none_or(|known| known.epoch <= epoch) {
-                self.table.insert(partition_id, Known { owner, epoch, leaving });
+            match self.table.get(&partition_id) {
+                Some(known) if known.epoch > epoch => {
+                    let fenced = Fenced {
+                        partition: *partition,
+                        owner: known.owner.0,
+                        epoch: known.epoch.0,
+                    };
+                    if known.owner != owner {
+                        ctx.send(conn, 0, Message::Frame(Body::Fenced(fenced)));
+                    }
+                }
+                _ => _ = self.table.insert(partition_id, Known { owner, epoch, leaving }),
             }
         }
         self.release(ctx);
