@@ -1,19 +1,43 @@
 # The programs, all of one Go module: they share their libraries, so nothing compiles twice.
 
+packages=(
+    k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl}
+    helm.sh/helm/v4/cmd/helm
+    github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+    go.etcd.io/etcd/server/v3
+    ./coredns ./loadbalancer
+)
+
 build() {
-    local packages=(
-        k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kube-proxy,kubectl}
-        helm.sh/helm/v4/cmd/helm
-        github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
-        go.etcd.io/etcd/server/v3
-        ./coredns ./loadbalancer
-    )
+    compile "$programs.new" "${packages[@]}"
+    rm -rf "$programs"
+    mv "$programs.new" "$programs"
+}
+
+# program NAME: where it lies; built alone if it is not there.
+program() {
+    local path=$programs/$1 package
+    if [ ! -x "$path" ]; then
+        for package in "${packages[@]}"; do [ "${package##*/}" != "$1" ] || break; done
+        [ "${package##*/}" = "$1" ] || fail "$1 is none of its programs"
+        mkdir -p "$programs"
+        # Others may ask for it at the same time.
+        scratch=$(mktemp -d "$programs/XXXXXX")
+        trap 'rm -rf "$scratch"' EXIT
+        compile "$scratch" "$package"
+        mv "$scratch/$1" "$path"
+    fi
+    echo "$path"
+}
+
+# compile DIR PACKAGE...
+compile() {
+    local directory=$1
+    shift
     # Without it the server calls itself v0.0.0, and charts that ask for a Kubernetes version refuse it.
     local stamp="-s -w -X k8s.io/component-base/version.gitVersion=v$version"
     stamp+=" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
     command -v go >/dev/null || fail "Go is missing: install 1.26 or later from https://go.dev/dl"
-    mkdir -p "$programs.new"
-    (cd "$here" && CGO_ENABLED=0 go build -trimpath -tags no_btrfs,no_devmapper,no_zfs -ldflags "$stamp" -o "$programs.new/" "${packages[@]}")
-    rm -rf "$programs"
-    mv "$programs.new" "$programs"
+    mkdir -p "$directory"
+    (cd "$here" && CGO_ENABLED=0 go build -trimpath -tags no_btrfs,no_devmapper,no_zfs -ldflags "$stamp" -o "$directory/" "$@")
 }
