@@ -1,9 +1,12 @@
 //! The command line and environment, parsed to final types before anything is done.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use admin::logging::Format;
-use clap::Parser;
+use clap::{Args as _, Command, CommandFactory as _, FromArgMatches as _, Parser};
+
+use crate::check::Check;
 
 /// Exit code of a wrong configuration (EX_USAGE).
 pub const EXIT_USAGE: i32 = 64;
@@ -49,25 +52,70 @@ pub struct Images {
     pub pull_policy: String,
 }
 
+/// What the process is started for.
+#[derive(Debug)]
+pub enum Task {
+    /// To look after SipClusters.
+    Operate(Config),
+    /// To see whether they answer.
+    Check(Check),
+}
+
 fn format(text: &str) -> Result<Format, String> {
     text.parse().map_err(|_| "give text or json".to_owned())
 }
 
-impl Config {
-    /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
+impl Task {
+    /// The process's task and configuration; ends the process with what is wrong and how to mend it if it is not valid.
     #[must_use]
     pub fn from_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| {
+        Self::parse(std::env::args_os()).unwrap_or_else(|error| {
             let _ = error.print();
             std::process::exit(if error.use_stderr() { EXIT_USAGE } else { 0 });
         })
     }
 
+    fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let check = Check::augment_args(Command::new("check"));
+        // A check needs none of the images.
+        let command = Config::command().subcommand(check).subcommand_negates_reqs(true);
+        let given = command.try_get_matches_from(arguments)?;
+        match given.subcommand() {
+            Some((_, check)) => Check::from_arg_matches(check).map(Self::Check),
+            None => Config::from_arg_matches(&given).map(Self::Operate),
+        }
+    }
+}
+
+impl Config {
     /// The namespace that is looked after; an empty one means all.
     #[must_use]
     pub fn watched(&self) -> Option<&str> {
         self.watch_namespace
             .as_deref()
             .filter(|namespace| !namespace.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Task;
+
+    fn parse(line: &str) -> Result<Task, clap::Error> {
+        Task::parse(line.split(' ').map(Into::into))
+    }
+
+    #[test]
+    fn a_check_needs_no_images_and_everything_else_does() {
+        let given = parse("sipcluster-operator check --watch-namespace telephony").expect("a check");
+        let Task::Check(check) = given else {
+            panic!("{given:?}");
+        };
+        assert_eq!(check.watch_namespace.as_deref(), Some("telephony"));
+        let images = "--container c:1 --proxy p:1 --redis r:1";
+        let given = parse(&format!("sipcluster-operator {images}"));
+        assert!(matches!(given, Ok(Task::Operate(_))), "{given:?}");
+        let error = parse("sipcluster-operator").expect_err("no images");
+        assert!(error.to_string().contains("--container"), "{error}");
     }
 }

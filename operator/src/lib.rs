@@ -13,8 +13,9 @@
 //! | `status` | conditions, counts, events | API server |
 //!
 //! The operator keeps nothing that it could not read again: it may end at any moment, and calls do not notice. [`leader`] lets one of several
-//! replicas work at a time.
+//! replicas work at a time; [`check`] is another task of the same executable.
 
+pub mod check;
 pub mod config;
 pub mod leader;
 pub mod metrics;

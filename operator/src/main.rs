@@ -1,4 +1,4 @@
-//! The operator process: reads its configuration, waits to lead, reconciles, ends.
+//! The operator process: reads its configuration, waits to lead, reconciles, ends; or checks that SipClusters answer.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use admin::{Pages, Server};
 use anyhow::Context as _;
 use kube::Client;
-use operator::config::Config;
+use operator::config::{Config, Task};
 use operator::leader::Leadership;
 use operator::metrics::Metrics;
 use operator::sip_cluster;
@@ -16,14 +16,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 fn main() -> ExitCode {
-    let config = Config::from_process();
-    admin::logging::init(config.log_format);
+    let task = Task::from_process();
+    if let Task::Operate(config) = &task {
+        admin::logging::init(config.log_format);
+    }
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(%error, "cannot start");
             return ExitCode::FAILURE;
         }
+    };
+    let config = match task {
+        Task::Operate(config) => config,
+        Task::Check(check) => return runtime.block_on(check.run()),
     };
     match runtime.block_on(run(&config)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -26,11 +26,12 @@ const SETS: [(&str, &[&str], &[&str]); 6] = [
 ];
 
 /// What the chart makes if no value is given.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
     "Deployment",
+    "Pod",
     "PodDisruptionBudget",
     "Role",
     "RoleBinding",
@@ -73,13 +74,24 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-/// The environment variable of the operator.
-fn variable<'a>(objects: &'a [Value], name: &str) -> Option<&'a Value> {
-    let deployments = of_kind(objects, "Deployment");
-    let env = deployments.first()?["spec"]["template"]["spec"]["containers"][0]["env"].as_array()?;
-    env.iter()
-        .find(|variable| variable["name"] == name)
-        .map(|variable| &variable["value"])
+/// The containers of an object, with what their pod says of all of them.
+fn containers(object: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let pod = match object["kind"].as_str() {
+        Some("Pod") => &object["spec"],
+        _ => &object["spec"]["template"]["spec"],
+    };
+    let containers = pod["containers"].as_array().into_iter().flatten();
+    containers.map(move |container| (pod, container))
+}
+
+/// What all containers have in this environment variable.
+fn variables<'a>(objects: &'a [Value], name: &str) -> Vec<&'a str> {
+    let containers = objects.iter().flat_map(containers);
+    let variables = containers.flat_map(|(_, container)| container["env"].as_array().into_iter().flatten());
+    variables
+        .filter(|variable| variable["name"] == name)
+        .filter_map(|variable| variable["value"].as_str())
+        .collect()
 }
 
 #[test]
@@ -141,12 +153,13 @@ fn rights_are_the_same_in_one_namespace_as_in_all() -> anyhow::Result<()> {
             "{said}"
         );
     }
-    let watched = "SIPCLUSTER_WATCH_NAMESPACE";
-    ensure!(variable(&wide, watched).is_none(), "cluster-wide, it watches one");
-    ensure!(
-        variable(&narrow, watched).is_some_and(|namespace| namespace == NAMESPACE),
-        "it does not watch its own"
-    );
+    for (objects, namespace) in [(&wide, ""), (&narrow, NAMESPACE)] {
+        let told = variables(objects, "SIPCLUSTER_WATCH_NAMESPACE");
+        ensure!(
+            told == [namespace; 2],
+            "the operator and its check watch {told:?}, not {namespace:?}"
+        );
+    }
     for objects in [&wide, &narrow] {
         for binding in objects.iter().filter(|object| !object["roleRef"].is_null()) {
             let bound = objects.iter().any(|object| {
@@ -170,11 +183,7 @@ fn pods_are_restricted() -> anyhow::Result<()> {
     let mut seen = 0;
     for (values, ..) in SETS {
         for object in rendered(values)? {
-            let pod = match object["kind"].as_str() {
-                Some("Pod") => &object["spec"],
-                _ => &object["spec"]["template"]["spec"],
-            };
-            for container in pod["containers"].as_array().into_iter().flatten() {
+            for (pod, container) in containers(&object) {
                 seen += 1;
                 let (all, own) = (&pod["securityContext"], &container["securityContext"]);
                 let is_restricted = all["runAsNonRoot"] == true
@@ -189,7 +198,7 @@ fn pods_are_restricted() -> anyhow::Result<()> {
             }
         }
     }
-    ensure!(seen >= SETS.len(), "a pod a set at least: {seen}");
+    ensure!(seen == 2 * SETS.len(), "the operator's and that of `helm test`: {seen}");
     Ok(())
 }
 
