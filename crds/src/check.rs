@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::Problem;
+use crate::sip_cluster::{EMERGENCY_PATTERN, REDIS_URL_PATTERN};
 use crate::values::PERIOD_PATTERN;
 
 /// What of `value`, which stands at `field`, the schema does not allow.
@@ -111,7 +112,8 @@ fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Prob
     let fits = match (schema["format"].as_str(), schema["pattern"].as_str()) {
         (Some("ip"), _) => text.parse::<std::net::IpAddr>().is_ok(),
         (_, Some(PERIOD_PATTERN)) => text.parse::<crate::Period>().is_ok(),
-        (_, Some(crate::sip_cluster::REDIS_URL_PATTERN)) => is_redis_url(text),
+        (_, Some(REDIS_URL_PATTERN)) => is_redis_url(text),
+        (_, Some(EMERGENCY_PATTERN)) => is_emergency(text),
         (_, Some(pattern)) => unreachable!("no reader for the pattern {pattern}"),
         (_, None) => {
             let length = text.chars().count() as u64;
@@ -145,6 +147,13 @@ fn is_redis_url(text: &str) -> bool {
     }
 }
 
+fn is_emergency(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+*._:-".contains(&byte))
+}
+
 /// What to write, by what the schema says of the field.
 fn remedy(schema: &Value) -> String {
     if let Some(allowed) = schema["enum"].as_array() {
@@ -159,8 +168,12 @@ fn remedy(schema: &Value) -> String {
     ) {
         (_, Some("ip"), _) => "write an IP address such as 127.0.0.1 or ::1".into(),
         (_, _, Some(PERIOD_PATTERN)) => "write a whole number and its unit: 500ms, 3s, 30m or 1h".into(),
-        (_, _, Some(crate::sip_cluster::REDIS_URL_PATTERN)) => {
+        (_, _, Some(REDIS_URL_PATTERN)) => {
             "write a URL such as redis://10.0.0.7:6379/0, or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER"
+                .into()
+        }
+        (_, _, Some(EMERGENCY_PATTERN)) => {
+            "write a number as it is dialled, in quotes, such as \"112\", or a service, such as urn:service:police"
                 .into()
         }
         (Some("integer"), ..) => match range {

@@ -18,6 +18,9 @@ use crate::status::SipClusterStatus;
 /// What the URL of a Redis looks like.
 pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|redis-sentinel://[^\s#]+#[^\s#]+)$";
 
+/// What a number or a service looks like: what a user part (RFC 3261 s25.1) has without escapes, a URN (RFC 5031) as well, and no comma.
+pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
+
 /// What a SipCluster shall be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
@@ -296,6 +299,12 @@ pub struct Proxies {
     #[schemars(range(min = 1, max = 256))]
     pub workers: Option<u32>,
 
+    /// Whose calls are emergency calls, which an overload refuses last: numbers as callers dial them, such as `"112"` (the user part of a SIP URI, or
+    /// the number of a tel URI), and services, such as `urn:service:police`, with those below them. `urn:service:sos` (RFC 5031) always is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(regex(pattern = EMERGENCY_PATTERN)))]
+    pub emergency: Vec<String>,
+
     /// How long a proxy that is told to leave may wait for client connections to come to rest before it closes them. From `0s` to `10m`.
     #[serde(default = "defaults::drain")]
     pub drain: Period,
@@ -308,6 +317,7 @@ impl Default for Proxies {
             resources: None,
             replicas: defaults::proxies(),
             workers: None,
+            emergency: Vec::new(),
             drain: defaults::drain(),
         }
     }

@@ -68,6 +68,16 @@ fn a_wrong_value_names_field_value_and_remedy() {
             "spec.replicas: \"three\": a value of type integer belongs here; write a whole number from 1 to 64\n",
         ),
         (
+            "{application: {answer: {}}, proxies: {emergency: [112]}}",
+            "spec.proxies.emergency[0]: 112: a value of type string belongs here; \
+             write a number as it is dialled, in quotes, such as \"112\", or a service, such as urn:service:police\n",
+        ),
+        (
+            "{application: {answer: {}}, proxies: {emergency: [\"112\", \"112,911\"]}}",
+            "spec.proxies.emergency[1]: \"112,911\": it does not read like one; \
+             write a number as it is dialled, in quotes, such as \"112\", or a service, such as urn:service:police\n",
+        ),
+        (
             "{application: {answer: {ring: 3}}}",
             "spec.application.answer.ring: 3: a value of type string belongs here; write a whole number and its unit: 500ms, 3s, 30m or 1h\n",
         ),

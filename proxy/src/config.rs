@@ -39,7 +39,8 @@ struct Arguments {
     /// Another host name under which clients reach the cluster; repeat for more.
     #[arg(long, env = "SIPCLUSTER_ALIASES", value_delimiter = ',')]
     alias: Vec<String>,
-    /// A number whose calls are refused last in an overload, as those to urn:service:sos always are; repeat for more.
+    /// A number, or a service such as urn:service:police, whose calls are refused last in an overload, as those to urn:service:sos always are;
+    /// repeat for more.
     #[arg(long, env = "SIPCLUSTER_EMERGENCY", value_delimiter = ',')]
     emergency: Vec<String>,
     /// JSON file with the containers and, without "sip", the proxies: [{"name": ..., "sip": ADDRESS, "ucf": ADDRESS}]; read again
@@ -116,7 +117,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Other names of the cluster.
     pub aliases: Vec<String>,
-    /// Numbers of emergency calls.
+    /// Numbers and services of emergency calls.
     pub emergency: Vec<String>,
     /// Where containers and proxies are listed.
     pub source: Source,

@@ -202,13 +202,21 @@ fn emergency_calls_are_refused_last() {
         "URN:service:sos.fire",
         "sip:112@192.0.2.10",
         "tel:112",
+        "urn:service:police",
+        "URN:service:Police.municipal",
     ];
     let (mut proxy, link) = reporting(460);
     for (n, uri) in emergencies.iter().cycle().take(100).enumerate() {
         proxy.client(udp(CALLER), &call(n, uri));
         assert_eq!(proxy.arrived(link).len(), 1, "{uri}");
     }
-    let others = ["urn:service:sosx", "urn:service:counseling", "sip:1123@192.0.2.10"];
+    let others = [
+        "urn:service:sosx",
+        "urn:service:counseling",
+        "urn:service:policeman",
+        "sip:1123@192.0.2.10",
+        "sip:192.0.2.10",
+    ];
     for (n, uri) in others.iter().cycle().take(100).enumerate() {
         proxy.client(udp(CALLER), &call(100 + n, uri));
     }

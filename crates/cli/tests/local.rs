@@ -531,6 +531,21 @@ fn apply_changes_what_it_must_and_touches_nothing_if_it_cannot() {
             "{container}"
         );
     }
+
+    place.manifest(
+        "demo",
+        "  containers: {workers: 2}\n  proxies: {replicas: 3, emergency: [\"112\", \"urn:service:police\"]}\n",
+    );
+    let (code, out, err) = apply(&[]);
+    assert_eq!(code, 0, "{err}");
+    let change =
+        "spec.proxies.emergency: nothing -> [\"112\",\"urn:service:police\"]: proxies are replaced one at a time\n";
+    assert!(out.starts_with(change), "{out}");
+    for proxy in place.status()["proxies"].as_array().expect("a list") {
+        let line = std::fs::read(format!("/proc/{}/cmdline", proxy["pid"])).expect("it runs");
+        let flags = "--emergency\u{0}112\u{0}--emergency\u{0}urn:service:police\u{0}";
+        assert!(String::from_utf8_lossy(&line).contains(flags), "{proxy}");
+    }
 }
 
 #[test]

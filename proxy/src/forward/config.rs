@@ -22,7 +22,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Host names, other than the advertised addresses, under which clients reach the cluster.
     pub aliases: Vec<String>,
-    /// Numbers, besides `urn:service:sos` (RFC 5031), whose calls are refused last: user part of a sip, sips or tel URI.
+    /// Besides `urn:service:sos` (RFC 5031), whose calls are refused last: user part of a sip, sips or tel URI, or another URN.
     pub emergency: Vec<String>,
     /// The lease L of members: output from memory whose heartbeat is older than 0.8 L is dropped.
     pub lease: Duration,

@@ -61,17 +61,21 @@ impl<'a> Request<'a> {
         makes && self.to_tag.is_none()
     }
 
-    /// Whether it begins an emergency call: to the service of RFC 5031, or to one of these numbers.
-    pub(super) fn is_emergency(&self, numbers: &[String]) -> bool {
-        const SERVICE: &[u8] = b"urn:service:sos";
+    /// Whether it begins an emergency call: to the service of RFC 5031, or to one of these numbers and services.
+    pub(super) fn is_emergency(&self, named: &[String]) -> bool {
         let uri = self.message.request_uri_bytes();
-        if let Some((start, rest)) = uri.split_at_checked(SERVICE.len())
-            && start.eq_ignore_ascii_case(SERVICE)
-        {
-            return matches!(rest.first(), None | Some(b'.'));
-        }
-        let user = || self.message.request_uri().and_then(|uri| uri.user);
-        !numbers.is_empty() && user().is_some_and(|user| numbers.iter().any(|number| number.as_bytes() == user))
+        // Letters count for nothing in what RFC 5031 s2 registers; what follows a dot is a part of that service.
+        let is_service = |service: &[u8]| {
+            uri.split_at_checked(service.len()).is_some_and(|(start, rest)| {
+                start.eq_ignore_ascii_case(service) && matches!(rest.first(), None | Some(b'.'))
+            })
+        };
+        let is_named = || {
+            let user = self.message.request_uri().and_then(|uri| uri.user);
+            let mut named = named.iter().map(String::as_bytes);
+            named.any(|name| user == Some(name) || is_service(name))
+        };
+        is_service(b"urn:service:sos") || !named.is_empty() && is_named()
     }
 
     /// The partition that the Request-URI names: it is the Contact of a container.

@@ -44,7 +44,7 @@ pub fn config(incarnation: u64) -> Config {
         keyring: keyring(),
         listeners: vec![listener("192.0.2.10"), listener("2001:db8::10")],
         aliases: vec!["sip.example.com".to_owned()],
-        emergency: vec!["112".to_owned()],
+        emergency: ["112", "urn:service:police"].map(str::to_owned).into(),
         lease: Duration::from_secs(1),
         entropy: 7,
         started: STARTED,

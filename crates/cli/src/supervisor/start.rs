@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crds::status::{Answer, State};
-use crds::{Period, Transport};
+use crds::{Period, SipClusterSpec, Transport};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -119,7 +119,9 @@ impl Supervisor<'_> {
     }
 
     fn proxy(&self, part: &Part) -> Command {
-        let dispatcher = &self.desired.manifest.spec.dispatcher;
+        let SipClusterSpec {
+            dispatcher, proxies, ..
+        } = &self.desired.manifest.spec;
         let listen = SocketAddr::new(dispatcher.address, dispatcher.port);
         let mut command = self.common(&self.binaries.proxy, part);
         for transport in &dispatcher.transports {
@@ -130,8 +132,9 @@ impl Supervisor<'_> {
         }
         command.arg("--endpoints").arg(self.directory.file("endpoints.json"));
         command.args(["--ucf", &part.ucf.expect("a proxy has ports").to_string()]);
-        command.args(["--drain-ms", &millis(self.desired.manifest.spec.proxies.drain)]);
-        if let Some(workers) = self.desired.manifest.spec.proxies.workers {
+        command.args(["--drain-ms", &millis(proxies.drain)]);
+        command.args(proxies.emergency.iter().flat_map(|named| ["--emergency", named]));
+        if let Some(workers) = proxies.workers {
             command.args(["--workers", &workers.to_string()]);
         }
         command

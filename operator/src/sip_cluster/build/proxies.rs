@@ -106,6 +106,9 @@ fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
         arguments.push(format!("--endpoints-of={}/{service}", valid.names.namespace));
     }
     arguments.push(format!("--drain-ms={}", spec.proxies.drain.duration().as_millis()));
+    if !spec.proxies.emergency.is_empty() {
+        arguments.push(format!("--emergency={}", spec.proxies.emergency.join(",")));
+    }
     arguments.extend(spec.proxies.workers.map(|workers| format!("--workers={workers}")));
     arguments
 }
