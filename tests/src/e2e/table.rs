@@ -75,6 +75,7 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
         "helm install to Ready: {:.1} s with the nodes' start",
         begun.elapsed().as_secs_f64()
     );
+    println!("{}", world.helm_test()?.trim());
     println!(
         "{} wrong manifests and changes refused by the API server",
         super::refusals::all(&world)?
@@ -203,6 +204,7 @@ fn world() -> anyhow::Result<World> {
     let install: Vec<&str> = install.iter().map(String::as_str).collect();
     let ready = || -> anyhow::Result<()> {
         world.kubernetes.run(&install)?;
+        ensure!(world.helm_test().is_err(), "helm test finds that nothing answers");
         world.kubernetes.apply(MANIFEST, world.scratch())?;
         world.ready(CONTAINERS)?;
         Ok(())

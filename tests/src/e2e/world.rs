@@ -259,6 +259,17 @@ impl World {
             .to_owned())
     }
 
+    /// `helm test`: what each SipCluster has answered.
+    ///
+    /// # Errors
+    /// One has not, or there is none.
+    pub fn helm_test(&self) -> anyhow::Result<String> {
+        self.kubernetes
+            .run(&["helm", "test", "sipcluster", "-n", "sipcluster", "--timeout=60s"])?;
+        self.kubernetes
+            .kubectl(&["logs", "-n", "sipcluster", "sipcluster-operator-check"])
+    }
+
     /// What explains a failure, on one screen.
     pub fn explain(&self) -> String {
         let tails: [&[&str]; 5] = [
