@@ -3,11 +3,13 @@
 //! - [`kubernetes`] is the cluster, brought up by `tests/e2e/cluster`;
 //! - [`calls`] is SIPp on a host outside of it;
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
+//! - [`drift`] is what somebody else does to its objects;
 //! - [`refusals`] is what the API server does not take;
 //! - [`scenarios`] is the list of what happens;
 //! - [`table`] runs them one after another, and prints what was lost (nothing) and how late the latest answer was.
 
 mod calls;
+mod drift;
 mod kubernetes;
 mod refusals;
 mod scenarios;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::drift;
 use super::world::{NAME, REPLICA_PRIORITY, World};
 use crate::interop::process::wait_every;
 
@@ -32,7 +33,7 @@ const BOTH: Duration = Duration::from_secs(12);
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order.
-pub const ALL: [Scenario; 13] = [
+pub const ALL: [Scenario; 14] = [
     Scenario {
         title: "kubectl scale, 2 to 4",
         act: |world| scale(world, 4),
@@ -72,6 +73,12 @@ pub const ALL: [Scenario; 13] = [
     Scenario {
         title: "rolling upgrade of Redis",
         act: redis_upgraded,
+        limit: FAULT,
+        may_refuse: false,
+    },
+    Scenario {
+        title: "every object changed, and deleted",
+        act: drift,
         limit: FAULT,
         may_refuse: false,
     },
@@ -176,6 +183,11 @@ fn redis_upgraded(world: &World) -> anyhow::Result<()> {
     for (uid, pod) in before.into_iter().rev() {
         world.replaced(&pod, &uid.context("it is there")?)?;
     }
+    in_sync(world)
+}
+
+fn drift(world: &World) -> anyhow::Result<()> {
+    drift::undone(world)?;
     in_sync(world)
 }
 
