@@ -247,6 +247,22 @@ fn a_cancel_that_comes_before_the_news_of_its_invite_waits_a_moment() {
 }
 
 #[test]
+fn nobody_is_told_that_there_is_no_such_call_while_no_container_can_say_so() {
+    let mut proxy = Proxy::new(config(1));
+    for branch in ["1", "unknown"] {
+        proxy.client(udp(CALLER), &request("CANCEL", URI, branch, "", ""));
+    }
+    proxy.wait(Duration::from_millis(900));
+    assert!(proxy.out().clients.is_empty());
+    // A container comes that has the one call from the store.
+    let link = proxy.container(A, &ALL, 1);
+    proxy.frame(link, support::begun(&invite("1", ""), 5));
+    assert_eq!(partition(&one(proxy.arrived(link))), P);
+    proxy.wait(Duration::from_millis(200));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 503 "));
+}
+
+#[test]
 fn a_transaction_is_forgotten_32_seconds_after_its_end() {
     let (mut proxy, link) = proxy();
     proxy.client(udp(CALLER), &invite("1", ""));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tests::interop::baresip::Baresip;
-use tests::interop::cluster::{Cluster, Manifest, Part};
+use tests::interop::cluster::{Cluster, Manifest, Part, Status};
 use tests::interop::http;
 use tests::interop::process::{Process, signal, wait_for};
 use tests::interop::rtpengine::Rtpengine;
@@ -79,7 +79,7 @@ fn led_call(instance: &Rtpengine) -> anyhow::Result<String> {
 /// The container that has the only call.
 fn owner(cluster: &Cluster) -> anyhow::Result<Part> {
     let has_it = |part: &&Part| part.dialogs == Some(1);
-    let one = |status: &tests::interop::cluster::Status| status.containers.iter().filter(has_it).count() == 1;
+    let one = |status: &Status| status.containers.iter().filter(has_it).count() == 1;
     let status = cluster.until("one container has the call", LIMIT, one)?;
     let owner = status.containers.into_iter().find(|part| has_it(&part));
     owner.context("it was just there")
@@ -96,7 +96,7 @@ fn lose_the_owner(cluster: &Cluster) -> anyhow::Result<()> {
         .map(drop)
 }
 
-/// The call is asked once more and ended, by whatever container has it by now: the instance has it forgotten, and its ports are closed.
+/// The call is ended by whatever container has it by now: the instance has it forgotten, and its ports are closed.
 fn ends_with_the_call(
     cluster: &Cluster,
     instance: &Rtpengine,
@@ -104,12 +104,6 @@ fn ends_with_the_call(
 ) -> anyhow::Result<()> {
     let call = led_call(instance)?;
     talk_through(instance, &mut alice, &mut bob)?;
-    alice
-        .change()
-        .and_then(|()| answered(&mut alice, &mut bob))
-        .with_context(|| cluster.report())?;
-    talk_through(instance, &mut alice, &mut bob)?;
-    ensure!(led_call(instance)? == call, "it is the same call to rtpengine");
     let ports = [alice.hears, bob.hears].map(|port| port.expect("talked through"));
     for port in ports {
         ensure!(UdpSocket::bind(port).is_err(), "{port} is rtpengine's");
@@ -143,11 +137,19 @@ fn sound_flows_through_the_death_of_a_container_and_ends_with_the_call() -> anyh
     alice.call("bob")?;
     answered(&mut alice, &mut bob)?;
     talk_through(instance, &mut alice, &mut bob)?;
+    let call = led_call(instance)?;
     signal(owner(&cluster)?.running()?, libc::SIGKILL)?;
+    talk_through(instance, &mut alice, &mut bob)?;
+    alice
+        .change()
+        .and_then(|()| answered(&mut alice, &mut bob))
+        .with_context(|| cluster.report())?;
+    ensure!(led_call(instance)? == call, "it is the same call to rtpengine");
     ends_with_the_call(&cluster, instance, [alice, bob])
 }
 
-/// The second container dies once it has the call of the first.
+/// The second container dies once it has the call of the first. Which instance leads it is known to the third by what is written alone: nobody
+/// offers anything again.
 #[test]
 fn sound_flows_through_two_deaths_in_a_row_and_ends_with_the_call() -> anyhow::Result<()> {
     let (cluster, instances, [mut alice, mut bob]) = cluster([93, 6], "media-kills", &[60])?;

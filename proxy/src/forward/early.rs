@@ -103,13 +103,17 @@ impl Core {
     /// Lets a request wait that would be refused for want of news, unless there are too many.
     pub(super) fn wait_for_news(&mut self, arrival: Arrival<'_>, source: &Flow, key: u64, refusal: Refusal) -> Waits {
         let message = arrival.message;
-        let (news, patience) = match refusal {
-            Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE),
-            Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER),
+        let (news, patience, refusal) = match refusal {
+            // Without a container nobody can say that there is no such call.
+            Refusal::UNKNOWN if message.method() == Method::Cancel && !self.has_active() => {
+                (News::Transaction(key), FOR_CONTAINER, Refusal::NO_CONTAINER)
+            }
+            Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE, refusal),
+            Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER, refusal),
             _ => return Waits::No,
         };
         // A repetition waits with its first: each by itself, one could be refused and the next begin a call of which its caller knows nothing.
-        let is_same = |waiting: &Waiting| waiting.key == key && waiting.refusal == refusal;
+        let is_same = |waiting: &Waiting| waiting.key == key && waiting.news == news;
         let waiting = &mut self.early.waiting;
         if waiting.iter().any(is_same) {
             return Waits::WithItsFirst;
