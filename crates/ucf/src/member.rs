@@ -271,9 +271,9 @@ impl Member {
             }
             Body::Fenced(Fenced {
                 partition,
-                owner,
+                owner: 0,
                 epoch,
-            }) if owner == 0 => self.hear_epoch(now, partition, Epoch(epoch)),
+            }) => self.hear_epoch(now, partition, Epoch(epoch)),
             Body::Fenced(Fenced {
                 partition,
                 owner,
