@@ -285,6 +285,34 @@ fn a_ringing_call_is_answered_by_the_successor_when_it_is_due() {
 }
 
 #[test]
+fn a_successor_tells_proxies_of_calls_that_ring_and_that_are_answered() {
+    for handed_over in [false, true] {
+        let mut world = World::new();
+        let mut old = world.life(1, RINGS);
+        world.exchange(&mut old, &Caller::new("answered").request(&world, "INVITE", 1, ""));
+        world.pass(&mut old, SECOND * 4);
+        world.exchange(&mut old, &Caller::new("rings").request(&world, "INVITE", 1, ""));
+        let mut told = old.engine.take_announcements();
+        assert_eq!(
+            told.iter().map(|one| one.ended).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        drop(old);
+        let mut again = world.successor(2, RINGS, handed_over).engine.take_announcements();
+        // Of the end its INVITE's key says enough.
+        [&mut told, &mut again]
+            .into_iter()
+            .flatten()
+            .filter(|one| one.ended)
+            .for_each(|one| one.merged = 0);
+        let place = |one: &container::engine::Announcement| (one.key, one.ended);
+        told.sort_by_key(place);
+        again.sort_by_key(place);
+        assert_eq!(again, told, "handed over: {handed_over}");
+    }
+}
+
+#[test]
 fn a_call_that_has_a_hold_is_ended_once_whoever_owns_it_when_it_is_due() {
     const HOLDS: &str = r#"{"answer": {"hold": "10s"}}"#;
     for crash_at in [3, 10] {

@@ -345,6 +345,8 @@ impl Engine {
         }
         let keys = partition.keys();
         self.held += partition.held();
+        // A proxy may have started since the former owner told of them, and not have heard that one any more.
+        self.open.announcements.extend(partition.live_transactions());
         self.partitions[usize::from(id.0)] = Some(partition);
         self.work(now, id, |actor| {
             for key in keys {
@@ -470,16 +472,8 @@ impl Engine {
 
     /// The live server transactions of INVITEs, for a proxy that has just connected.
     pub fn live_transactions(&self) -> impl Iterator<Item = Announcement> + '_ {
-        self.partitions.iter().flatten().flat_map(|partition| {
-            let servers = partition.servers.values();
-            let invites = servers.filter(|server| matches!(server.machine, ServerTransaction::Invite(_)));
-            invites.map(|server| Announcement {
-                partition: partition.id,
-                key: server.key,
-                merged: server.merged,
-                ended: server.machine.is_answered(),
-            })
-        })
+        let partitions = self.partitions.iter().flatten();
+        partitions.flat_map(|partition| partition.live_transactions())
     }
 
     /// Runs an actor on a partition of ours, and notes what it changed.

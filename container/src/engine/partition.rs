@@ -9,7 +9,7 @@ use sip::transaction::{ClientTransaction, ServerState, ServerTransaction};
 use sip::{Instant, OwnedMessage};
 use ucf::{Epoch, PartitionId, ProxyId};
 
-use super::turn::Input;
+use super::turn::{Announcement, Input};
 use crate::application::{AskId, Flow, SessionCore};
 use crate::records::{Key, Kind};
 
@@ -194,6 +194,24 @@ impl Partition {
     /// Sessions and transactions.
     pub fn held(&self) -> usize {
         self.sessions.len() + self.servers.len() + self.clients.len()
+    }
+
+    /// What proxies have to know of the server transactions of INVITEs: that they are live, and of those that are answered that too.
+    pub fn live_transactions(&self) -> impl Iterator<Item = Announcement> + '_ {
+        let servers = self.servers.values();
+        let invites = servers.filter(|server| matches!(server.machine, ServerTransaction::Invite(_)));
+        invites.flat_map(|server| {
+            let begun = Announcement {
+                partition: self.id,
+                key: server.key,
+                merged: server.merged,
+                ended: false,
+            };
+            let ended = Announcement { ended: true, ..begun };
+            [Some(begun), server.machine.is_answered().then_some(ended)]
+                .into_iter()
+                .flatten()
+        })
     }
 
     /// Whether the open turn changes it.

@@ -497,7 +497,7 @@ impl Control {
 
     fn announce(&mut self, to: Option<ProxyId>, announcements: &[Announcement]) {
         for chunk in announcements.chunks(PER_FRAME) {
-            let begun = chunk.iter().filter(|a| !a.ended || to.is_some());
+            let begun = chunk.iter().filter(|a| !a.ended);
             let frame = Transactions {
                 keys: begun.clone().map(|a| a.key).collect(),
                 merged: begun.clone().map(|a| a.merged).collect(),

@@ -635,7 +635,7 @@ impl Process {
         if announcements.is_empty() {
             return;
         }
-        let begun = announcements.iter().filter(|a| !a.ended || only.is_some());
+        let begun = announcements.iter().filter(|a| !a.ended);
         let frame = Transactions {
             keys: begun.clone().map(|a| a.key).collect(),
             merged: begun.clone().map(|a| a.merged).collect(),
