@@ -370,22 +370,17 @@ impl Actor<'_> {
         cseq: u32,
     ) {
         let wire = message.as_message();
-        let flow = flow_of(source, &wire);
-        let machine = ServerTransaction::new(
-            self.now,
-            Timers::default(),
-            flow.reliable,
-            wire.method() == Method::Invite,
-        );
+        let reliable = flow_of(source, &wire).reliable;
+        let machine = ServerTransaction::new(self.now, Timers::default(), reliable, wire.method() == Method::Invite);
         session.open += 1;
         self.partition.in_progress += 1;
         let server = ServerTx {
             machine,
             session: Some(session.id),
             dialog,
-            request: Some(message.clone()),
+            request: Some(Box::new(message.clone())),
             cseq,
-            flow,
+            proxy: source,
             key: keys.transaction,
             merged: keys.merged,
             relayed: false,
@@ -423,7 +418,7 @@ impl Actor<'_> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Send(bytes) => {
-                    let proxy = Some(server.flow.proxy);
+                    let proxy = Some(server.proxy);
                     let (partition, epoch) = (self.partition.id, self.partition.epoch);
                     self.open.outputs.push(Output {
                         proxy,

@@ -43,10 +43,11 @@ pub(super) struct ServerTx {
     pub machine: ServerTransaction,
     pub session: Option<u64>,
     pub dialog: Option<u32>,
-    /// Kept until it is answered for good.
-    pub request: Option<OwnedMessage>,
+    /// Kept until it is answered for good; the transaction itself stays for another 32 s, and takes no room for it.
+    pub request: Option<Box<OwnedMessage>>,
     pub cseq: u32,
-    pub flow: Flow,
+    /// Where the request came from, and the responses go.
+    pub proxy: ProxyId,
     /// What proxies know it by.
     pub key: u64,
     /// By what they know a merged request (RFC 3261 s8.2.2.2).

@@ -268,7 +268,8 @@ impl Actor<'_> {
             Some((content_type, body)) => builder.body(content_type.as_bytes(), body),
             None => builder.finish(),
         }
-        out.into()
+        // A transaction keeps it for 32 s: without the room that the estimate has left.
+        Bytes::copy_from_slice(&out)
     }
 
     /// Performs what the dialog layer asks for. `current` is the transaction under work and its CSeq.

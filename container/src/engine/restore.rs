@@ -289,7 +289,11 @@ fn from_server(server: &ServerTx, clock: StoreClock, now: Instant) -> records::S
         until: clock.store(now + snapshot.left),
         invite: snapshot.invite,
         cseq: server.cseq,
-        flow: Some(from_flow(&server.flow)),
+        flow: Some(from_flow(&Flow {
+            proxy: server.proxy,
+            token: None,
+            reliable: snapshot.reliable,
+        })),
         key: server.key,
         merged: server.merged,
     }
@@ -534,7 +538,7 @@ fn load_server(
     }
     let request = match record.request {
         empty if empty.is_empty() => None,
-        bytes => Some(OwnedMessage::scan(bytes, &Limits::default()).ok()?),
+        bytes => Some(Box::new(OwnedMessage::scan(bytes, &Limits::default()).ok()?)),
     };
     let server = ServerTx {
         machine: ServerTransaction::restore(now, Timers::default(), snapshot),
@@ -542,7 +546,7 @@ fn load_server(
         dialog: record.dialog,
         request,
         cseq: record.cseq,
-        flow: to_flow(record.flow?)?,
+        proxy: to_flow(record.flow?)?.proxy,
         key: record.key,
         merged: record.merged,
         relayed: false,
