@@ -7,6 +7,7 @@
 //! - [`rtpengine`]: through which media is led;
 //! - [`store`]: Redis behind a link of our own.
 
+mod allocator;
 pub mod application;
 pub mod engine;
 mod process;
@@ -14,6 +15,7 @@ pub mod records;
 pub mod rtpengine;
 pub mod store;
 
+pub use allocator::Allocator;
 pub use process::{run, run_built_in};
 /// The words of SIP in which applications speak.
 pub use sip;

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: container::Allocator = container::Allocator;
+
 fn main() -> ExitCode {
     container::run_built_in()
 }

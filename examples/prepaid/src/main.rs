@@ -91,6 +91,9 @@ impl Application for Prepaid {
     }
 }
 
+#[global_allocator]
+static ALLOCATOR: container::Allocator = container::Allocator;
+
 fn main() -> ExitCode {
     container::run(Prepaid::new)
 }
