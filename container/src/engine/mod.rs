@@ -45,7 +45,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sip::transaction::{Effect, ServerState, ServerTransaction};
+use sip::transaction::{Effect, ServerState};
 use sip::{Instant, OwnedMessage};
 use ucf::member::{Gate, Notice};
 use ucf::token::Keyring;
