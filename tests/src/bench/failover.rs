@@ -6,13 +6,15 @@ use anyhow::ensure;
 
 use super::calls::load;
 use super::load::Load;
+use super::planned::{self, HandOver};
+use super::profile;
 use super::redis::Info;
 use super::yardstick::{Effort, on_load_cpu};
 use crate::interop::caller::{Caller, State, Transport};
-use crate::interop::cluster::{Cluster, Manifest, Part, counts};
+use crate::interop::cluster::{Cluster, Manifest, counts};
 use crate::interop::figures::Spread;
 use crate::interop::network::Network;
-use crate::interop::process::{lives, resident, signal, wait_for};
+use crate::interop::process::{resident, signal, wait_for};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -153,19 +155,8 @@ pub struct Mass {
     pub answers: Spread,
     /// What the survivors logged of it.
     pub logged: Vec<String>,
-}
-
-/// A container with many dialogs is told to leave (SIGTERM).
-#[derive(Clone, Debug)]
-pub struct HandOver {
-    /// Dialogs that it held.
-    pub dialogs: u64,
-    /// From the signal to the end of its process.
-    pub took: Duration,
-    /// Answers of sampled dialogs meanwhile.
-    pub answers: Spread,
-    /// Answers of the same dialogs at rest.
-    pub at_rest: Spread,
+    /// The costliest symbols of the survivors meanwhile.
+    pub profile: Vec<String>,
 }
 
 /// Fills three containers with `total` dialogs, measures memory, lets one hand over and leave, then kills one and times the takeover by
@@ -209,7 +200,8 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
     })?;
     let redis_bytes = Info::of(&url)?.number("used_memory").saturating_sub(empty) as f64 / stand as f64;
     let container_bytes = per_dialog();
-    let hand_over = hand_over(&status.containers[1], &mut caller)?;
+    let leaver = &status.containers[1];
+    let hand_over = planned::leave(leaver.running()?, leaver.dialogs.unwrap_or(0), &mut caller)?;
     cluster.settle(LIMIT)?;
     let status = cluster.until("the dialogs are counted", LIMIT, |status| status.dialogs() == stand)?;
     let victim = &status.containers[0];
@@ -223,18 +215,25 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
             .ok()
             .filter(|owned| *owned == partitions)
     };
-    let killed = Instant::now();
-    signal(victim.running()?, libc::SIGKILL)?;
-    // Watched while the dialogs are asked: soon afterwards the killed one is back and is handed its share.
-    let (answers, owned) = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let seen = wait_for("the survivors own everything", Duration::from_secs(5), all_owned);
-            seen.ok().map(|_| killed.elapsed())
-        });
-        let answers = probe(&mut caller, killed)?;
-        let owned = watch.join().expect("it does not panic");
-        anyhow::Ok((answers, owned))
-    })?;
+    let victim_pid = victim.running()?;
+    let survivor_pids = super::calls::pids(&status.containers[1..])?;
+    let (taken_over, profile) = profile::during(&survivor_pids, cluster.files(), || {
+        // The recording has begun by the time these are answered.
+        probe(&mut caller, Instant::now())?;
+        let killed = Instant::now();
+        signal(victim_pid, libc::SIGKILL)?;
+        // Watched while the dialogs are asked: soon afterwards the killed one is back and is handed its share.
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let seen = wait_for("the survivors own everything", Duration::from_secs(5), all_owned);
+                seen.ok().map(|_| killed.elapsed())
+            });
+            let answers = probe(&mut caller, killed)?;
+            let owned = watch.join().expect("it does not panic");
+            anyhow::Ok((answers, owned))
+        })
+    });
+    let (answers, owned) = taken_over?;
     let logged = cluster
         .logs()
         .lines()
@@ -251,27 +250,6 @@ pub fn mass(total: u64, window: usize) -> anyhow::Result<Mass> {
         owned,
         answers: Spread::of(answers),
         logged,
-    })
-}
-
-/// Tells a container to leave, and asks the caller's dialogs meanwhile.
-fn hand_over(leaver: &Part, caller: &mut Caller) -> anyhow::Result<HandOver> {
-    let at_rest = Spread::of(probe(caller, Instant::now())?);
-    let pid = leaver.running()?;
-    let told = Instant::now();
-    signal(pid, libc::SIGTERM)?;
-    let (answers, left) = std::thread::scope(|scope| {
-        let left = scope.spawn(|| {
-            let gone = wait_for("the container leaves", LIMIT, || (!lives(pid)).then_some(()));
-            gone.map(|()| told.elapsed())
-        });
-        let answers = probe(caller, told)?;
-        anyhow::Ok((answers, left.join().expect("it does not panic")?))
-    })?;
-    Ok(HandOver {
-        dialogs: leaver.dialogs.unwrap_or(0),
-        took: left,
-        answers: Spread::of(answers),
-        at_rest,
+        profile,
     })
 }

@@ -287,7 +287,7 @@ fn planned_section() -> anyhow::Result<Section> {
         Row::plain("answers meanwhile", rolling.answers.to_string()),
         Row::at_most(
             format!(
-                "one of three containers with {} dialogs leaves: the latest answer, later than at rest by",
+                "a container with {} dialogs leaves: the latest answer, later than at rest by",
                 hand_over.dialogs
             ),
             later.max(0.0),
@@ -416,9 +416,11 @@ fn mass_section() -> anyhow::Result<Section> {
         mass.answers.to_string(),
     ));
     rows.extend(mass.logged.into_iter().map(|line| Row::plain("a survivor's log", line)));
+    rows.extend(profile_rows("the survivors in the takeover", &mass.profile));
     let note = format!(
         "{} dialogs in three containers. One is told to leave (SIGTERM) and hands over, and is started again; then one is killed and the two others \
-         take over. 3,000 dialogs are sampled.",
+         take over: 3,000 dialogs are asked (OPTIONS) at once then, and 1,000 of them all the time, 1,000 requests a second, during the hand-over and for three \
+         seconds before.",
         mass.dialogs
     );
     Ok(("Many dialogs".into(), rows, note))

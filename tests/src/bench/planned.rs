@@ -30,7 +30,7 @@ pub struct Rolling {
 /// A container that hands over all it has and leaves.
 #[derive(Clone, Debug)]
 pub struct HandOver {
-    /// Dialogs that stood in all containers.
+    /// Dialogs that it held.
     pub dialogs: u64,
     /// From the signal to the end of its process.
     pub took: Duration,
@@ -111,15 +111,21 @@ pub fn rolling_restart(total: u64) -> anyhow::Result<Rolling> {
 /// Tells one of three containers with `total` dialogs to leave, and asks some of these all the time.
 pub fn hand_over(total: u64) -> anyhow::Result<HandOver> {
     let (cluster, mut caller) = filled("bench-leave", 8, total)?;
-    let pid = cluster.status()?.containers[1].running()?;
-    let rest = Instant::now();
-    let ((), _, at_rest) = ask_until(&mut caller, || (rest.elapsed() > REST).then_some(()))?;
-    signal(pid, libc::SIGTERM)?;
-    let ((), took, answers) = ask_until(&mut caller, || (!lives(pid)).then_some(()))?;
+    let leaver = &cluster.status()?.containers[1];
+    let hand_over = leave(leaver.running()?, leaver.dialogs.unwrap_or(0), &mut caller)?;
     cluster.settle(LIMIT)?;
     counted(&cluster, total)?;
+    Ok(hand_over)
+}
+
+/// Tells a container that holds so many dialogs to leave, and asks some of the caller's all the time, before too.
+pub(super) fn leave(pid: u32, dialogs: u64, caller: &mut Caller) -> anyhow::Result<HandOver> {
+    let rest = Instant::now();
+    let ((), _, at_rest) = ask_until(caller, || (rest.elapsed() > REST).then_some(()))?;
+    signal(pid, libc::SIGTERM)?;
+    let ((), took, answers) = ask_until(caller, || (!lives(pid)).then_some(()))?;
     Ok(HandOver {
-        dialogs: total,
+        dialogs,
         took,
         answers,
         at_rest,
