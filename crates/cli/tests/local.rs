@@ -543,7 +543,7 @@ fn apply_changes_what_it_must_and_touches_nothing_if_it_cannot() {
     assert!(out.starts_with(change), "{out}");
     for proxy in place.status()["proxies"].as_array().expect("a list") {
         let line = std::fs::read(format!("/proc/{}/cmdline", proxy["pid"])).expect("it runs");
-        let flags = "--emergency\u{0}112\u{0}--emergency\u{0}urn:service:police\u{0}";
+        let flags = "--emergency=112\u{0}--emergency=urn:service:police\u{0}";
         assert!(String::from_utf8_lossy(&line).contains(flags), "{proxy}");
     }
 }

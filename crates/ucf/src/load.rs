@@ -175,42 +175,45 @@ impl Balancer {
         waits: impl Fn(Slot) -> Option<Duration>,
     ) -> Option<Slot> {
         let heard = |load: &Load| now.since(load.reported) < SILENT;
-        // Whose share this call is of.
-        let home = self.active().filter(|(slot, _)| waits(*slot).is_some());
-        let count = home.clone().count() as u64;
-        if let Some((slot, load)) = home.clone().nth(((random & LOW) % count.max(1)) as usize)
-            && load.sheds
-            && heard(load)
-        {
-            let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-            let more = match urgency {
-                Urgency::Usual => Duration::ZERO,
-                Urgency::Emergency => EMERGENCY,
-            };
+        let more = match urgency {
+            Urgency::Usual => Duration::ZERO,
+            Urgency::Emergency => EMERGENCY,
+        };
+        let waited = |slot: Slot, load: &Load| {
             let waited = load.wait(waits(slot).unwrap_or_default());
-            if draw < admitted(waited.saturating_sub(more)) {
-                return Some(slot);
-            }
+            waited.saturating_sub(more)
+        };
+        let draw = random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        // Whose share this call is of, if that one holds back and takes it.
+        let reached = self.active().filter(|(slot, _)| waits(*slot).is_some());
+        let count = reached.clone().count() as u64;
+        let home = reached.clone().nth(((random & LOW) % count.max(1)) as usize);
+        let home = home.filter(|(slot, load)| load.sheds && draw < admitted(waited(*slot, load)));
+        if let Some((slot, _)) = home.filter(|(_, load)| heard(load)) {
+            return Some(slot);
         }
         let score = |slot: Slot, load: &Load, mean| load.score(now, mean, waits(slot).unwrap_or_default());
         let may = |slot: Slot, load: &Load| !load.sheds && waits(slot).is_some();
         self.choose_among(random, |slot, load| heard(load) && may(slot, load), score)
             .or_else(|| self.choose_among(random, may, score))
+            .or_else(|| home.map(|(slot, _)| slot))
     }
 
-    /// Of a hundred usual new dialogs, how many are refused at present: what whoever sends them had better keep to himself.
+    /// Of a hundred usual new dialogs, how many are refused at present: what whoever sends them had better keep to himself. `waits` as for
+    /// [`Self::choose`].
     #[must_use]
-    pub fn refused_percent(&self) -> u8 {
-        let mut admits = 0;
-        for (_, load) in self.active() {
+    pub fn refused_percent(&self, waits: impl Fn(Slot) -> Option<Duration>) -> u8 {
+        let (mut admits, mut count) = (0, 0);
+        for (slot, load) in self.active() {
+            let Some(waited) = waits(slot) else { continue };
             if !load.sheds {
                 // It takes what the others refuse.
                 return 0;
             }
-            admits += admitted(load.wait(load.seen));
+            admits += admitted(load.wait(waited));
+            count += 1;
         }
-        let whole = ONE * self.active().count() as u64;
-        ((whole - admits) * 100).checked_div(whole).unwrap_or(0) as u8
+        ((ONE * count - admits) * 100).checked_div(ONE * count).unwrap_or(0) as u8
     }
 
     fn active(&self) -> impl Iterator<Item = (Slot, &Load)> + Clone {
@@ -450,14 +453,16 @@ mod tests {
         assert!((450..550).contains(&all[2]), "{all:?}");
         balancer.report(now, Slot(0), &waits(BUSY));
         assert_eq!(
-            balancer.refused_percent(),
+            balancer.refused_percent(anybody),
             50,
             "all of one third, none of the next, half of the last"
         );
         balancer.report(now, Slot(2), &report(MemberState::Quiescing, 10));
-        assert_eq!(balancer.refused_percent(), 50);
+        assert_eq!(balancer.refused_percent(anybody), 50);
         balancer.report(now, Slot(3), &report(ACTIVE, 10));
-        assert_eq!(balancer.refused_percent(), 0, "one holds nothing back");
+        assert_eq!(balancer.refused_percent(anybody), 0, "one holds nothing back");
+        let reached = |slot: Slot| (slot != Slot(3)).then_some(Duration::ZERO);
+        assert_eq!(balancer.refused_percent(reached), 50, "but it is out of reach");
     }
 
     #[test]
@@ -493,6 +498,15 @@ mod tests {
         assert!((40..90).contains(&taken(late, Urgency::Usual)));
         assert!((450..550).contains(&taken(late + HALVES, Urgency::Emergency)));
         assert_eq!(taken(BUSY + EMERGENCY, Urgency::Emergency), 0);
+    }
+
+    #[test]
+    fn one_that_holds_back_and_is_silent_is_given_its_part_if_no_other_can() {
+        let (mut balancer, now) = warm(&[10]);
+        let now = overloaded(&mut balancer, now, 0, EASY + HALVES, EASY) + SILENT;
+        let randoms = (0..1000_u64).map(|n| n.wrapping_mul(0x1234_5678_9abc_def1));
+        let chosen = randoms.filter(|random| balancer.choose(now, *random, Urgency::Usual, anybody).is_some());
+        assert!((450..550).contains(&chosen.count()));
     }
 
     #[test]

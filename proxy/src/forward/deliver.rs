@@ -264,8 +264,9 @@ impl Core {
         let to = response_flow(*source, &via);
         // The answer's Via has what s18.2.1 adds to the request's.
         edit.clear();
-        edit.set_received(message, source.remote);
+        // First: what both add may stand at the Via's end.
         edit.set_overload_control(message, &via, self.overload);
+        edit.set_received(message, source.remote);
         self.buffer.clear();
         edit.apply_into(message, &mut self.buffer);
         let mut index = Index::new();

@@ -91,8 +91,8 @@ impl Early {
 /// How a request waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// It does not.
-    No,
+    /// It does not: this is its answer.
+    No(Refusal),
     /// By itself: it is counted when it goes on or is answered.
     Itself,
     /// It repeats one that does, and is heard of no more.
@@ -110,7 +110,7 @@ impl Core {
             }
             Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE, refusal),
             Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER, refusal),
-            _ => return Waits::No,
+            _ => return Waits::No(refusal),
         };
         // A repetition waits with its first: each by itself, one could be refused and the next begin a call of which its caller knows nothing.
         let is_same = |waiting: &Waiting| waiting.key == key && waiting.news == news;
@@ -119,7 +119,7 @@ impl Core {
             return Waits::WithItsFirst;
         }
         if waiting.len() >= MAX_WAITING {
-            return Waits::No;
+            return Waits::No(refusal);
         }
         waiting.push_back(Waiting {
             deadline: arrival.now + patience,

@@ -402,7 +402,7 @@ impl Core {
         for (slot, link) in self.containers.links_with_slots_mut() {
             self.balancer.waited(now, slot, link.window.waited(now));
         }
-        self.overload.percent = self.balancer.refused_percent();
+        self.overload.percent = self.refused_percent(now);
         let clock = self.config.started + Duration::from_micros(now.as_micros());
         self.overload.sequence = clock.as_millis() as u64;
         self.heartbeat += 1;

@@ -107,7 +107,7 @@ impl Core {
                 return Ok(Some((Kind::NewRequest, Outcome::Dropped)));
             }
             Err(refusal) => match self.wait_for_news(arrival, source, request.keys.transaction, refusal) {
-                Waits::No => return Err(early(refusal)),
+                Waits::No(refusal) => return Err(early(refusal)),
                 Waits::Itself => return Ok(None),
                 Waits::WithItsFirst => return Ok(Some((Kind::NewRequest, Outcome::Held))),
             },
@@ -212,17 +212,35 @@ impl Core {
         } else {
             Urgency::Usual
         };
-        let owns = |slot: Slot| !self.routing.owned(slot).is_empty();
-        let waits = |slot: Slot| {
-            let link = self.containers.link(slot).filter(|_| owns(slot))?;
-            link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))
-        };
-        let relayed = |slot: Slot| (owns(slot) && self.relayed(now, slot).is_some()).then_some(Duration::ZERO);
-        let direct = self.balancer.choose(now, random, urgency, waits);
-        let slot = direct.or_else(|| self.balancer.choose(now, random, urgency, relayed))?;
+        let direct = self.balancer.choose(now, random, urgency, |slot| self.waits(now, slot));
+        let slot = direct.or_else(|| {
+            let relayed = |slot: Slot| self.waits_relayed(now, slot);
+            self.balancer.choose(now, random, urgency, relayed)
+        })?;
         self.balancer.sent(now, slot);
         let owned = self.routing.owned(slot);
         Some(owned[(request.keys.transaction % owned.len() as u64) as usize])
+    }
+
+    /// How long the oldest message that a container has not confirmed has waited; none if it can take no new dialog.
+    fn waits(&self, now: Instant, slot: Slot) -> Option<Duration> {
+        let link = self.containers.link(slot).filter(|_| self.owns(slot))?;
+        link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))
+    }
+
+    /// The same of one that is reached by way of another proxy, which alone knows how long.
+    fn waits_relayed(&self, now: Instant, slot: Slot) -> Option<Duration> {
+        (self.owns(slot) && self.relayed(now, slot).is_some()).then_some(Duration::ZERO)
+    }
+
+    fn owns(&self, slot: Slot) -> bool {
+        !self.routing.owned(slot).is_empty()
+    }
+
+    /// How many of a hundred usual new dialogs are refused here at present.
+    pub(super) fn refused_percent(&self, now: Instant) -> u8 {
+        let waits = |slot: Slot| self.waits(now, slot).or_else(|| self.waits_relayed(now, slot));
+        self.balancer.refused_percent(waits)
     }
 
     /// RFC 3261 s16.4 and s16.6 towards a container.

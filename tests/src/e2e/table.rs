@@ -205,6 +205,8 @@ fn world() -> anyhow::Result<World> {
     let ready = || -> anyhow::Result<()> {
         world.kubernetes.run(&install)?;
         ensure!(world.helm_test().is_err(), "helm test finds that nothing answers");
+        let told = world.check_log()?;
+        ensure!(told.contains("there is no SipCluster yet"), "{told}");
         world.kubernetes.apply(MANIFEST, world.scratch())?;
         world.ready(CONTAINERS)?;
         Ok(())

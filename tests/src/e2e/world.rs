@@ -266,6 +266,11 @@ impl World {
     pub fn helm_test(&self) -> anyhow::Result<String> {
         self.kubernetes
             .run(&["helm", "test", "sipcluster", "-n", "sipcluster", "--timeout=60s"])?;
+        self.check_log()
+    }
+
+    /// What the pod of the last `helm test` said.
+    pub fn check_log(&self) -> anyhow::Result<String> {
         self.kubernetes
             .kubectl(&["logs", "-n", "sipcluster", "sipcluster-operator-check"])
     }

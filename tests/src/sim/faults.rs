@@ -99,8 +99,12 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     // Given up: a store that forgets while a container is silent and all who knew of it leave. Whoever comes then is told of nobody, and takes
     // what the silent one still has.
     let is_silent = |fault: &Fault| matches!(fault.kind, Kind::Pause(_) | Kind::Cut(..) | Kind::Isolate(_));
-    let leaves = |fault: &&Fault| matches!(fault.kind, Kind::Quiesce(_) | Kind::ScaleDown(_) | Kind::Crash(_));
-    if faults.iter().any(is_silent) && faults.iter().filter(leaves).count() + 1 >= containers {
+    let leave = |fault: &Fault| match &fault.kind {
+        Kind::Quiesce(_) | Kind::ScaleDown(_) => 1,
+        Kind::Crash(all) => all.len(),
+        _ => 0,
+    };
+    if faults.iter().any(is_silent) && faults.iter().map(leave).sum::<usize>() + 1 >= containers {
         faults.retain(|fault| !matches!(fault.kind, Kind::StoreFlush | Kind::StorePromoted));
     }
     faults.sort_by_key(|f| f.at);

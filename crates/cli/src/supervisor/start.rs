@@ -133,7 +133,7 @@ impl Supervisor<'_> {
         command.arg("--endpoints").arg(self.directory.file("endpoints.json"));
         command.args(["--ucf", &part.ucf.expect("a proxy has ports").to_string()]);
         command.args(["--drain-ms", &millis(proxies.drain)]);
-        command.args(proxies.emergency.iter().flat_map(|named| ["--emergency", named]));
+        command.args(proxies.emergency.iter().map(|named| format!("--emergency={named}")));
         if let Some(workers) = proxies.workers {
             command.args(["--workers", &workers.to_string()]);
         }
