@@ -50,7 +50,7 @@ fn new_calls_are_refused_with_a_time_to_come_back() {
 
 /// A call of an upstream that holds calls back if it is told to (RFC 7339 s4.1).
 fn asking(n: usize) -> String {
-    let asks = if n % 2 == 0 {
+    let asks = if n.is_multiple_of(2) {
         ";rport;oc;oc-algo=\"loss\""
     } else {
         ";rport;oc"
