@@ -465,6 +465,29 @@ fn what_was_answered_or_rings_is_sent_again_after_a_takeover_and_not_after_a_han
 }
 
 #[test]
+fn what_nobody_has_acknowledged_is_repeated_through_many_hand_overs() {
+    let mut world = World::new();
+    let mut life = world.life(1, AT_ONCE);
+    let mut caller = Caller::new("unheard");
+    let invite = caller.request(&world, "INVITE", 1, "");
+    caller.to_tag = to_tag(&world.exchange(&mut life, &invite)[0]);
+    for member in 2..5 {
+        life.engine.freeze(PARTITION);
+        world.turn(&mut life);
+        life = world.successor(member, AT_ONCE, true);
+        let sent = world.pass(&mut life, SECOND / 10);
+        let sent: Vec<_> = sent.into_iter().map(|(_, text)| text).collect();
+        assert_eq!(statuses(&sent), [200], "member {member}");
+    }
+    let ack = caller.request(&world, "ACK", 1, "");
+    world.exchange(&mut life, &ack);
+    life.engine.freeze(PARTITION);
+    world.turn(&mut life);
+    life = world.successor(5, AT_ONCE, true);
+    assert!(world.pass(&mut life, SECOND * 40).is_empty(), "now it is acknowledged");
+}
+
+#[test]
 fn a_reconciled_partition_is_written_whole() {
     let mut world = World::new();
     let mut life = world.life(1, AT_ONCE);

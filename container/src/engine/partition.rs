@@ -172,17 +172,17 @@ impl Partition {
     /// that comes writes down which these are.
     pub fn note_acknowledged(&mut self) {
         for (id, server) in &mut self.servers {
-            let awaited = || {
+            let repeated = || {
                 let session = self.sessions.get(&server.session?)?;
                 let mut dialogs = session.dialogs.iter();
                 dialogs
                     .find(|slot| Some(slot.number) == server.dialog)?
                     .dialog
-                    .awaits_ack()
+                    .repeats_answer()
             };
             server.acknowledged = match server.machine.snapshot(Instant::default()).state {
                 ServerState::Confirmed => true,
-                ServerState::Accepted => awaited() != Some(server.cseq),
+                ServerState::Accepted => repeated() != Some(server.cseq),
                 ServerState::Proceeding | ServerState::Completed => false,
             };
             if server.acknowledged {

@@ -237,6 +237,12 @@ impl Dialog {
         answer.filter(|answer| !answer.silent).map(|answer| answer.cseq)
     }
 
+    /// The INVITE of the peer whose 2xx is repeated, by its CSeq: no ACK has been seen here. A successor may have missed it, and repeats it too.
+    #[must_use]
+    pub fn repeats_answer(&self) -> Option<u32> {
+        Some(self.busy.as_ref()?.answer.as_ref()?.cseq)
+    }
+
     /// Our INVITE without an offer whose ACK, which answers the offer of the 2xx (RFC 3261 s13.2.1), is not sent yet, by
     /// its CSeq.
     #[must_use]
