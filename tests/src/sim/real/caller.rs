@@ -336,6 +336,10 @@ impl Call {
                 .and_then(|via| via.params.get(b"branch"))
                 .unwrap_or(b"")
                 .to_vec();
+            let its_time = self.ends == Ends::Expires && ctx.now >= self.invited + (HOLD - 500) * MS;
+            if self.peer.is_some() && !its_time {
+                self.wrong(ctx, "ended by the cluster before its time");
+            }
             self.byes.insert(branch);
             if self.byes.len() > 1 {
                 self.wrong(ctx, "ended twice by the cluster: a timer fired twice");
