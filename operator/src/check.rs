@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use crate::config::Scope;
 use crate::sip_cluster::names::Names;
 
 /// The longest that an answer may take: RFC 3261 s17.1.2.2 repeats a request five times meanwhile.
@@ -29,9 +30,9 @@ const LARGEST: usize = 65_535;
 /// Asks every SipCluster by SIP (OPTIONS) through its dispatcher, over each of its transports, and fails unless all answer 200.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The namespace whose SipClusters are asked. Default: all.
-    #[arg(long, env = "SIPCLUSTER_WATCH_NAMESPACE")]
-    pub watch_namespace: Option<String>,
+    /// Whose SipClusters are asked.
+    #[command(flatten)]
+    pub scope: Scope,
 }
 
 impl Check {
@@ -51,12 +52,8 @@ impl Check {
         let client = Client::try_default()
             .await
             .context("no way to the API server; run in a pod, or with KUBECONFIG")?;
-        let namespace = self.watch_namespace.as_deref().filter(|name| !name.is_empty());
-        let api: Api<SipCluster> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        let clusters = api.list(&Default::default()).await?.items;
+        let clusters = self.scope.clusters(client.clone());
+        let clusters = clusters.list(&Default::default()).await?.items;
         ensure!(
             !clusters.is_empty(),
             "there is no SipCluster yet that could answer: create one"

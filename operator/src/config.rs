@@ -21,9 +21,9 @@ pub struct Config {
     /// This replica's name, by which it holds the Lease.
     #[arg(long, env = "POD_NAME", default_value = "sipcluster-operator")]
     pub name: String,
-    /// The namespace whose SipClusters are looked after. Default: all.
-    #[arg(long, env = "SIPCLUSTER_WATCH_NAMESPACE")]
-    pub watch_namespace: Option<String>,
+    /// Whose SipClusters are looked after.
+    #[command(flatten)]
+    pub scope: Scope,
     /// What pods run where a manifest names no image.
     #[command(flatten)]
     pub images: Images,
@@ -50,6 +50,33 @@ pub struct Images {
     /// When nodes pull images: Always, IfNotPresent or Never.
     #[arg(long, env = "SIPCLUSTER_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub pull_policy: String,
+}
+
+/// Whose SipClusters are meant.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Scope {
+    /// The namespace of the SipClusters. Default: all.
+    #[arg(long, env = "SIPCLUSTER_WATCH_NAMESPACE")]
+    watch_namespace: Option<String>,
+}
+
+impl Scope {
+    /// The namespace; an empty one means all.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.watch_namespace
+            .as_deref()
+            .filter(|namespace| !namespace.is_empty())
+    }
+
+    /// The SipClusters that are meant.
+    #[must_use]
+    pub fn clusters(&self, client: kube::Client) -> kube::Api<crds::SipCluster> {
+        match self.namespace() {
+            Some(namespace) => kube::Api::namespaced(client, namespace),
+            None => kube::Api::all(client),
+        }
+    }
 }
 
 /// What the process is started for.
@@ -87,16 +114,6 @@ impl Task {
     }
 }
 
-impl Config {
-    /// The namespace that is looked after; an empty one means all.
-    #[must_use]
-    pub fn watched(&self) -> Option<&str> {
-        self.watch_namespace
-            .as_deref()
-            .filter(|namespace| !namespace.is_empty())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Task;
@@ -111,7 +128,7 @@ mod tests {
         let Task::Check(check) = given else {
             panic!("{given:?}");
         };
-        assert_eq!(check.watch_namespace.as_deref(), Some("telephony"));
+        assert_eq!(check.scope.namespace(), Some("telephony"));
         let images = "--container c:1 --proxy p:1 --redis r:1";
         let given = parse(&format!("sipcluster-operator {images}"));
         assert!(matches!(given, Ok(Task::Operate(_))), "{given:?}");

@@ -21,7 +21,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tracing::{info, warn};
 
 use crate::config::{Config, Images};
@@ -60,13 +60,9 @@ pub enum Error {
 
 /// Reconciles until the process is told to end.
 pub async fn run(client: Client, config: &Config, metrics: Metrics) {
-    let api: Api<SipCluster> = match config.watched() {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
-    let controller = Controller::new(api, watcher::Config::default());
+    let controller = Controller::new(config.scope.clusters(client.clone()), watcher::Config::default());
     metrics.leads(controller.store());
-    let (watched, controller) = Watched::start(&client, config.watched(), controller);
+    let (watched, controller) = Watched::start(&client, config.scope.namespace(), controller);
     let reporter = Reporter {
         controller: MANAGER.into(),
         instance: Some(config.name.clone()),
