@@ -165,7 +165,7 @@ impl Balancer {
 
     /// The container for a new dialog: of two active ones that `random` picks, the one with less open work. Two, because many
     /// proxies that all choose the least loaded one would run to it as a herd. `waits` says of a container how long the oldest input
-    /// that this proxy has sent it has waited so far, or that it may take none. None if all of them have too much to do.
+    /// that this proxy has sent it has waited so far, or that it may take none. None if the call is to be refused.
     #[must_use]
     pub fn choose(
         &self,

@@ -45,6 +45,13 @@ impl Route {
     pub fn settled(&self) -> Option<Slot> {
         if self.leaving { None } else { self.owner }
     }
+
+    /// Whether it matters that `member` says to own the partition at `epoch`. At an equal one the first who was heard stays: two owners of one
+    /// epoch cannot be (claims compare and swap).
+    fn is_changed_by(&self, member: Option<Slot>, epoch: Epoch) -> bool {
+        let free = self.owner.is_none() || self.owner == member;
+        epoch > self.epoch || epoch == self.epoch && free
+    }
 }
 
 #[derive(Debug)]
@@ -215,8 +222,7 @@ impl RoutingTable {
         known.filter_map(move |(partition, epoch)| {
             let route = self.route(self.known(*partition)?);
             let is_its = route.owner.is_some() && route.owner == slot;
-            let is_behind = *epoch < route.epoch.0 || *epoch == route.epoch.0 && route.owner.is_some();
-            (is_behind && !is_its).then(|| Fenced {
+            (!is_its && !route.is_changed_by(slot, Epoch(*epoch))).then(|| Fenced {
                 partition: *partition,
                 // Nobody, if it is forgotten.
                 owner: route
@@ -231,9 +237,7 @@ impl RoutingTable {
     fn announce(&mut self, slot: Slot, partition: PartitionId, epoch: Epoch, changes: &mut Vec<Change>) {
         let route = self.route(partition);
         let mine = route.owner == Some(slot);
-        let newer = epoch > route.epoch;
-        // At an equal epoch the first who was heard stays: two owners of one epoch cannot be (claims compare and swap).
-        if !newer && (epoch < route.epoch || !(mine || route.owner.is_none())) {
+        if !route.is_changed_by(Some(slot), epoch) {
             return;
         }
         if mine && !route.leaving {

@@ -9,11 +9,11 @@ use ucf::flow::Flow;
 use ucf::hold::Held;
 use ucf::routing::{Change, Slot};
 use ucf::window::Label;
-use ucf::wire::{Confirm, Ownership};
+use ucf::wire::{Body, Confirm, Ownership};
 
 use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
-use super::effects::Effects;
+use super::effects::{Effect, Effects};
 use super::path::response_flow;
 use super::refusal::Refusal;
 
@@ -82,6 +82,15 @@ impl Core {
     pub(super) fn next_order(&mut self) -> u64 {
         self.order += 1;
         self.order
+    }
+
+    /// Tells a container which of its partitions are not taken for its own.
+    pub(super) fn tell_unheard(&self, slot: Slot, announced: &Ownership, effects: &mut Effects) {
+        let Some(link) = self.containers.link(slot) else { return };
+        for fenced in self.routing.unheard(announced) {
+            let (link, body) = (link.id, Body::Fenced(fenced));
+            effects.push(Effect::Frame { link, body });
+        }
     }
 
     /// A container tells what it owns: what waited goes on, and what another has not confirmed goes there too.

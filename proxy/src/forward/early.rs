@@ -212,9 +212,7 @@ impl Core {
     /// Whether a container is in reach that takes new dialogs, if it has not too much to do.
     pub(super) fn has_active(&self) -> bool {
         self.containers.iter().any(|(slot, container)| {
-            container.link.is_some()
-                && self.balancer.state(slot) == Some(MemberState::Active)
-                && !self.routing.owned(slot).is_empty()
+            container.link.is_some() && self.balancer.state(slot) == Some(MemberState::Active) && self.owns(slot)
         }) || self.has_active_relayed()
     }
 }

@@ -367,12 +367,7 @@ impl Core {
             // No news: nothing waits for it.
             Body::Confirm(confirm) => return self.confirm(now, slot, confirm, effects),
             Body::Ownership(announced) => {
-                if let Some(link) = self.containers.link(slot) {
-                    for fenced in self.routing.unheard(announced) {
-                        let (link, body) = (link.id, Body::Fenced(fenced));
-                        effects.push(Effect::Frame { link, body });
-                    }
-                }
+                self.tell_unheard(slot, announced, effects);
                 self.ownership(now, announced, effects);
                 self.settle_output(now, effects);
             }

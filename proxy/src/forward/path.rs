@@ -233,7 +233,8 @@ impl Core {
         (self.owns(slot) && self.relayed(now, slot).is_some()).then_some(Duration::ZERO)
     }
 
-    fn owns(&self, slot: Slot) -> bool {
+    /// Whether it owns a partition that a new dialog could be in.
+    pub(super) fn owns(&self, slot: Slot) -> bool {
         !self.routing.owned(slot).is_empty()
     }
 

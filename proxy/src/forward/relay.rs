@@ -157,7 +157,7 @@ impl Core {
             .peers
             .reached()
             .filter_map(|container| self.routing.slot(container));
-        slots.any(|slot| self.balancer.state(slot) == Some(MemberState::Active) && !self.routing.owned(slot).is_empty())
+        slots.any(|slot| self.balancer.state(slot) == Some(MemberState::Active) && self.owns(slot))
     }
 
     /// Sends an edited message through a peer that reaches its partition's owner; false if there is none.
