@@ -56,13 +56,8 @@ pub fn manifest(file: &Path) -> Result<SipCluster, Failure> {
     })?;
     let mut cluster =
         crds::parse(&text).map_err(|problems| Failure::problems(&format!("{}: ", file.display()), &problems))?;
-    if cluster
-        .spec
-        .redis
-        .external
-        .as_ref()
-        .is_some_and(|external| external.secret.is_some())
-    {
+    let external = cluster.spec.external_redis();
+    if external.is_some_and(|external| external.secret.is_some()) {
         return Err(Failure::usage(format!(
             "{}: spec.redis.external.secret: there are no Secrets on one machine; write the URL instead (spec.redis.external.url)",
             file.display()

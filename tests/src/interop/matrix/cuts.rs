@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Application, Cell, Fault, LIMIT, Today};
 use crate::interop::network::Network;
 
-/// How long the cut lasts once the others have taken over: past the lease, so that nothing is left to be learnt.
+/// How long a cut lasts once what it leads to is seen, or would be: past the lease, so that nothing is left to be learnt. The length of a fault, which no
+/// condition ends.
 const CUT: Duration = Duration::from_secs(3);
 
 const REDIS: &[&str] = &["redis"];
