@@ -10,12 +10,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ucf::member::RequestId;
 use ucf::store::StoreRequest;
 
-/// Requests of one pipeline. A claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
-/// answered within the store's budget: so it starts at the least, and grows only while answers are small. Each pipeline takes two ways to the
-/// store and back, and the replicas' confirmation: with the least only, a takeover of 512 empty partitions takes 128 times that.
-const PIPELINE: RangeInclusive<usize> = 4..=64;
+/// Requests of one pipeline at most.
+const PIPELINE: usize = 64;
 
-/// What the answers of one pipeline may come to, in bytes, as far as those of the last one tell.
+/// Claims of one pipeline. A claim brings a partition's records along (several hundred KB in a full cluster), and all of a pipeline must be
+/// answered within the store's budget: so they start at the least, and become more only while answers are small. Each pipeline takes two ways to
+/// the store and back, and the replicas' confirmation: with the least only, a takeover of 512 empty partitions takes 128 times that.
+const CLAIMS: RangeInclusive<usize> = 4..=PIPELINE;
+
+/// What the answers of one pipeline may come to, in bytes, as far as those to the last claims tell.
 const ANSWERS: usize = 1 << 20;
 
 /// How often the store's clock is asked for.
@@ -59,7 +62,7 @@ pub async fn run(
 ) {
     let mut queue = Queue::new();
     let mut clock_at: Option<std::time::Instant> = None;
-    let mut pipeline = *PIPELINE.start();
+    let mut claims = *CLAIMS.start();
     loop {
         if queue.is_empty() {
             match asks.recv().await {
@@ -70,7 +73,7 @@ pub async fn run(
         while let Ok(ask) = asks.try_recv() {
             take(ask, &mut queue);
         }
-        let chunk: Vec<_> = queue.drain(..queue.len().min(pipeline)).collect();
+        let chunk = next_chunk(&mut queue, claims);
         if chunk.is_empty() {
             continue;
         }
@@ -84,7 +87,8 @@ pub async fn run(
         match outcome {
             Some(Ok((clock, took, answers))) => {
                 let _ = events.send(StoreEvent::Took(took));
-                pipeline = next_pipeline(&answers);
+                let claimed = chunk.iter().zip(&answers).filter(|((_, request), _)| is_claim(request));
+                claims = next_claims(claims, claimed.map(|(_, answer)| answer.bytes()));
                 // The first one is better than none; the next will tell how wrong it was.
                 let good = |took: Duration| took <= CLOCK_PATIENCE || clock_at.is_none();
                 if let Some((at, millis, _)) = clock.filter(|(.., took)| good(*took)) {
@@ -101,7 +105,7 @@ pub async fn run(
             }
             Some(Err(lost)) => {
                 queue.clear();
-                pipeline = *PIPELINE.start();
+                claims = *CLAIMS.start();
                 let _ = events.send(StoreEvent::Lost(lost.to_string()));
             }
             // Given up by the member: the connection went with the call.
@@ -110,13 +114,31 @@ pub async fn run(
     }
 }
 
-/// How many requests the next pipeline has, if their answers are like these.
-fn next_pipeline(answers: &[Answer]) -> usize {
-    let largest = answers.iter().map(Answer::bytes).max().unwrap_or(0).max(1);
-    (ANSWERS / largest).clamp(
-        *PIPELINE.start(),
-        (2 * answers.len()).max(*PIPELINE.start()).min(*PIPELINE.end()),
-    )
+fn is_claim(request: &StoreRequest) -> bool {
+    matches!(request, StoreRequest::Claim { .. })
+}
+
+/// The requests of the next pipeline, in their order; no more than so many `claims`.
+fn next_chunk(queue: &mut Queue, claims: usize) -> Vec<(RequestId, StoreRequest)> {
+    let one_too_many = queue
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, request))| is_claim(request))
+        .nth(claims);
+    let end = one_too_many.map_or(queue.len(), |(at, _)| at).min(PIPELINE);
+    queue.drain(..end).collect()
+}
+
+/// How many claims the next pipeline may have, if the last had at most `claims` and their answers had so many bytes.
+fn next_claims(claims: usize, answers: impl IntoIterator<Item = usize>) -> usize {
+    let (count, largest) = answers
+        .into_iter()
+        .fold((0, 1), |(count, largest), bytes| (count + 1, bytes.max(largest)));
+    if count == 0 {
+        return claims;
+    }
+    let most = (2 * count).clamp(*CLAIMS.start(), *CLAIMS.end());
+    (ANSWERS / largest).clamp(*CLAIMS.start(), most)
 }
 
 type Outcome = Result<(Option<(Instant, u64, Duration)>, Duration, Vec<Answer>), crate::store::Lost>;
@@ -180,20 +202,37 @@ fn take(ask: Ask, queue: &mut Queue) -> Option<RequestId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ucf::{Epoch, Incarnation, PartitionId};
 
-    /// The answers of one pipeline, each of which brings a record of so many bytes along.
-    fn answers(count: usize, bytes: usize) -> Vec<Answer> {
-        let answer = || Answer {
-            reply: ucf::store::StoreReply::Removed(true),
-            records: vec![(bytes::Bytes::new(), vec![0_u8; bytes].into())],
-        };
-        std::iter::repeat_with(answer).take(count).collect()
+    #[test]
+    fn claims_become_more_while_answers_are_small_and_fewer_at_once() {
+        let sizes = [(4, 10), (8, 10), (64, 10), (64, 32 << 10), (64, 900 << 10), (1, 10)];
+        let next = sizes.map(|(count, bytes)| next_claims(8, vec![bytes; count]));
+        assert_eq!(next, [8, 16, 64, 32, 4, 4]);
+        assert_eq!(next_claims(8, []), 8, "what was no claim says nothing of them");
     }
 
     #[test]
-    fn a_pipeline_grows_while_answers_are_small_and_shrinks_at_once() {
-        let sizes = [(4, 10), (8, 10), (64, 10), (64, 32 << 10), (64, 900 << 10), (1, 10)];
-        let next = sizes.map(|(count, bytes)| next_pipeline(&answers(count, bytes)));
-        assert_eq!(next, [8, 16, 64, 32, 4, 4]);
+    fn a_pipeline_is_bounded_and_so_are_the_claims_in_it() {
+        let (partition, member) = (PartitionId(1), Incarnation(1));
+        let claim = StoreRequest::Claim {
+            partition,
+            member,
+            expected: None,
+            at_least: Epoch(2),
+            as_target: false,
+        };
+        let other = StoreRequest::Withdraw {
+            partition,
+            member,
+            epoch: Epoch(2),
+        };
+        let requests = (0..200).map(|at| if at % 4 == 0 { &claim } else { &other });
+        let mut queue: Queue = (0..).map(RequestId).zip(requests.cloned()).collect();
+        let sizes = [4, 4, 64, 64].map(|claims| {
+            let chunk = next_chunk(&mut queue, claims);
+            (chunk[0].0.0, chunk.len())
+        });
+        assert_eq!(sizes, [(0, 16), (16, 16), (32, 64), (96, 64)]);
     }
 }
