@@ -5,15 +5,18 @@ use super::store_link::What;
 use super::{Effect, Event, Gate, Member, Phase};
 use crate::assignment;
 use crate::store::{StoreReply, StoreRequest};
-use crate::wire::{MemberState, PartitionEpoch, PeerBody};
+use crate::wire::{PartitionEpoch, PeerBody};
 use crate::{Incarnation, PartitionId};
 use sip::Instant;
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Partitions under way at once: each is stopped for some round trips, so a few; more when all have to go.
-const AT_ONCE: usize = 8;
-const AT_ONCE_QUIESCING: usize = 32;
+/// Partitions under way at once: the least keeps the store and the target busy by turns, the most is some round trips' worth of small ones.
+const AT_ONCE: RangeInclusive<usize> = 2..=32;
+
+/// How long the calls of a partition may wait for its hand-over because of others that are under way.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long an offer stands before it is withdrawn.
 const OFFER: Duration = Duration::from_millis(500);
@@ -45,6 +48,44 @@ enum Stage {
 pub(super) struct Moves {
     /// Misplaced partitions, as of the last tick; at most all.
     queue: VecDeque<(PartitionId, Incarnation)>,
+    pace: Pace,
+}
+
+/// How many hand-overs are under way. A partition is stopped from its own beginning to its own end, and the store and the target have the more to
+/// do the more come at once, with the more dialogs each: so one more while they take little longer than one alone, half as many once they do.
+#[derive(Debug)]
+struct Pace {
+    at_once: usize,
+    /// What the shortest has taken: the round trips of this store.
+    shortest: Duration,
+    /// What began before says nothing of the present number.
+    since: Instant,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            at_once: *AT_ONCE.start(),
+            shortest: Duration::MAX,
+            since: Instant::default(),
+        }
+    }
+}
+
+impl Pace {
+    fn took(&mut self, now: Instant, since: Instant) {
+        let took = now.since(since);
+        self.shortest = self.shortest.min(took);
+        if since < self.since {
+            return;
+        }
+        self.since = now;
+        let at_once = match took <= PAUSE.max(2 * self.shortest) {
+            true => self.at_once + 1,
+            false => self.at_once / 2,
+        };
+        self.at_once = at_once.clamp(*AT_ONCE.start(), *AT_ONCE.end());
+    }
 }
 
 impl Member {
@@ -65,12 +106,8 @@ impl Member {
     }
 
     pub(super) fn start_moves(&mut self, now: Instant) {
-        let limit = match self.state {
-            MemberState::Quiescing => AT_ONCE_QUIESCING,
-            _ => AT_ONCE,
-        };
         let mut under_way = self.held.values().filter(|h| h.hand_over.is_some()).count();
-        while under_way < limit {
+        while under_way < self.moves.pace.at_once {
             let Some((partition, to)) = self.moves.queue.pop_front() else {
                 return;
             };
@@ -225,6 +262,43 @@ impl Member {
             to: hand_over.to,
             took: now.since(hand_over.since),
         });
+        self.moves.pace.took(now, hand_over.since);
         self.start_moves(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hand-overs in rounds, each of as many as may be under way; what one takes is told by how many there are.
+    fn rounds(count: usize, takes: impl Fn(usize) -> u64) -> (usize, usize) {
+        let (mut pace, mut now) = (Pace::default(), Instant::default());
+        let (mut least, mut most) = (usize::MAX, 0);
+        for round in 0..count {
+            let (at_once, since) = (pace.at_once, now);
+            now = now + Duration::from_millis(takes(at_once));
+            (0..at_once).for_each(|_| pace.took(now, since));
+            if round >= count / 2 {
+                (least, most) = (least.min(at_once), most.max(at_once));
+            }
+        }
+        (least, most)
+    }
+
+    #[test]
+    fn small_partitions_go_many_at_once_large_ones_few_and_a_slow_store_does_not_count() {
+        assert_eq!(rounds(60, |_| 5), (32, 32));
+        assert_eq!(
+            rounds(60, |at_once| 2 * at_once as u64),
+            (5, 11),
+            "20 ms, and once a little more"
+        );
+        assert_eq!(
+            rounds(60, |at_once| 30 * at_once as u64),
+            (2, 5),
+            "one is large already"
+        );
+        assert_eq!(rounds(60, |_| 300), (32, 32), "the store is far away");
     }
 }
