@@ -99,12 +99,62 @@ fn a_claim_before_the_close_is_seen_moves_what_is_unconfirmed() {
     }
     proxy.arrived(a);
     proxy.owns(b, B, &[2, 3], 2);
-    assert_eq!(numbers(&proxy.arrived(b)), [2, 3]);
+    proxy.client(udp(CALLER), &info(10));
+    proxy.wait(Duration::from_millis(40));
+    assert!(
+        proxy.arrived(b).is_empty(),
+        "their former owner may have answered already"
+    );
+    proxy.wait(Duration::from_millis(10));
+    assert_eq!(numbers(&proxy.arrived(b)), [2, 3, 10]);
     proxy.confirm(a, 8, &[3, 4]);
     assert!(proxy.arrived(b).is_empty(), "what was returned has gone already");
-    proxy.down(a);
     proxy.owns(b, B, &ALL, 3);
     assert!(proxy.arrived(b).is_empty(), "all else was confirmed");
+}
+
+#[test]
+fn what_the_former_owner_has_answered_is_not_sent_to_the_new_one_however_late_its_word() {
+    let (mut proxy, a, b) = pair();
+    for n in [2, 10, 3] {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.arrived(a);
+    proxy.owns(b, B, &[2, 3], 2);
+    proxy.client(udp(CALLER), &info(18));
+    proxy.confirm(a, 1, &[2]);
+    assert_eq!(
+        numbers(&proxy.arrived(b)),
+        [10, 18],
+        "all is accounted for: oldest first"
+    );
+    proxy.confirm(a, 3, &[]);
+    proxy.client(udp(CALLER), &info(19));
+    proxy.wait(Duration::from_millis(200));
+    assert_eq!(numbers(&proxy.arrived(b)), [19]);
+}
+
+#[test]
+fn a_former_owner_that_falls_or_has_been_silent_is_not_waited_for() {
+    let (mut proxy, a, b) = pair();
+    for n in [2, 3] {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.arrived(a);
+    proxy.owns(b, B, &[2], 2);
+    assert!(proxy.arrived(b).is_empty());
+    proxy.down(a);
+    assert_eq!(numbers(&proxy.arrived(b)), [2]);
+
+    let (mut proxy, a, b) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    proxy.arrived(a);
+    for _ in 0..3 {
+        proxy.wait(Duration::from_millis(100));
+        proxy.active(b);
+    }
+    proxy.owns(b, B, &[2], 2);
+    assert_eq!(numbers(&proxy.arrived(b)), [2]);
 }
 
 #[test]
@@ -504,6 +554,8 @@ fn generated_faults_lose_no_message_and_keep_their_order() {
             let (incarnation, link) = links[owner[p]];
             proxy.owns(link.unwrap(), incarnation, &[p as u32], epoch);
         }
+        // No former owner says anything more.
+        proxy.wait(Duration::from_millis(50));
         for which in 0..2 {
             let arrived = numbers(&proxy.arrived(links[which].1.unwrap()));
             for p in 0..8 {

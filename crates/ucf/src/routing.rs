@@ -31,6 +31,8 @@ pub struct Route {
     pub epoch: Epoch,
     /// The owner hands it over or has returned a message for it: hold until somebody announces it.
     pub leaving: bool,
+    /// Its former owner has not said yet what became of all that it was sent: hold until then.
+    held_back: bool,
     /// Who owned it before.
     before: Option<Slot>,
     /// That one handed it over: what it still sends was written while it owned, and its successor does not say it again.
@@ -43,7 +45,8 @@ impl Route {
     /// The owner, unless the partition is in transition.
     #[must_use]
     pub fn settled(&self) -> Option<Slot> {
-        if self.leaving { None } else { self.owner }
+        let in_transition = self.leaving || self.held_back;
+        self.owner.filter(|_| !in_transition)
     }
 
     /// Whether it matters that `member` says to own the partition at `epoch`. At an equal one the first who was heard stays: two owners of one
@@ -250,6 +253,7 @@ impl RoutingTable {
             owner: Some(slot),
             epoch,
             leaving: false,
+            held_back: mine && route.held_back,
             before: if mine { route.before } else { route.owner },
             handed: if mine { route.handed } else { route.leaving },
             at,
@@ -265,6 +269,13 @@ impl RoutingTable {
         self.unlist(partition);
         if let Some(route) = self.routes.get_mut(usize::from(partition.0)) {
             route.leaving = true;
+        }
+    }
+
+    /// Whether its messages are held although its owner is known, until the former one has accounted for what it was sent. Ends with the next owner.
+    pub fn hold_back(&mut self, partition: PartitionId, held_back: bool) {
+        if let Some(route) = self.routes.get_mut(usize::from(partition.0)) {
+            route.held_back = held_back;
         }
     }
 
@@ -322,7 +333,9 @@ impl RoutingTable {
     /// Takes a settled partition off its owner's list.
     fn unlist(&mut self, partition: PartitionId) {
         let route = self.route(partition);
-        let Some(Slot(slot)) = route.settled() else { return };
+        let Some(Slot(slot)) = route.owner.filter(|_| !route.leaving) else {
+            return;
+        };
         let Some(Some(member)) = self.members.get_mut(usize::from(slot)) else {
             return;
         };

@@ -236,6 +236,15 @@ impl Window {
         }
     }
 
+    /// Whether the container has said nothing yet of a message of this partition.
+    #[must_use]
+    pub fn waits_for(&self, partition: PartitionId) -> bool {
+        let waiting = self.entries.iter().skip((self.waiting - self.first) as usize);
+        waiting
+            .into_iter()
+            .any(|entry| !entry.done && entry.label.partition == partition)
+    }
+
     /// Gives every unconfirmed message whose partition `wanted` names to `again`, oldest first, and keeps it no longer.
     pub fn take(&mut self, wanted: impl Fn(PartitionId) -> bool, mut again: impl FnMut(Label, &[u8])) {
         let mut aside = self

@@ -105,6 +105,12 @@ impl Containers {
         self.get_mut(slot)?.link.as_mut()
     }
 
+    /// Its link, if it stands and something was heard lately.
+    pub(super) fn lively(&self, now: Instant, slot: Slot, lately: Duration) -> Option<&Link> {
+        let container = self.get(slot).filter(|container| now.since(container.heard) < lately)?;
+        container.link.as_ref()
+    }
+
     /// The slot of a link that stands.
     pub(super) fn slot(&self, id: LinkId) -> Option<Slot> {
         let slot = Slot((id.0 & ((1 << SLOT_BITS) - 1)) as u16);

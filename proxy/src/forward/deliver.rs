@@ -28,6 +28,20 @@ const FALL: u8 = 17;
 /// only because the owner was not done with taking over when it came, and then no announcement follows.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long a partition that has another owner waits for the former one's word on what it was sent, if that one lives: what it has dealt with
+/// would be answered twice. A round trip, and the time of a busy machine; as a fault does not end a link at once, not longer.
+const WORD: Duration = Duration::from_millis(50);
+
+/// Whoever has been silent for longer is not waited for.
+const LIVELY: Duration = Duration::from_millis(250);
+
+/// A partition that waits for its former owner's word.
+pub(super) struct Unaccounted {
+    change: Change,
+    /// When it is waited for no longer.
+    pub(super) due: Instant,
+}
+
 /// Room that splices may take: two headers with a host name of at most 255 bytes and tokens each, and numbers.
 const SPLICES: usize = 1024;
 
@@ -105,31 +119,72 @@ impl Core {
             };
             self.returned.retain(|(_, partition)| !announced(partition));
         }
-        self.take_from_old_owners(now, &changes, effects);
-        if !changes.is_empty() {
-            self.release(now, effects);
+        if changes.is_empty() {
+            return;
         }
+        changes.retain(|change| !self.wait_for_word(now, change));
+        self.take_from_old_owners(now, &changes, effects);
+        self.release(now, effects);
+    }
+
+    /// Whether the former owner lives and has not said yet what became of all that it was sent: then the partition waits for that.
+    fn wait_for_word(&mut self, now: Instant, change: &Change) -> bool {
+        self.unaccounted
+            .retain(|other| other.change.partition != change.partition);
+        let waits = self.has_no_word(now, change);
+        self.routing.hold_back(change.partition, waits);
+        if waits {
+            let (change, due) = (*change, now + WORD);
+            self.unaccounted.push(Unaccounted { change, due });
+        }
+        waits
+    }
+
+    fn has_no_word(&self, now: Instant, change: &Change) -> bool {
+        let owner = self.routing.route(change.partition).owner;
+        let former = change.from.filter(|_| change.from != owner);
+        let former = former.and_then(|slot| self.containers.lively(now, slot, LIVELY));
+        former.is_some_and(|link| link.window.waits_for(change.partition))
+    }
+
+    /// Partitions that have waited for their former owner's word go on once they have it, or it is late.
+    pub(super) fn hear_word(&mut self, now: Instant, effects: &mut Effects) {
+        if self.unaccounted.is_empty() {
+            return;
+        }
+        let all = std::mem::take(&mut self.unaccounted);
+        let (waiting, over): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|one| now < one.due && self.has_no_word(now, &one.change));
+        self.unaccounted = waiting;
+        if over.is_empty() {
+            return;
+        }
+        let changes: Vec<Change> = over.into_iter().map(|one| one.change).collect();
+        for change in &changes {
+            self.routing.hold_back(change.partition, false);
+        }
+        self.take_from_old_owners(now, &changes, effects);
+        self.release(now, effects);
     }
 
     /// Unconfirmed messages of partitions that have another owner now wait for their turn with those that are held.
     fn take_from_old_owners(&mut self, now: Instant, changes: &[Change], effects: &mut Effects) {
-        let Some(owner) = changes
-            .first()
-            .and_then(|change| self.routing.route(change.partition).owner)
-        else {
+        if changes.is_empty() {
             return;
-        };
+        }
         let mut moved = vec![false; self.routing.partitions()];
         for change in changes {
             moved[usize::from(change.partition.0)] = true;
         }
         let mut taken = Vec::new();
         for (slot, link) in self.containers.links_with_slots_mut() {
-            if slot != owner {
-                let wanted = |partition: PartitionId| moved.get(usize::from(partition.0)).is_some_and(|moved| *moved);
-                link.window
-                    .take(wanted, |label, bytes| taken.push((label, bytes.to_vec())));
-            }
+            let wanted = |partition: PartitionId| {
+                let moved = moved.get(usize::from(partition.0)).is_some_and(|moved| *moved);
+                moved && self.routing.route(partition).owner != Some(slot)
+            };
+            link.window
+                .take(wanted, |label, bytes| taken.push((label, bytes.to_vec())));
         }
         self.keep_all(now, taken, effects);
     }
@@ -150,7 +205,7 @@ impl Core {
         confirm.finished().for_each(|numbers| link.window.finished(numbers));
         link.window.confirm(confirm.upto);
         if taken.is_empty() {
-            return;
+            return self.hear_word(now, effects);
         }
         for (label, _) in &taken {
             // Whoever returns is not the owner, whatever was heard last; the owner will say so.
@@ -160,6 +215,7 @@ impl Core {
             }
         }
         self.keep_all(now, taken, effects);
+        self.hear_word(now, effects);
         self.release(now, effects);
     }
 
@@ -196,6 +252,7 @@ impl Core {
         // As long as one proxy vouches for the container, nobody takes over from it.
         self.next_heartbeat = now;
         self.keep_all(now, taken, effects);
+        self.hear_word(now, effects);
         self.release(now, effects);
     }
 

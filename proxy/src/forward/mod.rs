@@ -46,6 +46,7 @@ use ucf::{Incarnation, PartitionId};
 
 use ahead::Ahead;
 use containers::Containers;
+use deliver::Unaccounted;
 use early::Early;
 use island::Island;
 use own::Own;
@@ -84,6 +85,8 @@ struct Core {
     island: Island,
     /// Partitions whose owner has returned a message, and when it is asked again; each at most once.
     returned: Vec<(Instant, PartitionId)>,
+    /// Partitions with a new owner whose former one has yet to say what became of all it was sent; each at most once.
+    unaccounted: Vec<Unaccounted>,
     containers: Containers,
     peers: Peers,
     counters: Counters,
@@ -114,6 +117,7 @@ impl Forwarder {
                 ahead: Ahead::default(),
                 island: Island::default(),
                 returned: Vec::new(),
+                unaccounted: Vec::new(),
                 containers: Containers::default(),
                 peers: Peers::default(),
                 counters: Counters::default(),
@@ -273,12 +277,15 @@ impl Forwarder {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        self.core.next_heartbeat.min(self.core.hold.poll_timeout())
+        let word = self.core.unaccounted.iter().map(|one| one.due).min();
+        let timeout = self.core.next_heartbeat.min(self.core.hold.poll_timeout());
+        word.map_or(timeout, |word| word.min(timeout))
     }
 
     /// Heartbeats, and what has waited too long.
     pub fn handle_timeout(&mut self, now: Instant, effects: &mut Effects) {
         self.core.expire_held(now, effects);
+        self.core.hear_word(now, effects);
         if now >= self.core.next_heartbeat {
             self.core.forgive_pause(now);
             self.core.next_heartbeat = now + HEARTBEAT;
