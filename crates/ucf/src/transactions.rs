@@ -150,6 +150,8 @@ struct Entry {
     partition: PartitionId,
     /// A container has said so; until then the partition is where it was sent.
     announced: bool,
+    /// That is news, whoever had it before.
+    anew: bool,
     ended: bool,
 }
 
@@ -216,6 +218,7 @@ impl TransactionTable {
                 until,
                 partition,
                 announced: false,
+                anew: false,
                 ended: false,
             });
             self.merged.entry(keys.merged).or_insert(keys.transaction);
@@ -242,9 +245,10 @@ impl TransactionTable {
         }
     }
 
-    /// A transaction is as if it had never come, unless it is known to be in another partition by now.
+    /// A transaction is as if it had never come, unless it is known to be in another partition by now, or was begun in this one by others.
     pub fn forget(&mut self, key: u64, partition: PartitionId) {
-        if self.find(key) == Some(partition) {
+        let known = self.entries.get(&key);
+        if known.is_some_and(|entry| entry.partition == partition && !entry.anew) {
             remove(&mut self.entries, &mut self.merged, key);
         }
     }
@@ -278,6 +282,7 @@ impl TransactionTable {
                             entry.partition = partition;
                         }
                         entry.announced = true;
+                        entry.anew |= anew;
                     }
                 }
                 _ => (),
@@ -442,6 +447,26 @@ mod tests {
             Some(P),
             "what is begun anew is not ended by the old entry's time"
         );
+    }
+
+    #[test]
+    fn what_others_have_begun_is_not_forgotten_with_what_came_here() {
+        let announced = Transactions {
+            keys: vec![1],
+            merged: vec![keys(1).merged],
+            partitions: vec![P.0.into()],
+            ended: vec![],
+        };
+        for by_others in [false, true] {
+            let mut table = TransactionTable::new(10);
+            table.begin(at(0), &keys(1), P);
+            table.announced(at(1), &announced, 8, false);
+            if by_others {
+                table.announced(at(2), &announced, 8, true);
+            }
+            table.forget(1, P);
+            assert_eq!(table.find(1), by_others.then_some(P));
+        }
     }
 
     #[test]
