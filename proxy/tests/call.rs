@@ -12,6 +12,7 @@ use ucf::transactions::Keys;
 use ucf::wire::{Body, MemberState, Report, Transactions};
 
 const A: u64 = 0xa;
+const B: u64 = 0xb;
 const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 const CALLER: &str = "192.0.2.1:5062";
 const URI: &str = "sip:bob@192.0.2.10";
@@ -192,7 +193,7 @@ fn another_proxy_finds_the_call_once_it_is_announced() {
     let (mut first, link) = proxy();
     let mut second = Proxy::new(config(2));
     let other = second.container(A, &ALL, 1);
-    let third = second.container(0xb, &[], 1);
+    let third = second.container(B, &[], 1);
     first.client(udp(CALLER), &invite("1", ""));
     let inner = one(first.arrived(link));
     let branch = param(fields(&inner, "Via")[0], "branch").unwrap();
@@ -244,6 +245,30 @@ fn a_cancel_that_comes_before_the_news_of_its_invite_waits_a_moment() {
     let answers = second.out().clients;
     assert_eq!(answers.len(), 1);
     assert!(answers[0].1.starts_with("SIP/2.0 481 "));
+}
+
+#[test]
+fn nobody_is_told_that_there_is_no_such_call_while_its_partition_may_be_without_an_owner() {
+    let mut proxy = Proxy::new(config(1));
+    let fallen = proxy.container(A, &[0, 1, 2, 3], 1);
+    let survivor = proxy.container(B, &[4, 5, 6, 7], 1);
+    proxy.down(fallen);
+    for branch in ["1", "unknown"] {
+        proxy.client(udp(CALLER), &request("CANCEL", URI, branch, "", ""));
+    }
+    proxy.wait(Duration::from_millis(600));
+    assert!(proxy.out().clients.is_empty());
+    proxy.owns(survivor, B, &[0, 1, 2, 3], 2);
+    proxy.frame(survivor, support::begun(&invite("1", ""), 3));
+    assert_eq!(
+        one(proxy.arrived(survivor)).lines().next(),
+        Some("CANCEL sip:bob@192.0.2.10 SIP/2.0")
+    );
+    proxy.wait(Duration::from_millis(500));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 500 "));
+    proxy.client(udp(CALLER), &request("CANCEL", URI, "another", "", ""));
+    proxy.wait(Duration::from_millis(400));
+    assert!(proxy.sent().1.starts_with("SIP/2.0 481 "), "all are there");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use ucf::flow::Flow;
 use ucf::wire::MemberState;
 
 use super::Core;
+use super::containers::Container;
 use super::counters::Kind;
 use super::effects::Effects;
 use super::path::Arrival;
@@ -107,6 +108,10 @@ impl Core {
             // Without a container nobody can say that there is no such call.
             Refusal::UNKNOWN if message.method() == Method::Cancel && !self.has_active() => {
                 (News::Transaction(key), FOR_CONTAINER, Refusal::NO_CONTAINER)
+            }
+            // Its owner may be among those that are being replaced: the next one announces its transactions.
+            Refusal::UNKNOWN if message.method() == Method::Cancel && !self.all_are_owned() => {
+                (News::Transaction(key), FOR_CONTAINER, Refusal::LATE)
             }
             Refusal::UNKNOWN if message.method() == Method::Cancel => (News::Transaction(key), FOR_INVITE, refusal),
             Refusal::NO_CONTAINER => (News::Container, FOR_CONTAINER, refusal),
@@ -214,5 +219,13 @@ impl Core {
         self.containers.iter().any(|(slot, container)| {
             container.link.is_some() && self.balancer.state(slot) == Some(MemberState::Active) && self.owns(slot)
         }) || self.has_active_relayed()
+    }
+
+    /// Whether every partition has an owner in reach.
+    fn all_are_owned(&self) -> bool {
+        let in_reach = |container: &Container| container.link.is_some() || self.peers.reach(container.incarnation);
+        let owners = self.containers.iter().filter(|(_, container)| in_reach(container));
+        let owned = owners.map(|(slot, _)| self.routing.owned(slot).len());
+        owned.sum::<usize>() >= self.routing.partitions()
     }
 }
