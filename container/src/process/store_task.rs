@@ -8,7 +8,7 @@ use crate::store::{Answer, Store};
 use sip::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use ucf::member::RequestId;
-use ucf::store::StoreRequest;
+use ucf::store::{StoreReply, StoreRequest};
 
 /// Requests of one pipeline at most.
 const PIPELINE: usize = 64;
@@ -87,8 +87,11 @@ pub async fn run(
         match outcome {
             Some(Ok((clock, took, answers))) => {
                 let _ = events.send(StoreEvent::Took(took));
-                let claimed = chunk.iter().zip(&answers).filter(|((_, request), _)| is_claim(request));
-                claims = next_claims(claims, claimed.map(|(_, answer)| answer.bytes()));
+                claims = match chunk.iter().chain(&queue).any(|(_, request)| is_claim(request)) {
+                    true => next_claims(claims, &answers),
+                    // The next ones may be of another time, with fuller partitions.
+                    false => *CLAIMS.start(),
+                };
                 // The first one is better than none; the next will tell how wrong it was.
                 let good = |took: Duration| took <= CLOCK_PATIENCE || clock_at.is_none();
                 if let Some((at, millis, _)) = clock.filter(|(.., took)| good(*took)) {
@@ -108,8 +111,8 @@ pub async fn run(
                 claims = *CLAIMS.start();
                 let _ = events.send(StoreEvent::Lost(lost.to_string()));
             }
-            // Given up by the member: the connection went with the call.
-            None => {}
+            // Given up by the member: the connection went with the call. It may have been too much at once.
+            None => claims = *CLAIMS.start(),
         }
     }
 }
@@ -129,11 +132,14 @@ fn next_chunk(queue: &mut Queue, claims: usize) -> Vec<(RequestId, StoreRequest)
     queue.drain(..end).collect()
 }
 
-/// How many claims the next pipeline may have, if the last had at most `claims` and their answers had so many bytes.
-fn next_claims(claims: usize, answers: impl IntoIterator<Item = usize>) -> usize {
-    let (count, largest) = answers
-        .into_iter()
-        .fold((0, 1), |(count, largest), bytes| (count + 1, bytes.max(largest)));
+/// How many claims the next pipeline may have after one with `claims` at most. A refused one brings nothing and says nothing.
+fn next_claims(claims: usize, answers: &[Answer]) -> usize {
+    let claimed = answers
+        .iter()
+        .filter(|answer| matches!(answer.reply, StoreReply::Claimed { .. }));
+    let (count, largest) = claimed.fold((0, 1), |(count, largest), answer| {
+        (count + 1, answer.bytes().max(largest))
+    });
     if count == 0 {
         return claims;
     }
@@ -204,12 +210,26 @@ mod tests {
     use super::*;
     use ucf::{Epoch, Incarnation, PartitionId};
 
+    fn answers(count: usize, reply: &StoreReply, bytes: usize) -> Vec<Answer> {
+        let answer = || Answer {
+            reply: reply.clone(),
+            records: vec![(bytes::Bytes::new(), vec![0_u8; bytes].into())],
+        };
+        std::iter::repeat_with(answer).take(count).collect()
+    }
+
     #[test]
     fn claims_become_more_while_answers_are_small_and_fewer_at_once() {
+        let claimed = StoreReply::Claimed { epoch: Epoch(2) };
         let sizes = [(4, 10), (8, 10), (64, 10), (64, 32 << 10), (64, 900 << 10), (1, 10)];
-        let next = sizes.map(|(count, bytes)| next_claims(8, vec![bytes; count]));
+        let next = sizes.map(|(count, bytes)| next_claims(8, &answers(count, &claimed, bytes)));
         assert_eq!(next, [8, 16, 64, 32, 4, 4]);
-        assert_eq!(next_claims(8, []), 8, "what was no claim says nothing of them");
+        let removed = StoreReply::Removed(true);
+        assert_eq!(
+            next_claims(8, &answers(20, &removed, 0)),
+            8,
+            "no claim says nothing of claims"
+        );
     }
 
     #[test]
