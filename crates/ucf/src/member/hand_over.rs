@@ -12,10 +12,10 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Partitions under way at once: the least keeps the store and the target busy by turns, the most is some round trips' worth of small ones.
+/// Partitions under way at once: with the least the store and the target work by turns, with the most the round trips of small ones do not count.
 const AT_ONCE: RangeInclusive<usize> = 2..=32;
 
-/// How long the calls of a partition may wait for its hand-over because of others that are under way.
+/// How long the calls of a partition may wait for its hand-over.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long an offer stands before it is withdrawn.
@@ -52,14 +52,16 @@ pub(super) struct Moves {
 }
 
 /// How many hand-overs are under way. A partition is stopped from its own beginning to its own end, and the store and the target have the more to
-/// do the more come at once, with the more dialogs each: so one more while they take little longer than one alone, half as many once they do.
+/// do the more come at once, with the more dialogs each: so one more per round while none takes longer than [`PAUSE`] or twice the shortest, half as
+/// many once one does. Begins anew with every move: partitions are fuller by then, or the store another.
 #[derive(Debug)]
 struct Pace {
     at_once: usize,
     /// What the shortest has taken: the round trips of this store.
     shortest: Duration,
     /// What began before says nothing of the present number.
-    since: Instant,
+    raised: Instant,
+    halved: Instant,
 }
 
 impl Default for Pace {
@@ -67,7 +69,8 @@ impl Default for Pace {
         Self {
             at_once: *AT_ONCE.start(),
             shortest: Duration::MAX,
-            since: Instant::default(),
+            raised: Instant::default(),
+            halved: Instant::default(),
         }
     }
 }
@@ -76,21 +79,23 @@ impl Pace {
     fn took(&mut self, now: Instant, since: Instant) {
         let took = now.since(since);
         self.shortest = self.shortest.min(took);
-        if since < self.since {
-            return;
+        let is_long = took > PAUSE.max(self.shortest.saturating_mul(2));
+        if is_long && since >= self.halved {
+            self.at_once = (self.at_once / 2).max(*AT_ONCE.start());
+            (self.raised, self.halved) = (now, now);
+        } else if !is_long && since >= self.raised {
+            self.at_once = (self.at_once + 1).min(*AT_ONCE.end());
+            self.raised = now;
         }
-        self.since = now;
-        let at_once = match took <= PAUSE.max(2 * self.shortest) {
-            true => self.at_once + 1,
-            false => self.at_once / 2,
-        };
-        self.at_once = at_once.clamp(*AT_ONCE.start(), *AT_ONCE.end());
     }
 }
 
 impl Member {
     /// Finds what others should own, and starts as much as may be under way.
     pub(super) fn plan_moves(&mut self, now: Instant) {
+        if self.moves.queue.is_empty() && self.held.values().all(|held| held.hand_over.is_none()) {
+            self.moves.pace = Pace::default();
+        }
         self.moves.queue.clear();
         // Without the store, or while it is unsure what it knows, nothing moves that need not.
         let calm = self.store.is_up() && self.reconcile.is_none() && self.gate == Gate::Committed;
@@ -204,6 +209,13 @@ impl Member {
             return;
         };
         if reply == StoreReply::Withdrawn {
+            if let Some(since) = self
+                .held
+                .get(&partition)
+                .and_then(|held| Some(held.hand_over.as_ref()?.since))
+            {
+                self.moves.pace.took(now, since);
+            }
             self.event(Event::HandOverWithdrawn { partition, to });
             return self.thaw(partition);
         }
@@ -300,5 +312,17 @@ mod tests {
             "one is large already"
         );
         assert_eq!(rounds(60, |_| 300), (32, 32), "the store is far away");
+    }
+
+    #[test]
+    fn those_that_take_long_count_however_many_others_do_not() {
+        let (mut pace, start) = (Pace::default(), Instant::default());
+        let at = |millis| start + Duration::from_millis(millis);
+        (0..10).for_each(|round| pace.took(at(5 * round + 5), at(5 * round)));
+        assert_eq!(pace.at_once, 12);
+        pace.took(at(60), at(0));
+        assert_eq!(pace.at_once, 6);
+        pace.took(at(61), at(10));
+        assert_eq!(pace.at_once, 6, "it began before there were fewer");
     }
 }
