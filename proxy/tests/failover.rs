@@ -135,6 +135,36 @@ fn what_the_former_owner_has_answered_is_not_sent_to_the_new_one_however_late_it
 }
 
 #[test]
+fn a_proxy_that_stood_still_hears_the_former_owner_out() {
+    let (mut proxy, a, b) = pair();
+    proxy.client(udp(CALLER), &info(2));
+    proxy.arrived(a);
+    // Nothing runs for longer than a lively container is silent; then the news of the new owner is read first.
+    proxy.now = proxy.now + Duration::from_millis(400);
+    proxy.owns(b, B, &[2], 2);
+    assert!(proxy.arrived(b).is_empty());
+    proxy.confirm(a, 1, &[]);
+    proxy.wait(Duration::from_millis(100));
+    assert!(proxy.arrived(b).is_empty(), "it was answered");
+}
+
+#[test]
+fn every_former_owner_is_heard_not_the_latest_alone() {
+    let (mut proxy, a, b) = pair();
+    let c = proxy.container(0xc, &[], 0);
+    for n in [2, 10] {
+        proxy.client(udp(CALLER), &info(n));
+    }
+    proxy.arrived(a);
+    proxy.owns(b, B, &[2], 2);
+    proxy.owns(c, 0xc, &[2], 3);
+    assert!(proxy.arrived(c).is_empty());
+    proxy.confirm(a, 2, &[2]);
+    assert_eq!(numbers(&proxy.arrived(c)), [10]);
+    assert!(proxy.arrived(b).is_empty());
+}
+
+#[test]
 fn a_former_owner_that_falls_or_has_been_silent_is_not_waited_for() {
     let (mut proxy, a, b) = pair();
     for n in [2, 3] {

@@ -236,13 +236,10 @@ impl Window {
         }
     }
 
-    /// Whether the container has said nothing yet of a message of this partition.
-    #[must_use]
-    pub fn waits_for(&self, partition: PartitionId) -> bool {
+    /// The partitions of the messages of which the container has said nothing yet.
+    pub fn unanswered(&self) -> impl Iterator<Item = PartitionId> {
         let waiting = self.entries.iter().skip((self.waiting - self.first) as usize);
-        waiting
-            .into_iter()
-            .any(|entry| !entry.done && entry.label.partition == partition)
+        waiting.filter(|entry| !entry.done).map(|entry| entry.label.partition)
     }
 
     /// Gives every unconfirmed message whose partition `wanted` names to `again`, oldest first, and keeps it no longer.

@@ -105,10 +105,12 @@ impl Containers {
         self.get_mut(slot)?.link.as_mut()
     }
 
-    /// Its link, if it stands and something was heard lately.
-    pub(super) fn lively(&self, now: Instant, slot: Slot, lately: Duration) -> Option<&Link> {
-        let container = self.get(slot).filter(|container| now.since(container.heard) < lately)?;
-        container.link.as_ref()
+    /// The links of those that were heard lately.
+    pub(super) fn lively(&self, now: Instant, lately: Duration) -> impl Iterator<Item = (Slot, &Link)> {
+        let lively = self
+            .iter()
+            .filter(move |(_, container)| now.since(container.heard) < lately);
+        lively.filter_map(|(slot, container)| Some((slot, container.link.as_ref()?)))
     }
 
     /// The slot of a link that stands.

@@ -7,7 +7,7 @@ use transport::legs::{EDGE, INNER};
 use ucf::PartitionId;
 use ucf::flow::Flow;
 use ucf::hold::Held;
-use ucf::routing::{Change, Slot};
+use ucf::routing::Slot;
 use ucf::window::Label;
 use ucf::wire::{Body, Confirm, Ownership};
 
@@ -28,17 +28,17 @@ const FALL: u8 = 17;
 /// only because the owner was not done with taking over when it came, and then no announcement follows.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a partition that has another owner waits for the former one's word on what it was sent, if that one lives: what it has dealt with
-/// would be answered twice. A round trip, and the time of a busy machine; as a fault does not end a link at once, not longer.
+/// How long a partition that has another owner waits for the word of former ones on what they were sent, if they live: what they have dealt with
+/// would be answered twice. A round trip, and the time of a busy machine; not longer, because a link may outlive its container for a while.
 const WORD: Duration = Duration::from_millis(50);
 
 /// Whoever has been silent for longer is not waited for.
 const LIVELY: Duration = Duration::from_millis(250);
 
-/// A partition that waits for its former owner's word.
+/// A partition that has moved, and waits for the word of those who owned it.
 pub(super) struct Unaccounted {
-    change: Change,
-    /// When it is waited for no longer.
+    partition: PartitionId,
+    /// Until when.
     pub(super) due: Instant,
 }
 
@@ -122,60 +122,61 @@ impl Core {
         if changes.is_empty() {
             return;
         }
-        changes.retain(|change| !self.wait_for_word(now, change));
-        self.take_from_old_owners(now, &changes, effects);
-        self.release(now, effects);
-    }
-
-    /// Whether the former owner lives and has not said yet what became of all that it was sent: then the partition waits for that.
-    fn wait_for_word(&mut self, now: Instant, change: &Change) -> bool {
         self.unaccounted
-            .retain(|other| other.change.partition != change.partition);
-        let waits = self.has_no_word(now, change);
-        self.routing.hold_back(change.partition, waits);
-        if waits {
-            let (change, due) = (*change, now + WORD);
-            self.unaccounted.push(Unaccounted { change, due });
-        }
-        waits
+            .retain(|one| !changes.iter().any(|change| change.partition == one.partition));
+        let due = now + WORD;
+        let moved = changes.iter().map(|change| Unaccounted {
+            partition: change.partition,
+            due,
+        });
+        self.follow(now, moved.collect(), effects);
     }
 
-    fn has_no_word(&self, now: Instant, change: &Change) -> bool {
-        let owner = self.routing.route(change.partition).owner;
-        let former = change.from.filter(|_| change.from != owner);
-        let former = former.and_then(|slot| self.containers.lively(now, slot, LIVELY));
-        former.is_some_and(|link| link.window.waits_for(change.partition))
-    }
-
-    /// Partitions that have waited for their former owner's word go on once they have it, or it is late.
+    /// Partitions that have waited for the word of former owners go on once they have it, or it is late.
     pub(super) fn hear_word(&mut self, now: Instant, effects: &mut Effects) {
-        if self.unaccounted.is_empty() {
-            return;
+        if !self.unaccounted.is_empty() {
+            let waiting = std::mem::take(&mut self.unaccounted);
+            self.follow(now, waiting, effects);
         }
-        let all = std::mem::take(&mut self.unaccounted);
-        let (waiting, over): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .partition(|one| now < one.due && self.has_no_word(now, &one.change));
-        self.unaccounted = waiting;
+    }
+
+    /// What waits for partitions that have moved goes to their new owners, what the former ones have not confirmed too; or all of it waits for
+    /// these.
+    fn follow(&mut self, now: Instant, moved: Vec<Unaccounted>, effects: &mut Effects) {
+        let (waiting, over) = self.split_by_word(now, moved);
+        for one in &waiting {
+            self.routing.hold_back(one.partition, true);
+        }
+        self.unaccounted.extend(waiting);
         if over.is_empty() {
             return;
         }
-        let changes: Vec<Change> = over.into_iter().map(|one| one.change).collect();
-        for change in &changes {
-            self.routing.hold_back(change.partition, false);
+        for one in &over {
+            self.routing.hold_back(one.partition, false);
         }
-        self.take_from_old_owners(now, &changes, effects);
+        self.take_from_old_owners(now, &over, effects);
         self.release(now, effects);
     }
 
-    /// Unconfirmed messages of partitions that have another owner now wait for their turn with those that are held.
-    fn take_from_old_owners(&mut self, now: Instant, changes: &[Change], effects: &mut Effects) {
-        if changes.is_empty() {
-            return;
+    /// First those of which somebody who lives and is not the owner has not said yet what became of all that it was sent; then the others.
+    fn split_by_word(&self, now: Instant, moved: Vec<Unaccounted>) -> (Vec<Unaccounted>, Vec<Unaccounted>) {
+        let mut unanswered = vec![false; self.routing.partitions()];
+        // What was said while this worker stood still lies in its sockets: that silence is its own.
+        for (slot, link) in self.containers.lively(now.min(self.next_heartbeat), LIVELY) {
+            for partition in link.window.unanswered() {
+                unanswered[usize::from(partition.0)] |= self.routing.route(partition).owner != Some(slot);
+            }
         }
+        moved
+            .into_iter()
+            .partition(|one| now < one.due && unanswered[usize::from(one.partition.0)])
+    }
+
+    /// Unconfirmed messages of partitions that have another owner now wait for their turn with those that are held.
+    fn take_from_old_owners(&mut self, now: Instant, over: &[Unaccounted], effects: &mut Effects) {
         let mut moved = vec![false; self.routing.partitions()];
-        for change in changes {
-            moved[usize::from(change.partition.0)] = true;
+        for one in over {
+            moved[usize::from(one.partition.0)] = true;
         }
         let mut taken = Vec::new();
         for (slot, link) in self.containers.links_with_slots_mut() {
