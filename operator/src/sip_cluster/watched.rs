@@ -15,6 +15,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::sync::OnceCell;
 
 use super::names::OURS;
 use crds::SipCluster;
@@ -23,7 +24,6 @@ use crds::SipCluster;
 pub type Meta<K> = Store<PartialObjectMeta<K>>;
 
 /// The caches.
-#[derive(Clone)]
 pub struct Watched {
     /// Containers, proxies and Redis.
     pub pods: Store<Pod>,
@@ -43,6 +43,7 @@ pub struct Watched {
     pub budgets: Meta<PodDisruptionBudget>,
     /// Who may talk to whom.
     pub policies: Meta<NetworkPolicy>,
+    full: OnceCell<()>,
 }
 
 impl Watched {
@@ -74,6 +75,7 @@ impl Watched {
             role_bindings,
             budgets,
             policies,
+            full: OnceCell::new(),
         };
         (watched, controller)
     }
@@ -90,19 +92,24 @@ impl Watched {
             role_bindings,
             budgets,
             policies,
+            full,
         } = self;
-        // The only error is that the writer is gone, and the watches live as long as the controller.
-        let _ = tokio::join!(
-            pods.wait_until_ready(),
-            stateful_sets.wait_until_ready(),
-            deployments.wait_until_ready(),
-            services.wait_until_ready(),
-            service_accounts.wait_until_ready(),
-            roles.wait_until_ready(),
-            role_bindings.wait_until_ready(),
-            budgets.wait_until_ready(),
-            policies.wait_until_ready(),
-        );
+        // A cache wakes only one of those that wait for it: one waits for all, and the others for that one.
+        let all = async {
+            // The only error is that the writer is gone, and the watches live as long as the controller.
+            let _ = tokio::join!(
+                pods.wait_until_ready(),
+                stateful_sets.wait_until_ready(),
+                deployments.wait_until_ready(),
+                services.wait_until_ready(),
+                service_accounts.wait_until_ready(),
+                roles.wait_until_ready(),
+                role_bindings.wait_until_ready(),
+                budgets.wait_until_ready(),
+                policies.wait_until_ready(),
+            );
+        };
+        full.get_or_init(|| all).await;
     }
 }
 
@@ -173,4 +180,75 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     store.get(&ObjectRef::new(name).within(namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use super::*;
+
+    /// A cache that is filled once its writer says so, and what does.
+    fn cache<K>() -> (Store<K>, impl FnOnce())
+    where
+        K: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        let (store, mut writer) = reflector::store();
+        (store, move || {
+            writer.apply_watcher_event(&watcher::Event::Init);
+            writer.apply_watcher_event(&watcher::Event::InitDone);
+        })
+    }
+
+    #[tokio::test]
+    async fn all_reconciliations_go_on_once_the_caches_are_filled() {
+        let (pods, fill_pods) = cache();
+        let (stateful_sets, fill_stateful_sets) = cache();
+        let (deployments, fill_deployments) = cache();
+        let (services, fill_services) = cache();
+        let (service_accounts, fill_service_accounts) = cache();
+        let (roles, fill_roles) = cache();
+        let (role_bindings, fill_role_bindings) = cache();
+        let (budgets, fill_budgets) = cache();
+        let (policies, fill_policies) = cache();
+        let watched = Arc::new(Watched {
+            pods,
+            stateful_sets,
+            deployments,
+            services,
+            service_accounts,
+            roles,
+            role_bindings,
+            budgets,
+            policies,
+            full: OnceCell::new(),
+        });
+        let clusters = [(); 3].map(|()| {
+            let watched = watched.clone();
+            tokio::spawn(async move { watched.filled().await })
+        });
+        // Each has begun to wait.
+        tokio::task::yield_now().await;
+        let mut filled = pin!(watched.filled());
+        assert!(poll_fn(|context| Poll::Ready(filled.as_mut().poll(context).is_pending())).await);
+        fill_pods();
+        fill_stateful_sets();
+        fill_deployments();
+        fill_services();
+        fill_service_accounts();
+        fill_roles();
+        fill_role_bindings();
+        fill_budgets();
+        fill_policies();
+        let all = async {
+            for cluster in clusters {
+                cluster.await.expect("it ends");
+            }
+            filled.await;
+        };
+        let limit = std::time::Duration::from_secs(5);
+        tokio::time::timeout(limit, all).await.expect("somebody waits for ever");
+    }
 }
