@@ -78,7 +78,7 @@ impl Scene {
 }
 
 fn store(url: &str, budget: Duration) -> Store {
-    Store::new(Place::new(url, 0).expect("a good URL"), "c", budget, 1)
+    Store::new(Place::new(url, 0, None).expect("a good URL"), "c", budget, 1)
 }
 
 fn join(member: Incarnation) -> StoreRequest {

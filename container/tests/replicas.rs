@@ -82,7 +82,7 @@ async fn until<T>(mut what: impl AsyncFnMut() -> Result<T, Lost>) -> T {
 #[tokio::test]
 async fn nothing_counts_before_a_replica_has_it() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
-    let place = Place::new(&master.url(), 1).expect("a good URL");
+    let place = Place::new(&master.url(), 1, None).expect("a good URL");
     let mut store = Store::new(place, "c", BUDGET, 1);
     let alone = store
         .ask(&[join(), claim()])
@@ -135,7 +135,7 @@ async fn sentinels_lead_to_the_master_of_the_time() {
         .each_ref()
         .map(|(sentinel, _)| format!("127.0.0.1:{}", sentinel.port()))
         .join(",");
-    let place = Place::new(&format!("redis-sentinel://:{PASSWORD}@{hosts}/#demo"), 2).expect("a good URL");
+    let place = Place::new(&format!("redis-sentinel://:{PASSWORD}@{hosts}/#demo"), 2, None).expect("a good URL");
     let mut store = Store::new(place, "c", BUDGET, 1);
     until(async || store.ask(&[join(), claim()]).await).await;
     assert_eq!(store.address(), format!("127.0.0.1:{port}"));

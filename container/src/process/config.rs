@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ struct Arguments {
     /// better given by the environment.
     #[arg(long, env = "SIPCLUSTER_REDIS", hide_env_values = true)]
     redis: String,
+    /// A file of the CAs (PEM) that may have signed the certificates of Redis and its Sentinels, where the URL begins with rediss. It is read at
+    /// each connection.
+    #[arg(long, env = "SIPCLUSTER_REDIS_CA")]
+    redis_ca: Option<PathBuf>,
     /// Replicas behind that server or master. With any, a write, a lease or a claim counts once a majority of all servers
     /// has it.
     #[arg(long, env = "SIPCLUSTER_REDIS_REPLICAS", default_value = "0")]
@@ -174,6 +179,7 @@ impl Arguments {
             redis: redis(
                 &self.redis,
                 number("--redis-replicas", &self.redis_replicas, 0, 8)? as u8,
+                self.redis_ca.as_deref(),
             )?,
             sip: address("--sip", &self.sip)?,
             ucf: address("--ucf", &self.ucf)?,
@@ -260,16 +266,26 @@ fn advertised(text: &str) -> Result<String, Invalid> {
     Ok(text.into())
 }
 
+/// Where Redis is, by the variables of the environment alone.
+///
+/// # Errors
+/// What is wrong with them.
+pub(super) fn redis_of_environment() -> Result<Place, Invalid> {
+    let url = std::env::var("SIPCLUSTER_REDIS").unwrap_or_default();
+    let ca = std::env::var_os("SIPCLUSTER_REDIS_CA").map(PathBuf::from);
+    redis(&url, 0, ca.as_deref())
+}
+
 /// Its password is not repeated in the message.
-fn redis(url: &str, replicas: u8) -> Result<Place, Invalid> {
-    Place::new(url, replicas).map_err(|error| Invalid {
+fn redis(url: &str, replicas: u8, ca: Option<&Path>) -> Result<Place, Invalid> {
+    Place::new(url, replicas, ca).map_err(|error| Invalid {
         field: "--redis",
         value: match url.rsplit_once('@') {
             Some((_, rest)) => format!("...@{rest}"),
             None => url.into(),
         },
         remedy: format!(
-            "give redis://HOST:PORT, such as redis://127.0.0.1:6379, or redis-sentinel://HOST[,HOST...]/#MASTER ({error})"
+            "give redis://HOST:PORT, such as redis://127.0.0.1:6379, or redis-sentinel://HOST[,HOST...]/#MASTER; with rediss for TLS ({error})"
         ),
     })
 }
@@ -333,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_wrong_redis_is_named_without_its_password() {
-        let message = redis("redis-sentinel://:secret@h", 0)
+        let message = redis("redis-sentinel://:secret@h", 0, None)
             .expect_err("no master")
             .to_string();
         assert!(

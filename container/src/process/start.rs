@@ -2,14 +2,19 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::{Builder, LocalOptions};
 
-use super::config::{Config, EXIT_USAGE};
+use super::config::{self, Config, EXIT_USAGE};
 use crate::application::{self, Application};
+use crate::store::Link;
+
+/// How long a Redis that is only checked may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An application, or what is wrong with what stands for it and what would be right.
 type Made = Result<Arc<dyn Application>, String>;
@@ -68,8 +73,10 @@ fn custom<O: DeserializeOwned>(text: &str) -> Result<O, String> {
 
 fn start(applications: &Applications<'_>) -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("--check-application") {
-        return check(applications, &arguments.next().unwrap_or_default());
+    match arguments.next().as_deref() {
+        Some("--check-application") => return check(applications, &arguments.next().unwrap_or_default()),
+        Some("--check-redis") => return check_redis(),
+        _ => {}
     }
     let config = Config::from_process(applications);
     admin::logging::init(config.log_format);
@@ -99,6 +106,29 @@ fn check(applications: &Applications<'_>, application: &str) -> ExitCode {
         Err(wrong) => {
             eprintln!("{wrong}");
             ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// Only says whether the Redis that the environment names can be reached, so that `sipcluster up` can ask before it starts anything.
+fn check_redis() -> ExitCode {
+    let place = config::redis_of_environment().unwrap_or_else(|invalid| {
+        eprintln!("{invalid}");
+        std::process::exit(EXIT_USAGE.into());
+    });
+    let reached = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| {
+            let reached = runtime.block_on(Link::new(place, PATIENCE).open());
+            reached.map_err(|lost| lost.to_string())
+        });
+    match reached {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ErrorKind, Pipeline, Script, ServerErrorKind, Value};
+use redis::{ErrorKind, Pipeline, Script, ServerErrorKind, Value};
 
+use super::connection::{Connection, Patience};
 use super::place::{self, Place};
 use super::scripts;
 
@@ -33,8 +34,7 @@ impl From<redis::RedisError> for Lost {
 pub struct Link {
     place: Place,
     budget: Duration,
-    config: AsyncConnectionConfig,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     /// Where it is, or was, connected to.
     address: String,
     /// Connections made so far.
@@ -46,14 +46,9 @@ impl Link {
     /// A link that connects at its first request; an answer later than `budget` counts as lost.
     #[must_use]
     pub fn new(place: Place, budget: Duration) -> Self {
-        // A new connection may take four budgets: it comes after a loss, and one that is refused at once costs nothing.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(budget * 4))
-            .set_response_timeout(Some(budget));
         Self {
             place,
             budget,
-            config,
             connection: None,
             address: "no server yet".into(),
             made: 0,
@@ -94,14 +89,14 @@ impl Link {
     /// The store is lost: the next call connects anew.
     pub async fn run(&mut self, commands: &Pipeline) -> Result<Vec<Value>, Lost> {
         let mut connection = self.connect().await?;
-        let mut result = commands.query_async::<Vec<Value>>(&mut connection).await;
+        let mut result = commands.query_async::<Vec<Value>>(&mut connection.commands).await;
         if result
             .as_ref()
             .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
         {
             // Someone flushed the scripts. Every request is harmless if it is carried out twice.
-            load_scripts(&mut connection).await?;
-            result = commands.query_async::<Vec<Value>>(&mut connection).await;
+            load_scripts(&mut connection.commands).await?;
+            result = commands.query_async::<Vec<Value>>(&mut connection.commands).await;
         }
         match result {
             Ok(values) => {
@@ -138,23 +133,26 @@ impl Link {
     }
 
     /// The present connection, out of its place: whoever succeeds puts it back.
-    async fn connect(&mut self) -> Result<MultiplexedConnection, Lost> {
+    async fn connect(&mut self) -> Result<Connection, Lost> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
         let (info, watched) = self.place.find(self.budget).await?;
         self.address = place::shown(&info);
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client = Client::open(info.set_tcp_settings(tcp))?;
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&self.config)
-            .await?;
+        let patience = Patience {
+            // It comes after a loss, and one that is refused at once costs nothing.
+            connection: self.budget * 4,
+            answer: self.budget,
+        };
+        let opened = self.place.open(info, patience).await;
+        let mut connection = opened.map_err(|refused| Lost(format!("{}: {}", self.address, refused.lost)))?;
+        let commands = &mut connection.commands;
         if watched {
-            check_role(&mut connection).await?;
+            check_role(commands).await?;
         }
         self.made += 1;
-        load_scripts(&mut connection).await?;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        load_scripts(commands).await?;
+        let info: String = redis::cmd("INFO").arg("server").query_async(commands).await?;
         let run_id = info
             .lines()
             .find_map(|line| line.strip_prefix("run_id:"))

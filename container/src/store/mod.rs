@@ -12,11 +12,13 @@
 //! A fence is deleted an hour after its member was removed; until then it tells late packets of dead connections. Scripts touch keys of
 //! several hash tags, so the store is one server (with replicas and Sentinel, if wanted), not a Redis Cluster.
 
+mod connection;
 mod fence;
 mod link;
 mod place;
 mod reply;
 mod scripts;
+mod tls;
 mod write;
 
 use std::time::Duration;

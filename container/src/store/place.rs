@@ -1,15 +1,16 @@
 //! Where Redis is: one server, or Sentinels that know which of several servers is the master.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _,
-    RedisConnectionInfo, RedisResult,
-};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, RedisResult};
 use tokio::task::JoinSet;
 
 use super::Lost;
+use super::connection::{self, Connection, Patience, Refused};
+use super::tls::Tls;
 
 /// Where a Sentinel listens if nothing is said.
 const SENTINEL_PORT: u16 = 26_379;
@@ -22,6 +23,8 @@ const MAX_SENTINELS: usize = 15;
 pub struct Place {
     servers: Servers,
     replicas: u8,
+    /// For servers and Sentinels alike; nothing where they are spoken to in plain text.
+    tls: Option<Tls>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,16 +53,38 @@ struct Said {
 
 impl Place {
     /// By `redis://[[user]:password@]host[:port][/database]`, or `redis-sentinel://[[user]:password@]host[:port][,host[:port]…][/database]#master`
-    /// with the hosts of Sentinels; behind the server, or the master, stand so many replicas.
+    /// with the hosts of Sentinels; behind the server, or the master, stand so many replicas. With `rediss` in place of `redis` all of them are
+    /// spoken to over TLS, and `ca` is a file of the CAs (PEM) that may have signed their certificates.
     ///
     /// # Errors
-    /// Fails if `url` is neither.
-    pub fn new(url: &str, replicas: u8) -> Result<Self, Lost> {
+    /// Fails if `url` is neither, or if only one of `url` and `ca` is about TLS.
+    pub fn new(url: &str, replicas: u8, ca: Option<&Path>) -> Result<Self, Lost> {
+        let (url, is_secured) = without_tls(url);
+        let tls = match (is_secured, ca) {
+            (true, Some(ca)) => Some(Tls::new(ca.to_owned())),
+            (false, None) => None,
+            (true, None) => {
+                return Err(Lost(
+                    "for rediss:// name the CA of the certificates (--redis-ca)".into(),
+                ));
+            }
+            (false, Some(_)) => return Err(Lost("there is a CA (--redis-ca), so the URL begins with rediss".into())),
+        };
         let servers = match url.strip_prefix("redis-sentinel://") {
             Some(rest) => watched(rest)?,
-            None => Servers::One(Box::new(url.into_connection_info()?)),
+            None if is_secured && url.contains('#') => {
+                return Err(Lost(
+                    "certificates are checked always: nothing follows behind a #".into(),
+                ));
+            }
+            None => Servers::One(Box::new(url.as_ref().into_connection_info()?)),
         };
-        Ok(Self { servers, replicas })
+        Ok(Self { servers, replicas, tls })
+    }
+
+    /// Connects to the server that was found.
+    pub(super) async fn open(&self, server: ConnectionInfo, patience: Patience) -> Result<Connection, Refused> {
+        connection::open(server, self.tls.as_ref(), patience).await
     }
 
     /// How many replicas have to have a write, a lease or a claim before it counts: with the master a majority of all, so that a master which is
@@ -81,7 +106,7 @@ impl Place {
                 master,
                 settings,
             } => {
-                let said = ask_all(sentinels, master, patience).await?;
+                let said = ask_all(sentinels, master, self.tls.as_ref(), patience).await?;
                 if said.down {
                     return Err(Lost(format!(
                         "the master {}:{} is down, and the Sentinels have promoted no other yet",
@@ -92,6 +117,16 @@ impl Place {
                 Ok((info.set_redis_settings(settings.as_ref().clone()), true))
             }
         }
+    }
+}
+
+/// The URL as it would be without TLS, and whether it is for TLS.
+fn without_tls(url: &str) -> (Cow<'_, str>, bool) {
+    match url.strip_prefix("rediss") {
+        Some(rest) if rest.starts_with("://") || rest.starts_with("-sentinel://") => {
+            (format!("redis{rest}").into(), true)
+        }
+        _ => (url.into(), false),
     }
 }
 
@@ -140,12 +175,17 @@ fn watched(rest: &str) -> Result<Servers, Lost> {
 
 /// Asks all Sentinels at once. Of the first majority that answers, who has heard of the latest promotion is believed: a single one may be cut
 /// off together with a former master, and a lost node's would have to be waited for.
-async fn ask_all(sentinels: &[ConnectionInfo], master: &str, patience: Duration) -> Result<Said, Lost> {
+async fn ask_all(
+    sentinels: &[ConnectionInfo],
+    master: &str,
+    tls: Option<&Tls>,
+    patience: Duration,
+) -> Result<Said, Lost> {
     let majority = sentinels.len() / 2 + 1;
     let mut asked = JoinSet::new();
     for sentinel in sentinels {
-        let (sentinel, master) = (sentinel.clone(), master.to_owned());
-        asked.spawn(async move { ask(sentinel, &master, patience).await });
+        let (sentinel, master, tls) = (sentinel.clone(), master.to_owned(), tls.cloned());
+        asked.spawn(async move { ask(sentinel, &master, tls.as_ref(), patience).await });
     }
     let (mut said, mut why) = (Vec::new(), String::new());
     while let Some(answer) = asked.join_next().await {
@@ -168,33 +208,32 @@ async fn ask_all(sentinels: &[ConnectionInfo], master: &str, patience: Duration)
     latest.ok_or_else(|| Lost("no Sentinel".into()))
 }
 
-async fn ask(sentinel: ConnectionInfo, master: &str, patience: Duration) -> Result<Said, Lost> {
+async fn ask(sentinel: ConnectionInfo, master: &str, tls: Option<&Tls>, patience: Duration) -> Result<Said, Lost> {
     let address = sentinel.addr().to_string();
-    ask_one(sentinel, master, patience)
+    ask_one(sentinel, master, tls, patience)
         .await
         .map_err(|error| Lost(format!("{address}: {error}")))
 }
 
-async fn ask_one(sentinel: ConnectionInfo, master: &str, patience: Duration) -> Result<Said, Lost> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(patience))
-        .set_response_timeout(Some(patience));
-    let open = async |info: ConnectionInfo| -> RedisResult<_> {
-        Client::open(info)?
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+async fn ask_one(sentinel: ConnectionInfo, master: &str, tls: Option<&Tls>, patience: Duration) -> Result<Said, Lost> {
+    let patience = Patience {
+        connection: patience,
+        answer: patience,
     };
-    let mut connection = match open(sentinel.clone()).await {
+    let opened = match connection::open(sentinel.clone(), tls, patience).await {
         // The servers' password may be none of the Sentinel's, which then has none.
-        Err(error) if error.kind() == ErrorKind::AuthenticationFailed => {
-            open(sentinel.set_redis_settings(RedisConnectionInfo::default())).await?
+        Err(refused) if refused.of_password => {
+            let without = sentinel.set_redis_settings(RedisConnectionInfo::default());
+            connection::open(without, tls, patience).await
         }
-        other => other?,
+        other => other,
     };
+    let mut connection = opened.map_err(|refused| refused.lost)?;
     let mut commands = redis::pipe();
     commands.cmd("SENTINEL").arg("MASTER").arg(master);
     commands.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-    let (fields, address): (HashMap<String, String>, (String, u16)) = commands.query_async(&mut connection).await?;
+    let (fields, address): (HashMap<String, String>, (String, u16)) =
+        commands.query_async(&mut connection.commands).await?;
     said(&fields, address).ok_or_else(|| Lost("an answer without the master's address".into()))
 }
 
@@ -225,7 +264,7 @@ mod tests {
     use super::*;
 
     fn sentinels(url: &str) -> (Vec<String>, String, RedisConnectionInfo) {
-        match Place::new(url, 2).expect("a good URL").servers {
+        match Place::new(url, 2, None).expect("a good URL").servers {
             Servers::One(_) => panic!("{url} names Sentinels"),
             Servers::Watched {
                 sentinels,
@@ -255,14 +294,32 @@ mod tests {
             "http://10.0.0.1",
             &many,
         ] {
-            assert!(Place::new(url, 0).is_err(), "{url}");
+            assert!(Place::new(url, 0, None).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_and_a_ca_go_together() {
+        let ca = Some(Path::new("/ca.crt"));
+        for (url, ca, what) in [
+            ("rediss://h", None, "--redis-ca"),
+            ("rediss-sentinel://h#demo", None, "--redis-ca"),
+            ("redis://h", ca, "rediss"),
+            ("redis-sentinel://h#demo", ca, "rediss"),
+            ("rediss://h/#insecure", ca, "always"),
+        ] {
+            let Lost(message) = Place::new(url, 0, ca).expect_err("half of it");
+            assert!(message.contains(what), "{url}: {message}");
+        }
+        for url in ["rediss://:p@h:6380/2", "rediss-sentinel://h,i#demo"] {
+            assert!(Place::new(url, 0, ca).is_ok_and(|place| place.tls.is_some()), "{url}");
         }
     }
 
     #[test]
     fn with_the_master_a_majority_is_awaited() {
         let awaited = |replicas| {
-            Place::new("redis://h", replicas)
+            Place::new("redis://h", replicas, None)
                 .expect("a good URL")
                 .awaited_replicas()
         };

@@ -67,7 +67,7 @@ impl RedisServer {
     /// Where it is, with nothing behind it.
     #[allow(dead_code, reason = "not every test that shares this needs it")]
     pub fn place(&self) -> Place {
-        Place::new(&self.url(), 0).expect("a good URL")
+        Place::new(&self.url(), 0, None).expect("a good URL")
     }
 
     /// Its process.
