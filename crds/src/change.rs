@@ -36,7 +36,7 @@ pub struct Change {
 }
 
 /// By field; the first that the field is, or lies below, counts.
-const EFFECTS: [(&str, Effect); 16] = [
+const EFFECTS: [(&str, Effect); 18] = [
     ("spec.replicas", Effect::Live),
     ("spec.paused", Effect::Live),
     ("spec.dispatcher.service", Effect::Live),
@@ -44,6 +44,8 @@ const EFFECTS: [(&str, Effect); 16] = [
     ("spec.application", Effect::RollsContainers),
     ("spec.containers", Effect::RollsContainers),
     ("spec.replication.mode", Effect::RollsContainers),
+    ("spec.redis.external.caFile", Effect::RollsContainers),
+    ("spec.redis.external.caSecret", Effect::RollsContainers),
     ("spec.proxies", Effect::RollsProxies),
     ("spec.dispatcher.transports", Effect::RollsProxies),
     (

@@ -215,6 +215,22 @@ fn redis(redis: &Redis) -> Option<Problem> {
             remedy: "write its url, or the secret that holds it".into(),
         });
     }
+    if let Some(external) = external
+        && let Some(url) = &external.url
+        && url.starts_with("rediss") != (external.ca_secret.is_some() || external.ca_file.is_some())
+    {
+        return Some(Problem {
+            field: "spec.redis.external".into(),
+            value: if url.starts_with("rediss") {
+                "a url of TLS, and no CA"
+            } else {
+                "a CA, and a url without TLS"
+            }
+            .into(),
+            wrong: "TLS takes both".into(),
+            remedy: "write a url that begins with rediss and a CA (caSecret; on one machine caFile), or neither".into(),
+        });
+    }
     let instances = managed.as_ref().map(|managed| managed.instances)?;
     (!matches!(instances, 1 | 3 | 5)).then(|| Problem {
         field: "spec.redis.managed.instances".into(),

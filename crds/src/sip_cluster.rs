@@ -16,7 +16,7 @@ use crate::Period;
 use crate::status::SipClusterStatus;
 
 /// What the URL of a Redis looks like.
-pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|redis-sentinel://[^\s#]+#[^\s#]+)$";
+pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|rediss://[^\s#]+|rediss?-sentinel://[^\s#]+#[^\s#]+)$";
 
 /// What a number or a service looks like: what a user part (RFC 3261 s25.1) has without escapes, a URN (RFC 5031) as well, and no comma.
 pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
@@ -492,11 +492,12 @@ impl Default for Managed {
 /// A Redis that is there already.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = ("has(self.url) != has(self.secret)", "redis.external: write its url, or the secret that holds it, and not both"))]
+#[x_kube(validation = ("has(self.url) != has(self.secret)", "redis.external: write its url, or the secret that holds it, and not both"),
+    validation = ("!has(self.url) || self.url.startsWith('rediss') == (has(self.caSecret) || has(self.caFile))", "redis.external: TLS takes both a url that begins with rediss and a CA (caSecret; on one machine caFile): write both, or neither"))]
 pub struct External {
     /// Its URL: `redis://[:PASSWORD@]HOST:PORT[/DB]`, or, for one whose Sentinels say which server is the master,
-    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`. A password in it can be read by whoever may read the SipCluster: on
-    /// Kubernetes `secret` keeps it from them.
+    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`. With `rediss` in place of `redis` servers and Sentinels are spoken to over
+    /// TLS; then their CA is named too. A password in it can be read by whoever may read the SipCluster: on Kubernetes `secret` keeps it from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = REDIS_URL_PATTERN))]
     pub url: Option<String>,
@@ -504,6 +505,15 @@ pub struct External {
     /// On Kubernetes: the Secret that holds the URL, in the namespace of the SipCluster. A container reads it when it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretKey>,
+
+    /// On Kubernetes: the Secret that holds the CA of the servers' certificates, in the namespace of the SipCluster. Another CA in it is taken at
+    /// the next connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaKey>,
+
+    /// On one machine: the file that holds it (PEM); a relative path begins at the manifest's directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 
     /// How many Redis servers hold the data, the master included. With two or more a state counts as safe once a replica has it too, and a lease
     /// or a claim once a majority of them has. It cannot be changed later.
@@ -522,6 +532,20 @@ pub struct SecretKey {
 
     /// Under which key of its `data` the value stands.
     #[serde(default = "defaults::url_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// The certificates of CAs in a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CaKey {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Under which key of its `data` they stand, in PEM.
+    #[serde(default = "defaults::ca_key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -618,6 +642,10 @@ mod defaults {
 
     pub(super) fn url_key() -> String {
         "url".into()
+    }
+
+    pub(super) fn ca_key() -> String {
+        "ca.crt".into()
     }
 
     pub(super) fn ring() -> Period {

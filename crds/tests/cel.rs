@@ -93,6 +93,21 @@ const RULES: &[Case] = &[
         ],
     },
     Case {
+        rule: "spec.redis.external: redis.external: TLS takes both",
+        passes: &[
+            "{redis: {external: {url: 'redis://10.0.0.7'}}}",
+            "{redis: {external: {url: 'rediss://10.0.0.7', caSecret: {name: ca}}}}",
+            "{redis: {external: {url: 'rediss-sentinel://10.0.0.7#calls', caFile: ca.crt}}}",
+            "{redis: {external: {secret: {name: calls}}}}",
+            "{redis: {external: {secret: {name: calls}, caSecret: {name: ca}}}}",
+        ],
+        refuses: &[
+            "{redis: {external: {url: 'rediss://10.0.0.7'}}}",
+            "{redis: {external: {url: 'redis://10.0.0.7', caSecret: {name: ca}}}}",
+            "{redis: {external: {url: 'redis-sentinel://10.0.0.7#calls', caFile: ca.crt}}}",
+        ],
+    },
+    Case {
         rule: "spec.redis.managed: instances: write 1, 3 or 5",
         passes: &[
             "{redis: {managed: {instances: 1}}}",
@@ -174,7 +189,10 @@ const CHANGES: &[Change] = &[
     Change {
         rule: "spec: redis cannot be changed",
         from: "{redis: {external: {secret: {name: calls}}}}",
-        passes: &["{redis: {external: {secret: {name: calls, key: url}}}, paused: true}"],
+        passes: &[
+            "{redis: {external: {secret: {name: calls, key: url}}}, paused: true}",
+            "{redis: {external: {secret: {name: calls}, caSecret: {name: ca}}}}",
+        ],
         refuses: &[
             "{redis: {external: {secret: {name: calls, key: other}}}}",
             "{redis: {external: {secret: {name: other}}}}",

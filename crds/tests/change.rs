@@ -54,7 +54,8 @@ fn what_a_running_cluster_cannot_change_is_refused_with_field_value_and_remedy()
             "spec.dispatcher.advertised",
             "spec.dispatcher.port",
             "spec.partitions",
-            "spec.redis.external",
+            "spec.redis.external.instances",
+            "spec.redis.external.url",
             "spec.replication.lease",
         ]
     );

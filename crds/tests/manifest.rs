@@ -129,12 +129,12 @@ fn a_wrong_value_names_field_value_and_remedy() {
         (
             "{application: {answer: {}}, redis: {external: {url: localhost}}}",
             "spec.redis.external.url: \"localhost\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
-             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER\n",
+             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER; with rediss for TLS\n",
         ),
         (
             "{application: {answer: {}}, redis: {external: {url: 'redis-sentinel://10.0.0.7:26379'}}}",
             "spec.redis.external.url: \"redis-sentinel://10.0.0.7:26379\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
-             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER\n",
+             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER; with rediss for TLS\n",
         ),
         (
             "{application: {answer: {}}, redis: {external: {instances: 1}}}",
@@ -143,6 +143,16 @@ fn a_wrong_value_names_field_value_and_remedy() {
         (
             "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, secret: {name: redis}}}}",
             "spec.redis.external: url and secret: one of them says where Redis is; write its url, or the secret that holds it\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: rediss://10.0.0.7}}}",
+            "spec.redis.external: a url of TLS, and no CA: TLS takes both; \
+             write a url that begins with rediss and a CA (caSecret; on one machine caFile), or neither\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, caSecret: {name: ca}}}}",
+            "spec.redis.external: a CA, and a url without TLS: TLS takes both; \
+             write a url that begins with rediss and a CA (caSecret; on one machine caFile), or neither\n",
         ),
         (
             "{application: {answer: {}}, redis: {external: {url: redis://10.0.0.7, instances: 10}}}",

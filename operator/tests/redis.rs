@@ -93,6 +93,49 @@ fn the_url_of_another_redis_comes_from_the_manifest_or_from_a_secret() {
 }
 
 #[test]
+fn the_ca_of_another_redis_is_a_file_out_of_its_secret() {
+    let pod = |external: Value| {
+        let children = children(&valid(&json!({ "redis": { "external": external } })));
+        let containers = children.workload.and_then(|workload| workload.containers);
+        let set = serde_json::to_value(containers.expect("containers")).expect("JSON");
+        set.pointer("/spec/template/spec").expect("a pod").clone()
+    };
+    let url = "rediss://10.0.0.7:6380";
+    for (secret, key) in [
+        (json!({ "name": "redis-tls" }), "ca.crt"),
+        (json!({ "name": "redis-tls", "key": "root.pem" }), "root.pem"),
+    ] {
+        let pod = pod(json!({ "url": url, "caSecret": secret }));
+        let items = json!([{ "key": key, "path": "ca.crt" }]);
+        assert_eq!(
+            pod["volumes"],
+            json!([{ "name": "redis-ca", "secret": { "secretName": "redis-tls", "items": items } }])
+        );
+        let container = &pod["containers"][0];
+        assert_eq!(
+            container["volumeMounts"],
+            json!([{ "name": "redis-ca", "mountPath": "/etc/sipcluster/redis", "readOnly": true }])
+        );
+        let told = json!({ "name": "SIPCLUSTER_REDIS_CA", "value": "/etc/sipcluster/redis/ca.crt" });
+        assert!(container["env"].as_array().is_some_and(|all| all.contains(&told)));
+    }
+    let plain = pod(json!({ "url": "redis://10.0.0.7" }));
+    assert!(plain["volumes"].is_null() && !plain.to_string().contains("SIPCLUSTER_REDIS_CA"));
+}
+
+#[test]
+fn a_file_that_pods_do_not_have_is_refused() {
+    let spec = json!({ "redis": { "external": { "url": "rediss://10.0.0.7", "caFile": "ca.crt" } } });
+    let problems = validate(&cluster(&spec), &Found::default(), &images()).expect_err("no pod has it");
+    assert_eq!(
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "spec.redis.external.caFile: ca.crt: pods have none of your files; put it into a Secret, and name that (spec.redis.external.caSecret)"
+        ]
+    );
+}
+
+#[test]
 fn a_single_redis_has_neither_sentinel_nor_budget() {
     let children = children(&valid(&json!({})));
     let redis = children.redis.expect("a Redis of its own");

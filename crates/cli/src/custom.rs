@@ -45,7 +45,8 @@ pub fn prepare(custom: &mut Custom, file: &Path) -> Result<(), Failure> {
     }
     custom.command = path;
     let application = serde_json::json!({ "custom": custom }).to_string();
-    let (code, said) = ask(&custom.command, &application).map_err(wrong)?;
+    let mut command = Command::new(&custom.command);
+    let (code, said) = ask(command.args(["--check-application", &application])).map_err(wrong)?;
     match code {
         Some(0) => Ok(()),
         Some(code) if code == i32::from(USAGE) => {
@@ -63,10 +64,9 @@ pub fn prepare(custom: &mut Custom, file: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The exit code of `COMMAND --check-application APPLICATION`, and what it says.
-fn ask(command: &Path, application: &str) -> Result<(Option<i32>, String), String> {
-    let mut child = Command::new(command)
-        .args(["--check-application", application])
+/// The exit code of a container that is only to check something, and what it says.
+pub fn ask(command: &mut Command) -> Result<(Option<i32>, String), String> {
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -81,7 +81,8 @@ fn ask(command: &Path, application: &str) -> Result<(Option<i32>, String), Strin
             _ => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err("it does not answer --check-application; let its main call container::run".into());
+                let asked = command.get_args().next().unwrap_or_default().to_string_lossy();
+                return Err(format!("it does not answer {asked}; let its main call container::run"));
             }
         }
     };

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use crds::External;
+
 use crate::failure::Failure;
 use crate::state_dir::StateDir;
 
@@ -29,6 +31,15 @@ impl Redis {
                 url: url.to_owned(),
                 address: host_and_port(url),
             },
+        }
+    }
+
+    /// Tells a container where it is and, for TLS, whose certificates to trust. By the environment: the URL may hold a password, and a command line
+    /// can be read by everyone.
+    pub fn tell(&self, container: &mut Command, external: Option<&External>) {
+        container.env("SIPCLUSTER_REDIS", self.url());
+        if let Some(ca) = external.and_then(|external| external.ca_file.as_deref()) {
+            container.env("SIPCLUSTER_REDIS_CA", ca);
         }
     }
 
@@ -73,9 +84,10 @@ pub fn missing() -> Failure {
 /// `redis://[user[:password]@]host[:port][/database]`; of `redis-sentinel://[:password@]host[:port][,host[:port]...][/database]#master` the
 /// first Sentinel.
 fn host_and_port(url: &str) -> String {
-    let (rest, port) = match url.strip_prefix("redis-sentinel://") {
-        Some(rest) => (rest, 26379),
-        None => (url.strip_prefix("redis://").unwrap_or(url), 6379),
+    let (rest, port) = match url.split_once("://") {
+        Some(("redis-sentinel" | "rediss-sentinel", rest)) => (rest, 26379),
+        Some((_, rest)) => (rest, 6379),
+        None => (url, 6379),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
@@ -102,6 +114,8 @@ mod tests {
             ("redis://[::1]:7000", "[::1]:7000"),
             ("redis-sentinel://:p,w@10.0.0.7,10.0.0.8:7000/3#calls", "10.0.0.7:26379"),
             ("redis-sentinel://[::1]:7000#calls", "[::1]:7000"),
+            ("rediss://10.0.0.7", "10.0.0.7:6379"),
+            ("rediss-sentinel://10.0.0.7#calls", "10.0.0.7:26379"),
         ] {
             assert_eq!(host_and_port(url), address);
         }

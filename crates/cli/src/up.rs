@@ -63,6 +63,19 @@ pub fn manifest(file: &Path) -> Result<SipCluster, Failure> {
             file.display()
         )));
     }
+    if let Some(external) = &mut cluster.spec.redis.external {
+        if external.ca_secret.is_some() {
+            return Err(Failure::usage(format!(
+                "{}: spec.redis.external.caSecret: there are no Secrets on one machine; write the file's name instead (spec.redis.external.caFile)",
+                file.display()
+            )));
+        }
+        if let Some(ca) = &mut external.ca_file {
+            // Parts are started elsewhere.
+            *ca = std::path::absolute(file.parent().unwrap_or(Path::new("")).join(&*ca))
+                .map_err(|error| Failure::system("spec.redis.external.caFile", error))?;
+        }
+    }
     if let Some(custom) = &mut cluster.spec.application.custom {
         custom::prepare(custom, file)?;
     }

@@ -302,7 +302,17 @@ fn port_in_use_says_by_whom_and_what_to_do() {
     place.manifest("demo", "  redis: {external: {url: \"redis://127.0.0.1:1\"}}\n");
     let (code, _, err) = place.up();
     assert!(
-        code == 1 && err.contains("no Redis answers at 127.0.0.1:1 "),
+        code == 1 && err.contains("no Redis answers at 127.0.0.1:1 ") && err.contains("Connection refused"),
+        "{code} {err}"
+    );
+    place.manifest(
+        "demo",
+        "  redis: {external: {url: \"rediss://127.0.0.1\", caSecret: {name: ca}}}\n",
+    );
+    let (code, _, err) = place.up();
+    assert!(
+        code == 64
+            && err.contains("spec.redis.external.caSecret: there are no Secrets on one machine; write the file's name"),
         "{code} {err}"
     );
     place.manifest("demo", "  redis: {external: {secret: {name: \"redis\"}}}\n");

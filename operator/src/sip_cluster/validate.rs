@@ -69,6 +69,7 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
     let mut problems = crds::broken(cluster);
     problems.extend(name(&names.cluster));
     problems.extend(address(&spec));
+    problems.extend(ca(&spec));
     let mut requirements = |field: &str, resources: Option<&Resources>| {
         let resources = resources?;
         let (limits, wrong) = quantities(&format!("{field}.limits"), &resources.limits);
@@ -166,6 +167,17 @@ fn address(spec: &SipClusterSpec) -> Option<Problem> {
         value: String::new(),
         wrong: "a NodePort Service has no address of its own, and calls carry the cluster's".into(),
         remedy: "write the nodes' address (dispatcher.advertised) and port (dispatcher.service.nodePort) as peers reach them".into(),
+    })
+}
+
+/// A manifest of one machine.
+fn ca(spec: &SipClusterSpec) -> Option<Problem> {
+    let file = spec.external_redis()?.ca_file.as_ref()?;
+    Some(Problem {
+        field: "spec.redis.external.caFile".into(),
+        value: file.display().to_string(),
+        wrong: "pods have none of your files".into(),
+        remedy: "put it into a Secret, and name that (spec.redis.external.caSecret)".into(),
     })
 }
 

@@ -14,11 +14,11 @@ use ucf::plan::{Instant, Who};
 
 use super::part::Part;
 use super::{Heard, Supervisor};
-use crate::child;
 use crate::failure::Failure;
 use crate::probe;
 use crate::redis::{self, Redis};
 use crate::state_dir::PartRecord;
+use crate::{child, custom};
 
 /// How often a part is asked.
 pub const PROBE: Duration = Duration::from_millis(100);
@@ -28,9 +28,6 @@ const LEAVING: Duration = Duration::from_secs(5);
 
 /// The variable in which processes find the affinity key: a command line can be read by everyone.
 const KEY: &str = "SIPCLUSTER_KEY";
-
-/// The variable in which containers find Redis.
-const REDIS: &str = "SIPCLUSTER_REDIS";
 
 /// The variable that says how many replicas stand behind the Redis of others.
 const REDIS_REPLICAS: &str = "SIPCLUSTER_REDIS_REPLICAS";
@@ -52,14 +49,21 @@ impl Supervisor<'_> {
                 "one Redis is run on one machine; the {instances} of spec.redis.managed.instances are for Kubernetes"
             ));
         }
-        if let Redis::External { url, address } = &self.redis
-            && !probe::redis_serves(address).await
-        {
-            return Err(Failure::here(format!(
-                "no Redis answers at {address} (spec.redis.external.url: {url}); start it, correct the URL, or leave spec.redis out to have one started"
-            )));
-        }
-        Ok(())
+        let Redis::External { url, address } = &self.redis else {
+            return Ok(());
+        };
+        // A container knows all ways in which it can be wrong.
+        let mut container = Command::new(self.container_program());
+        self.redis
+            .tell(&mut container, self.desired.manifest.spec.external_redis());
+        let why = match custom::ask(container.arg("--check-redis")) {
+            Ok((Some(0), _)) => return Ok(()),
+            Ok((_, said)) => said.trim().to_owned(),
+            Err(why) => why,
+        };
+        Err(Failure::here(format!(
+            "no Redis answers at {address} (spec.redis.external.url: {url}): {why}; start it, correct the URL, or leave spec.redis out to have one started"
+        )))
     }
 
     /// Starts the process of a part, for the first time or again.
@@ -141,11 +145,9 @@ impl Supervisor<'_> {
     }
 
     fn container(&self, part: &Part) -> Command {
-        let custom = self.desired.manifest.spec.application.custom.as_ref();
-        let program = custom.map_or(&self.binaries.container, |custom| &custom.command);
-        let mut command = self.common(program, part);
-        // It may hold a password.
-        command.env(REDIS, self.redis.url());
+        let mut command = self.common(self.container_program(), part);
+        self.redis
+            .tell(&mut command, self.desired.manifest.spec.external_redis());
         if matches!(self.redis, Redis::External { .. }) {
             let replicas = self.desired.manifest.spec.redis_instances() - 1;
             command.env(REDIS_REPLICAS, replicas.to_string());
@@ -162,6 +164,11 @@ impl Supervisor<'_> {
             command.args(["--workers", &workers.to_string()]);
         }
         command
+    }
+
+    fn container_program(&self) -> &std::path::Path {
+        let custom = self.desired.manifest.spec.application.custom.as_ref();
+        custom.map_or(&self.binaries.container, |custom| &custom.command)
     }
 
     /// What both kinds of process are told.

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
-use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    KeyToPath, PodSpec, PodTemplateSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec, Volume, VolumeMount,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pod::{self, Process};
@@ -13,6 +15,10 @@ use crate::sip_cluster::validate::Valid;
 
 /// What a container has to end in, after the time that it may take to hand over, in seconds.
 const LEAVING: u64 = 5;
+
+/// Where a container finds the CA of an external Redis. The kubelet brings the directory up to date when the Secret changes.
+const CA_DIRECTORY: &str = "/etc/sipcluster/redis";
+const CA_FILE: &str = "ca.crt";
 
 /// Lists the containers, those that join too: proxies bring them in.
 pub fn service(valid: &Valid) -> Service {
@@ -65,7 +71,7 @@ pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet 
         resources: valid.resources[0].clone(),
         probes: pod::admin_probes(),
     };
-    let pod = PodSpec {
+    let mut pod = PodSpec {
         affinity: Some(pod::apart_from(
             valid,
             &[pod::alike(Component::Container), pod::both_copies(Component::Redis)],
@@ -74,6 +80,29 @@ pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet 
         termination_grace_period_seconds: Some((spec.containers.quiesce.duration().as_secs() + LEAVING) as i64),
         ..pod::spec(valid, process)
     };
+    if let Some(secret) = valid.spec.external_redis().and_then(|redis| redis.ca_secret.as_ref()) {
+        pod.volumes.get_or_insert_default().push(Volume {
+            name: "redis-ca".into(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.name.clone()),
+                items: Some(vec![KeyToPath {
+                    key: secret.key.clone(),
+                    path: CA_FILE.into(),
+                    mode: None,
+                }]),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+        for container in &mut pod.containers {
+            container.volume_mounts.get_or_insert_default().push(VolumeMount {
+                name: "redis-ca".into(),
+                mount_path: CA_DIRECTORY.into(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            });
+        }
+    }
     StatefulSet {
         metadata: metadata(valid, valid.names.containers()),
         spec: Some(StatefulSetSpec {
@@ -133,13 +162,21 @@ fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
         pod::secret(valid, "SIPCLUSTER_KEY", AFFINITY_KEY),
     ];
     match valid.spec.external_redis() {
-        Some(external) => variables.push(match (&external.secret, &external.url) {
-            (Some(secret), _) => pod::of_secret(secret.name.clone(), "SIPCLUSTER_REDIS", &secret.key),
-            (None, url) => pod::variable(
-                "SIPCLUSTER_REDIS",
-                url.as_deref().unwrap_or_default().replace('$', "$$"),
-            ),
-        }),
+        Some(external) => {
+            variables.push(match (&external.secret, &external.url) {
+                (Some(secret), _) => pod::of_secret(secret.name.clone(), "SIPCLUSTER_REDIS", &secret.key),
+                (None, url) => pod::variable(
+                    "SIPCLUSTER_REDIS",
+                    url.as_deref().unwrap_or_default().replace('$', "$$"),
+                ),
+            });
+            if external.ca_secret.is_some() {
+                variables.push(pod::variable(
+                    "SIPCLUSTER_REDIS_CA",
+                    format!("{CA_DIRECTORY}/{CA_FILE}"),
+                ));
+            }
+        }
         None => {
             let (service, namespace) = (valid.names.redis(), &valid.names.namespace);
             variables.push(pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD));
