@@ -79,7 +79,7 @@ install:
 	@.ci/install cc redis-server sipp
 
 test-install: install
-	@.ci/install baresip ip nft rtpengine sipsak
+	@.ci/install baresip ip nft openssl rtpengine sipsak
 
 e2e-install: install
 	@.ci/install buildah cni conntrack go ip iptables nft openssl runc

@@ -62,6 +62,8 @@ pub struct External {
     pub url: String,
     /// How many servers hold the data.
     pub instances: u8,
+    /// The file of the CA of their certificates, where the URL is one for TLS.
+    pub ca: Option<PathBuf>,
 }
 
 impl From<SocketAddr> for External {
@@ -70,6 +72,7 @@ impl From<SocketAddr> for External {
         Self {
             url: format!("redis://{address}/"),
             instances: 1,
+            ca: None,
         }
     }
 }
@@ -134,7 +137,14 @@ impl Manifest {
     fn text(&self) -> String {
         let address = self.dispatcher();
         let redis = match &self.redis {
-            Some(External { url, instances }) => json!({ "external": { "url": url, "instances": instances } }),
+            Some(External {
+                url,
+                instances,
+                ca: None,
+            }) => json!({ "external": { "url": url, "instances": instances } }),
+            Some(External { url, instances, ca }) => {
+                json!({ "external": { "url": url, "instances": instances, "caFile": ca } })
+            }
             None => json!({ "managed": {} }),
         };
         // JSON is YAML.

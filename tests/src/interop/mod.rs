@@ -6,7 +6,7 @@
 //! - [`phone::Phone`] is one that a test plays word by word, [`telephone::Telephone`] one with sound;
 //! - [`baresip::Baresip`] is a softphone not of our making, [`rtpengine::Rtpengine`] what leads media;
 //! - [`sipp::Sipp`] runs SIPp, where a second opinion of what a call is counts for more;
-//! - [`redis`] is a redis-server that a test kills, stops and fills;
+//! - [`redis`] is a redis-server that a test kills, stops and fills, [`certificates`] are what it shows over TLS;
 //! - [`instances`] is a Redis of several, each run by the image's script on a node of its own;
 //! - [`copies`] compares what containers hold with what Redis has;
 //! - [`network::Network`] gives every part a node of its own, and cuts any two off from one another;
@@ -17,6 +17,7 @@
 pub mod baresip;
 pub mod callee;
 pub mod caller;
+pub mod certificates;
 pub mod cluster;
 pub mod copies;
 pub mod figures;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use super::certificates::Certificate;
 use super::process::{Process, signal, wait_for};
 
 /// How long a server may take to start or to answer.
@@ -23,17 +24,43 @@ pub struct Server {
     files: PathBuf,
     /// A Sentinel's configuration, which it rewrites itself.
     sentinel: Option<PathBuf>,
+    /// More words of its command line.
+    words: Vec<String>,
     process: Option<Process>,
 }
 
 impl Server {
     /// Starts one at `address` with its files under `files`.
     pub fn start(address: SocketAddr, files: &Path) -> anyhow::Result<Self> {
-        Self::start_as(address, files, None)
+        Self::start_as(address, files, None, Vec::new())
+    }
+
+    /// Starts one that listens for TLS besides, and shows this certificate there.
+    pub fn start_over_tls(address: SocketAddr, port: u16, own: &Certificate, files: &Path) -> anyhow::Result<Self> {
+        Self::start_as(address, files, None, tls(port, own))
+    }
+
+    /// Starts a Sentinel that listens for TLS besides, and watches a master by TLS.
+    pub fn sentinel_over_tls(
+        address: SocketAddr,
+        port: u16,
+        own: &Certificate,
+        files: &Path,
+        master: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let mut words = tls(port, own);
+        words.extend(["--tls-replication", "yes"].map(Into::into));
+        Self::sentinel(address, files, master, 1, words)
     }
 
     /// Starts a Sentinel of a master that is called [`MASTER`].
-    fn sentinel(address: SocketAddr, files: &Path, master: SocketAddr, quorum: usize) -> anyhow::Result<Self> {
+    fn sentinel(
+        address: SocketAddr,
+        files: &Path,
+        master: SocketAddr,
+        quorum: usize,
+        words: Vec<String>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(files)?;
         let file = files.join("sentinel.conf");
         let (ip, port) = (master.ip(), master.port());
@@ -43,15 +70,21 @@ impl Server {
             address.ip()
         );
         std::fs::write(&file, lines)?;
-        Self::start_as(address, files, Some(file))
+        Self::start_as(address, files, Some(file), words)
     }
 
-    fn start_as(address: SocketAddr, files: &Path, sentinel: Option<PathBuf>) -> anyhow::Result<Self> {
+    fn start_as(
+        address: SocketAddr,
+        files: &Path,
+        sentinel: Option<PathBuf>,
+        words: Vec<String>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(files)?;
         let mut server = Self {
             address,
             files: files.to_owned(),
             sentinel,
+            words,
             process: None,
         };
         server.start_again()?;
@@ -69,7 +102,7 @@ impl Server {
         command.args(["--bind", &self.address.ip().to_string()]);
         command.args(["--port", &self.address.port().to_string()]);
         command.args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
-        command.arg("--dir").arg(&self.files);
+        command.arg("--dir").arg(&self.files).args(&self.words);
         self.process = Some(Process::start(&mut command, &self.files.join("redis.log"))?);
         wait_for("redis-server answers", PATIENCE, || self.ask(&["PING"]).ok())?;
         Ok(())
@@ -141,8 +174,25 @@ impl Server {
     }
 }
 
+/// What a server is told that listens for TLS, and asks nobody for a certificate.
+fn tls(port: u16, own: &Certificate) -> Vec<String> {
+    let file = |path: &Path| path.to_string_lossy().into_owned();
+    let (certificate, key, authority) = (file(&own.certificate), file(&own.key), file(&own.authority));
+    [
+        ["--tls-port", &port.to_string()],
+        ["--tls-cert-file", &certificate],
+        ["--tls-key-file", &key],
+        ["--tls-ca-cert-file", &authority],
+        ["--tls-auth-clients", "no"],
+    ]
+    .concat()
+    .into_iter()
+    .map(Into::into)
+    .collect()
+}
+
 /// What the Sentinels call the master.
-const MASTER: &str = "calls";
+pub const MASTER: &str = "calls";
 
 /// A master, two replicas and three Sentinels.
 pub struct Watched {
@@ -167,6 +217,7 @@ impl Watched {
                 &files.join(format!("sentinel-{number}")),
                 first,
                 usize::from(SERVERS) / 2 + 1,
+                Vec::new(),
             )
         };
         let sentinels = (SERVERS..2 * SERVERS).map(sentinel).collect::<Result<Vec<_>, _>>()?;

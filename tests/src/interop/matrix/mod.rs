@@ -203,7 +203,14 @@ impl Site {
             Fault::Watched(_) => {
                 let watched = store::watched(&manifest)?;
                 let (url, instances) = (watched.url(), watched.instances());
-                (Beside::Watched(watched), Some(External { url, instances }))
+                (
+                    Beside::Watched(watched),
+                    Some(External {
+                        url,
+                        instances,
+                        ca: None,
+                    }),
+                )
             }
         };
         Ok(Self::Machine(Cluster::start(Manifest { redis, ..manifest })?, beside))
