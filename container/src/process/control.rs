@@ -207,6 +207,9 @@ impl Control {
             Effect::ResetStore(upto) => {
                 self.ask();
                 let _ = self.parts.asks.send(Ask::Reset(upto));
+                let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
+                // What was said before says more.
+                shown.store_trouble.get_or_insert_with(|| "no answer in time".into());
             }
             Effect::ToProxy(proxy, body) => self.tell_proxy(proxy, body),
             Effect::ToProxies(body) => self.tell_proxies(&body),
@@ -566,7 +569,14 @@ impl Control {
     fn on_store(&mut self, event: StoreEvent) {
         let now = self.now();
         match event {
-            StoreEvent::Took(took) => self.store_took = took,
+            StoreEvent::Took(took) => {
+                self.store_took = took;
+                self.parts
+                    .shown
+                    .lock()
+                    .expect("nobody panics with it in hand")
+                    .store_trouble = None;
+            }
             StoreEvent::Clock { at, millis } => {
                 for worker in self.parts.workers.iter() {
                     let _ = worker.send(ToWorker::Clock { at, millis });
@@ -596,6 +606,11 @@ impl Control {
             }
             StoreEvent::Lost(why) => {
                 warn!(%why, "the store does not answer the control connection");
+                self.parts
+                    .shown
+                    .lock()
+                    .expect("nobody panics with it in hand")
+                    .store_trouble = Some(why);
                 self.parts.member.handle_store_lost(now);
             }
         }

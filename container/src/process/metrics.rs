@@ -30,6 +30,8 @@ pub struct Shown {
     pub replicated: bool,
     /// Output leaves unwritten.
     pub from_memory: bool,
+    /// Why the store was not heard when it was asked last; nothing if it was.
+    pub store_trouble: Option<String>,
     pub events: Events,
     /// What came of the last ones who were lost.
     pub takeover: Option<Takeover>,
@@ -145,6 +147,7 @@ impl Pages {
             "state": state,
             "replicated": shown.replicated,
             "fromMemory": shown.from_memory,
+            "storeTrouble": shown.store_trouble,
             "partitions": holdings.partitions,
             "dialogs": holdings.dialogs,
             "load": holdings.open_transactions,

@@ -90,6 +90,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
         state: MemberState::Joining,
         replicated: false,
         from_memory: false,
+        store_trouble: None,
         events: Events::default(),
         takeover: None,
     };
