@@ -153,6 +153,7 @@ fn while_the_cache_is_behind_the_statefulset_is_left_alone() {
     settle(&mut model, "start");
     let behind = operator::sip_cluster::observe::Observation {
         is_current: false,
+        is_behind: true,
         ..model.observation()
     };
     model.valid = valid(&json!({ "replicas": 4 }));
@@ -161,12 +162,32 @@ fn while_the_cache_is_behind_the_statefulset_is_left_alone() {
 }
 
 #[test]
+fn somebody_elses_statefulset_is_put_back_and_nobody_replaced_for_it() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    model.valid = valid(&json!({ "replicas": 4 }));
+    let changed = operator::sip_cluster::observe::Observation {
+        is_current: false,
+        revision: Some(1),
+        ..model.observation()
+    };
+    let deleted = operator::sip_cluster::dereference::Found {
+        containers: None,
+        ..model.found()
+    };
+    for found in [model.found(), deleted] {
+        let decision = operator::sip_cluster::plan::decide(model.now, &model.valid, &found, &changed);
+        assert_eq!((decision.replicas, decision.leave.len()), (Some(2), 0));
+    }
+}
+
+#[test]
 fn what_was_applied_and_not_taken_up_yet_is_not_ready() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));
     settle(&mut model, "start");
     let (found, decision) = (model.found(), model.decide());
     let ready = |workload: &str, generation| {
-        let applied = |_: &str, name: &str| (name == workload).then_some(generation);
+        let applied = |_: &str, name: &str| Some(if name == workload { generation } else { 1 });
         let observation = model.observation().after(&found, &model.valid.names, applied);
         let cluster = support::cluster(&json!({ "replicas": 2 }));
         let status =
@@ -180,6 +201,13 @@ fn what_was_applied_and_not_taken_up_yet_is_not_ready() {
     for workload in ["demo", "demo-proxy"] {
         assert_eq!(ready(workload, 1).as_deref(), Some("True"), "{workload}");
         assert_eq!(ready(workload, 2).as_deref(), Some("False"), "{workload}");
+    }
+    for changed_by_somebody in ["demo", "demo-redis"] {
+        assert_eq!(
+            ready(changed_by_somebody, 0).as_deref(),
+            Some("False"),
+            "{changed_by_somebody}"
+        );
     }
 }
 

@@ -9,6 +9,7 @@ pub mod plan;
 pub mod pods;
 pub mod redis;
 pub mod status;
+pub mod unmade;
 pub mod validate;
 pub mod watched;
 
@@ -126,10 +127,8 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
-    let applied = context
-        .applied
-        .generation("StatefulSet", &names.namespace, &names.containers());
-    let observation = observe::observe(&valid, &found, applied).await;
+    let generation = |kind: &str, name: &str| context.applied.generation(kind, &names.namespace, name);
+    let observation = observe::observe(&context.client, &valid, &found, |name| generation("StatefulSet", name)).await;
     let now = Timestamp::now();
     let decision = plan::decide(now, &valid, &found, &observation);
     context.metrics.stepped(decision.steps.len());
@@ -155,9 +154,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         Some(failure) => writer.complain(cluster, "Failed", failure).await,
         None => writer.say(cluster, &decision).await,
     }
-    let observation = observation.after(&found, &names, |kind, name| {
-        context.applied.generation(kind, &names.namespace, name)
-    });
+    let observation = observation.after(&found, &names, generation);
     let status = status::status(now, cluster, &valid, &observation, &decision, failure.as_deref());
     writer
         .write(cluster, status)

@@ -9,7 +9,7 @@ use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
@@ -17,6 +17,7 @@ use super::dereference::{Found, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision};
 use super::redis::Redis;
+use super::unmade;
 use super::validate::Valid;
 
 /// A container's pod and what it said.
@@ -30,6 +31,8 @@ pub struct Container {
     pub answer: Option<Answer>,
     /// What it said of its part in the last takeover.
     pub takeover: Option<Takeover>,
+    /// Why it does not hear Redis, in its own words.
+    pub store_trouble: Option<String>,
 }
 
 /// All that was learnt.
@@ -45,16 +48,26 @@ pub struct Observation {
     pub redis: Redis,
     /// Partitions that no container says it owns.
     pub unowned: u32,
-    /// Whether the StatefulSet's controller has seen what was last applied.
+    /// Whether both StatefulSets are as they were applied last, and the containers' controller has seen it. Otherwise their revisions may be
+    /// somebody else's, which nobody is to be replaced for.
     pub is_current: bool,
+    /// The cache has not seen yet what was applied last: the StatefulSet's count is not known.
+    pub is_behind: bool,
     /// The revision of the containers' template; nothing before there is one.
     pub revision: Option<u64>,
+    /// Why a pod that is wanted is not made.
+    pub unmade: Option<String>,
 }
 
-/// Asks all containers at once; each has a second.
+/// Asks all containers at once; each has a second. If a pod is missing, asks the API server why.
 ///
-/// `applied` is the generation that the API server gave the containers' StatefulSet last: while the cache is behind it, what is there is not known.
-pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Observation {
+/// `applied` is the generation that the API server gave a StatefulSet last.
+pub async fn observe(
+    client: &Client,
+    valid: &Valid,
+    found: &Found,
+    applied: impl Fn(&str) -> Option<i64>,
+) -> Observation {
     let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
     let containers = join_all(asked.map(|(pod, ordinal)| async move {
         let page = ask(pod).await;
@@ -63,6 +76,9 @@ pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Obse
             ordinal,
             answer: page.as_ref().and_then(Answer::read),
             takeover: page.as_ref().and_then(Takeover::read),
+            store_trouble: page
+                .as_ref()
+                .and_then(|page| Some(page["storeTrouble"].as_str()?.to_owned())),
         }
     }))
     .await;
@@ -79,8 +95,10 @@ pub async fn observe(valid: &Valid, found: &Found, applied: Option<i64>) -> Obse
         proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
         proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
         redis: Redis::seen(valid, found),
-        is_current: set.map_or(applied.is_none(), |set| is_current(set, applied)),
+        is_current: is_current(found, &valid.names, &applied),
+        is_behind: set.is_some_and(|set| set.metadata.generation < applied(&valid.names.containers())),
         revision: set.and_then(wanted_revision),
+        unmade: unmade::why(client, &valid.names, found).await,
         containers,
     }
 }
@@ -97,15 +115,9 @@ impl Observation {
     /// After children were applied: what was observed says nothing of a workload that the API server has given another generation since.
     #[must_use]
     pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<i64>) -> Self {
-        let generation = |metadata: Option<&ObjectMeta>| metadata.and_then(|metadata| metadata.generation);
-        let sets = [
-            (names.containers(), found.containers.as_deref()),
-            (names.redis(), found.redis.as_deref()),
-        ];
-        let sets = sets.map(|(name, set)| applied("StatefulSet", &name) > generation(set.map(|set| &set.metadata)));
-        let proxies = found.proxies.as_deref().map(|deployment| &deployment.metadata);
-        self.proxies_settled &= applied("Deployment", &names.proxies()) <= generation(proxies);
-        self.is_current &= sets == [false, false];
+        let proxies = found.proxies.as_deref().and_then(|proxies| proxies.metadata.generation);
+        self.proxies_settled &= applied("Deployment", &names.proxies()) <= proxies;
+        self.is_current = is_current(found, names, &|name| applied("StatefulSet", name));
         self
     }
 
@@ -197,9 +209,16 @@ impl Container {
     }
 }
 
-fn is_current(set: &StatefulSet, applied: Option<i64>) -> bool {
-    set.metadata.generation >= applied
-        && set.metadata.generation == set.status.as_ref().and_then(|status| status.observed_generation)
+fn is_current(found: &Found, names: &Names, applied: &impl Fn(&str) -> Option<i64>) -> bool {
+    let generation = |set: Option<&StatefulSet>| set.and_then(|set| set.metadata.generation);
+    let (containers, redis) = (found.containers.as_deref(), found.redis.as_deref());
+    let is_seen = |set: &StatefulSet| {
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        seen == set.metadata.generation
+    };
+    generation(containers) == applied(&names.containers())
+        && generation(redis) == applied(&names.redis())
+        && containers.is_none_or(is_seen)
 }
 
 fn proxies_ready(deployment: &Deployment) -> u16 {

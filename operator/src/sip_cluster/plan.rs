@@ -47,6 +47,8 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let now = instant(time);
     let present = found.containers.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
     let present = present.and_then(|replicas| u16::try_from(replicas).ok());
+    // Without one there are pods still if somebody has deleted it, or taken its label.
+    let present = present.or_else(|| highest(observation).map(|ordinal| ordinal + 1));
     let wanted = valid.spec.replicas as u16;
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
     let mut decision = Decision {
@@ -70,7 +72,8 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     } else if valid.spec.paused {
         decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
     } else if !observation.is_current {
-        decision.replicas = None;
+        // It is put back, with the count that it has, before anything rests on it.
+        decision.replicas = decision.replicas.filter(|_| !observation.is_behind);
         decision.again = MOVING;
     } else {
         for step in &plan.steps {
@@ -87,12 +90,11 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
 
 /// The StatefulSet's count without those that are not wanted and were never there: a quota may have kept them away.
 fn given_up(present: u16, wanted: u16, observation: &Observation) -> u16 {
-    let highest = observation
-        .containers
-        .iter()
-        .map(|container| container.ordinal + 1)
-        .max();
-    present.min(wanted.max(highest.unwrap_or(0)))
+    present.min(wanted.max(highest(observation).map_or(0, |ordinal| ordinal + 1)))
+}
+
+fn highest(observation: &Observation) -> Option<u16> {
+    observation.containers.iter().map(|container| container.ordinal).max()
 }
 
 /// What the manifest wants.

@@ -235,11 +235,21 @@ fn facts(
 ) -> Vec<Fact> {
     let wanted = valid.spec.replicas;
     let moving = decision.gate.clone().or_else(|| decision.steps.first().cloned());
+    // Where the cluster's own Redis does not serve yet, that is what is waited for.
+    let redis_serves = !valid.has_own_redis() || matches!(observation.redis.life, Life::Active { .. });
     let troubled = observation.containers.iter().find_map(|container| {
-        let why = trouble(&container.pod)?;
+        let alone = || {
+            container
+                .store_trouble
+                .as_ref()
+                .filter(|_| redis_serves && container.life() == Life::Joining)
+        };
+        let why = trouble(&container.pod).or_else(|| Some(format!("it does not reach Redis: {}", alone()?)))?;
         Some(format!("{}: {why}", container.pod.name_any()))
     });
-    let troubled = troubled.or_else(|| observation.redis.trouble.clone());
+    let troubled = troubled
+        .or_else(|| observation.unmade.clone())
+        .or_else(|| observation.redis.trouble.clone());
     let troubled = failure.map(str::to_owned).or(troubled);
     let memory = observation
         .containers

@@ -276,6 +276,7 @@ impl Model {
                 ordinal: *ordinal,
                 answer: answer(member.stand, share).filter(|_| !self.unheard.contains(ordinal)),
                 takeover: None,
+                store_trouble: None,
             }
         });
         let containers: Vec<_> = containers.collect();
@@ -289,7 +290,9 @@ impl Model {
             proxies_settled: true,
             redis: Redis::seen(&self.valid, &self.found()),
             is_current: true,
+            is_behind: false,
             revision: self.replicas.map(|_| revision_number(self.revision)),
+            unmade: None,
             containers,
         }
     }
@@ -334,6 +337,7 @@ fn revision_number(revision: u32) -> u64 {
         ordinal: 0,
         answer: None,
         takeover: None,
+        store_trouble: None,
     };
     container.revision().expect("it has a label")
 }
