@@ -25,7 +25,7 @@ const KINDS: [(&str, &str); 8] = [
     ),
     (
         "deployment",
-        r#"{"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}"#,
+        r#"{"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 3}}}}"#,
     ),
 ];
 

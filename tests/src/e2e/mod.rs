@@ -3,16 +3,20 @@
 //! - [`kubernetes`] is the cluster, brought up by `tests/e2e/cluster`;
 //! - [`calls`] is SIPp on a host outside of it;
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
+//! - [`beside`] is other SipClusters, right and wrong ones;
+//! - [`silent`] is a caller behind a NAT;
 //! - [`drift`] is what somebody else does to its objects;
 //! - [`refusals`] is what the API server does not take;
 //! - [`scenarios`] is the list of what happens;
 //! - [`table`] runs them one after another, and prints what was lost (nothing) and how late the latest answer was.
 
+mod beside;
 mod calls;
 mod drift;
 mod kubernetes;
 mod refusals;
 mod scenarios;
+mod silent;
 mod table;
 mod world;
 

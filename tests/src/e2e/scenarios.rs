@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::drift;
 use super::world::{NAME, REPLICA_PRIORITY, World};
+use super::{beside, drift, silent};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -21,112 +21,99 @@ pub struct Scenario {
 }
 
 /// A planned move: an answer waits for a hand-over at most.
-const PLANNED: Duration = Duration::from_millis(1500);
+const fn planned(title: &'static str, act: fn(&World) -> anyhow::Result<()>) -> Scenario {
+    Scenario {
+        title,
+        act,
+        limit: Duration::from_millis(1500),
+        may_refuse: false,
+    }
+}
 
 /// A fault: it has to be noticed, and taken over; a datagram may have to be repeated.
-const FAULT: Duration = Duration::from_secs(4);
+const fn fault(title: &'static str, act: fn(&World) -> anyhow::Result<()>) -> Scenario {
+    Scenario {
+        limit: Duration::from_secs(4),
+        ..planned(title, act)
+    }
+}
 
 /// A fault that takes a container and the Redis master at once: nobody can claim what it had before another master is promoted.
-const BOTH: Duration = Duration::from_secs(12);
+const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()>) -> Scenario {
+    Scenario {
+        limit: Duration::from_secs(12),
+        may_refuse: true,
+        ..planned(title, act)
+    }
+}
 
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// All of them, in their order.
-pub const ALL: [Scenario; 14] = [
-    Scenario {
-        title: "kubectl scale, 2 to 4",
-        act: |world| scale(world, 4),
-        limit: PLANNED,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "kubectl scale, 4 to 2",
-        act: |world| scale(world, 2),
-        limit: PLANNED,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "a container killed (kill -9)",
-        act: container_killed,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "a container's pod deleted",
-        act: |world| pod_deleted(world, "demo-1", 2),
-        limit: PLANNED,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "rolling upgrade of the containers",
-        act: upgrade,
-        limit: PLANNED,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "rolling upgrade of the proxies",
-        act: proxies_upgraded,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "rolling upgrade of Redis",
-        act: redis_upgraded,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "every object changed, and deleted",
-        act: drift,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "a node cut off, with a container",
-        act: |world| node_lost(world, false),
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "a node cut off, with a container and the Redis master",
-        act: |world| node_lost(world, true),
-        limit: BOTH,
-        may_refuse: true,
-    },
-    Scenario {
-        title: "the Redis master killed (kill -9)",
-        act: redis_killed,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "the Redis master's pod deleted, without grace",
-        act: redis_deleted,
-        limit: FAULT,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "the operator killed in the middle of scaling",
-        act: operator_killed,
-        limit: PLANNED,
-        may_refuse: false,
-    },
-    Scenario {
-        title: "API server away, a container killed meanwhile",
-        act: api_away,
-        limit: FAULT,
-        may_refuse: false,
-    },
+/// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
+pub const ALL: [Scenario; 22] = [
+    planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
+    planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
+    fault("a container killed (kill -9)", container_killed),
+    planned("a container's pod deleted", |world| pod_deleted(world, "demo-1")),
+    planned("rolling upgrade of the containers", upgrade),
+    fault("rolling upgrade of the proxies", proxies_upgraded),
+    fault("rolling upgrade of Redis", redis_upgraded),
+    planned("the operator killed in the middle of scaling, 2 to 4", |world| {
+        operator_killed(world, |world| begin_to_scale(world, 4))?;
+        world.ready(4).map(drop)
+    }),
+    planned("the operator killed in the middle of scaling, 4 to 2", |world| {
+        operator_killed(world, |world| begin_to_scale(world, CONTAINERS))?;
+        world.ready(CONTAINERS).map(drop)
+    }),
+    planned("the operator killed in the middle of a rolling upgrade", |world| {
+        upgraded(world, "21m", |world, change| {
+            operator_killed(world, |world| world.patch(change))
+        })
+    }),
+    planned("an image that cannot be pulled, and one that can", |world| {
+        stuck(
+            world,
+            "localhost/nowhere:e2e",
+            &["ErrImagePull", "ImagePullBackOff"],
+            "22m",
+        )
+    }),
+    planned("an image that ends at once, and one that does not", |world| {
+        // It is another program's, which does not know the arguments.
+        stuck(world, "localhost/sipcluster-operator:e2e", &["CrashLoopBackOff"], "23m")
+    }),
+    fault("kubectl drain of two nodes that have a container each", drained),
+    fault("every object changed, and deleted", drift),
+    planned("wrong SipClusters beside it", beside::wrong),
+    planned(
+        "another SipCluster, deleted in the middle of a rollout",
+        beside::deleted,
+    ),
+    planned(silent::TITLE, silent::ended),
+    fault("a node cut off, with a container", |world| node_lost(world, false)),
+    fault_of_both("a node cut off, with a container and the Redis master", |world| {
+        node_lost(world, true)
+    }),
+    fault("the Redis master killed (kill -9)", redis_killed),
+    fault("the Redis master's pod deleted, without grace", redis_deleted),
+    fault("API server away for a minute, a container killed meanwhile", api_away),
 ];
 
 /// Containers that every scenario begins and ends with, but for the scaling ones.
 pub const CONTAINERS: u64 = 2;
 
-fn scale(world: &World, to: u64) -> anyhow::Result<()> {
+fn begin_to_scale(world: &World, to: u64) -> anyhow::Result<()> {
+    let replicas = format!("--replicas={to}");
     world
         .kubernetes
-        .kubectl(&["scale", "sipcluster", NAME, &format!("--replicas={to}")])?;
+        .kubectl(&["scale", "sipcluster", NAME, &replicas])
+        .map(drop)
+}
+
+fn scale(world: &World, to: u64) -> anyhow::Result<()> {
+    begin_to_scale(world, to)?;
     world.ready(to).map(drop)
 }
 
@@ -136,32 +123,69 @@ fn container_killed(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
-fn pod_deleted(world: &World, pod: &str, containers: u64) -> anyhow::Result<()> {
+fn pod_deleted(world: &World, pod: &str) -> anyhow::Result<()> {
     let uid = world.uid(pod).context("it is there")?;
     world.kubernetes.kubectl(&["delete", "pod", pod, "--wait=false"])?;
     world.replaced(pod, &uid)?;
-    world.ready(containers).map(drop)
+    world.ready(CONTAINERS).map(drop)
 }
 
 fn upgrade(world: &World) -> anyhow::Result<()> {
+    upgraded(world, "20m", |world, change| world.patch(change))
+}
+
+/// Another session timer for all containers, brought in by `begin`.
+fn upgraded(
+    world: &World,
+    session: &str,
+    begin: impl FnOnce(&World, &str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let before: Vec<_> = ["demo-0", "demo-1"].map(|pod| (pod, world.uid(pod))).into();
-    world.patch(r#"{"spec": {"application": {"answer": {"sessionExpires": "20m"}}}}"#)?;
+    begin(world, &session_timer(session))?;
     for (pod, uid) in before {
         world.replaced(pod, &uid.context("it is there")?)?;
     }
     world.ready(CONTAINERS).map(drop)
 }
 
+/// A change that containers are replaced for, and by which the image is the operator's again.
+fn session_timer(session: &str) -> String {
+    format!(
+        r#"{{"spec": {{"application": {{"answer": {{"sessionExpires": "{session}"}}}}, "containers": {{"image": null}}}}}}"#
+    )
+}
+
+/// An image that does not run: the rollout stops at one container and says why, and the manifest that repairs it replaces that one first.
+fn stuck(world: &World, image: &str, reasons: &[&str], session: &str) -> anyhow::Result<()> {
+    let other = world.uid("demo-0").context("it is there")?;
+    world.patch(&format!(r#"{{"spec": {{"containers": {{"image": "{image}"}}}}}}"#))?;
+    let named = |text: &str| reasons.iter().any(|reason| text.contains(&format!("demo-1: {reason}")));
+    world.until(&format!("the condition says one of {reasons:?}"), |status| {
+        status
+            .condition("Degraded")
+            .is_some_and(|(status, why)| status == "True" && named(why))
+    })?;
+    let column = world.kubernetes.kubectl(&["get", "sipcluster", NAME])?;
+    ensure!(named(&column), "the column does not say why: {column}");
+    let events = world
+        .kubernetes
+        .kubectl(&["events", "--for", &format!("sipcluster/{NAME}")])?;
+    let is_told = |reason: &str| events.contains(&format!("demo-1 does not answer: {reason}"));
+    ensure!(
+        reasons.iter().any(|reason| is_told(reason)),
+        "no event says why: {events}"
+    );
+    ensure!(world.uid("demo-0").as_deref() == Some(&*other), "the rollout went on");
+    // If demo-0 went before demo-1 is back, two would be away.
+    world.patch(&session_timer(session))?;
+    world.replaced("demo-0", &other)?;
+    world.ready(CONTAINERS).map(drop)
+}
+
 fn proxies_upgraded(world: &World) -> anyhow::Result<()> {
     let names = || -> anyhow::Result<Vec<String>> {
-        let pods = world
-            .kubernetes
-            .get(&["pods", "-l", "app.kubernetes.io/component=proxy"])?;
-        let items = pods["items"].as_array().context("a list")?;
-        Ok(items
-            .iter()
-            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
-            .collect())
+        let pods = world.pods("proxy")?;
+        Ok(pods.into_iter().map(|(name, _)| name).collect())
     };
     let before = names()?;
     world.patch(r#"{"spec": {"proxies": {"drain": "5s"}}}"#)?;
@@ -227,24 +251,81 @@ fn in_sync(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
-fn operator_killed(world: &World) -> anyhow::Result<()> {
+/// The replica that leads ends without a word when a move of two steps has begun with the first; another one has to go on.
+fn operator_killed(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let leader = world.leader()?;
-    world
-        .kubernetes
-        .kubectl(&["scale", "sipcluster", NAME, "--replicas=3"])?;
-    world.kubernetes.kubectl(&[
-        "delete",
-        "pod",
-        "-n",
-        "sipcluster",
-        &leader,
-        "--grace-period=0",
-        "--force",
-        "--wait=false",
-    ])?;
-    world.ready(3)?;
-    ensure!(world.leader()? != leader, "another replica leads now");
-    scale(world, CONTAINERS)
+    begin(world)?;
+    world.until("the first container is on its way", |status| status.away() > 0)?;
+    world.kill_operator(&leader)?;
+    ensure!(
+        !world.status()?.is_current(),
+        "the move was over before the operator was killed"
+    );
+    wait_every(
+        Duration::from_millis(500),
+        "another replica of the operator leads",
+        Duration::from_secs(60),
+        || world.leader().ok().filter(|now| *now != leader).map(drop),
+    )
+}
+
+/// A node that has a container and a proxy is drained while no other takes pods, then one that has the other container: budgets keep that
+/// one where it is, until the first has come back somewhere.
+fn drained(world: &World) -> anyhow::Result<()> {
+    let (containers, proxies) = (world.pods("container")?, world.pods("proxy")?);
+    let has_proxy = |node: &String| proxies.iter().any(|(_, at)| at == node);
+    let (_, first) = containers
+        .iter()
+        .find(|(_, node)| has_proxy(node))
+        .context("a node with a container and a proxy")?;
+    let (stays, second) = containers
+        .iter()
+        .find(|(_, node)| node != first)
+        .context("another node with a container")?;
+    let uid = world.uid(stays);
+    let done = drain_one_after_the_other(world, first, second).and_then(|()| {
+        ensure!(
+            world.uid(stays) == uid,
+            "{stays} was evicted while no other container was active"
+        );
+        world.until("both containers are active, without the first node", |status| {
+            status.away() == 0 && status.is_counted(CONTAINERS)
+        })
+    });
+    world.kubernetes.kubectl(&["uncordon", ALL_NODES])?;
+    done?;
+    in_sync(world)
+}
+
+/// Any label that each has.
+const ALL_NODES: &str = "--selector=kubernetes.io/hostname";
+
+fn drain_one_after_the_other(world: &World, first: &str, second: &str) -> anyhow::Result<()> {
+    const OURS: &str = "--pod-selector=app.kubernetes.io/instance=demo";
+    let drain = |node: &str, limit: &str| {
+        // Of Redis' data the others have a copy.
+        let arguments = ["drain", node, OURS, "--delete-emptydir-data", limit];
+        world.kubernetes.kubectl(&arguments)
+    };
+    world.kubernetes.kubectl(&["cordon", ALL_NODES])?;
+    drain(first, "--timeout=60s")?;
+    let refused = drain(second, "--timeout=5s");
+    let refused = refused.err().context("the second node was drained too")?.to_string();
+    for kind in ["container", "redis"] {
+        for (pod, node) in world.pods(kind)? {
+            let is_told = refused.contains(&format!(r#"evicting pods/"{pod}""#));
+            ensure!(node != second || is_told, "{pod} was not to be evicted: {refused}");
+        }
+    }
+    ensure!(refused.contains("disruption budget"), "{refused}");
+    let others = world.kubernetes.get(&["nodes"])?;
+    for node in others["items"].as_array().into_iter().flatten() {
+        let name = node["metadata"]["name"].as_str().context("it has a name")?;
+        if name != first {
+            world.kubernetes.kubectl(&["uncordon", name])?;
+        }
+    }
+    Ok(())
 }
 
 /// The kubelet may start the container again or not, while it cannot ask: calls need neither.

@@ -4,12 +4,14 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::kubernetes::Kubernetes;
+use super::silent::Silent;
 use crate::interop::process::wait_every;
 
 /// How often objects are looked at.
@@ -33,6 +35,8 @@ pub struct World {
     pub kubernetes: Kubernetes,
     /// Where files go.
     pub scratch: PathBuf,
+    /// The caller that says nothing, until its scenario has its turn.
+    pub silent: Mutex<Option<Silent>>,
 }
 
 /// Containers as the status has them.
@@ -40,6 +44,11 @@ pub struct World {
 pub struct Status(Value);
 
 impl Status {
+    /// Of this object.
+    pub fn of(object: Value) -> Self {
+        Self(object)
+    }
+
     /// A condition's status and message.
     pub fn condition(&self, kind: &str) -> Option<(&str, &str)> {
         let conditions = self.0["status"]["conditions"].as_array()?;
@@ -47,13 +56,20 @@ impl Status {
         Some((condition["status"].as_str()?, condition["message"].as_str()?))
     }
 
+    /// Ready, by the newest manifest.
+    pub fn is_current(&self) -> bool {
+        self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"]
+            && self.condition("Ready").is_some_and(|(status, _)| status == "True")
+    }
+
+    /// So many containers are there, and active.
+    pub fn is_counted(&self, containers: u64) -> bool {
+        self.0["status"]["readyReplicas"] == containers && self.0["status"]["replicas"] == containers
+    }
+
     /// Ready, by the newest manifest, with so many containers.
     pub fn is_ready(&self, containers: u64) -> bool {
-        let is_current = self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"];
-        is_current
-            && self.condition("Ready").is_some_and(|(status, _)| status == "True")
-            && self.0["status"]["readyReplicas"] == containers
-            && self.0["status"]["replicas"] == containers
+        self.is_current() && self.is_counted(containers)
     }
 
     /// The cluster's address.
@@ -95,6 +111,17 @@ impl World {
     /// Waits for a state of the SipCluster.
     pub fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
         wait_every(LOOK, what, LIMIT, || self.status().ok().filter(&condition).map(drop))
+    }
+
+    /// The pods of a kind, and the node that each is on: nothing if it has none yet.
+    pub fn pods(&self, component: &str) -> anyhow::Result<Vec<(String, String)>> {
+        let selector = format!("app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}");
+        let pods = self.kubernetes.get(&["pods", "-l", &selector])?;
+        let pods = pods["items"].as_array().context("a list")?.iter().map(|pod| {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            (name, pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
+        });
+        Ok(pods.collect())
     }
 
     /// The uid of a pod; nothing if it is not there.
@@ -223,22 +250,19 @@ impl World {
     /// Kills the server of an instance of Redis, not its Sentinel.
     pub fn kill_redis(&self, pod: &str) -> anyhow::Result<()> {
         let uid = self.uid(pod).context("it is there")?;
-        for entry in std::fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
-            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-            let title = read("cmdline");
-            if let Some(pid) = pid
-                && title.starts_with("redis-server")
-                && !title.contains("[sentinel]")
-                && read("cgroup").contains(&uid)
-            {
-                // SAFETY: a signal to a process that runs in a pod of ours.
-                ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0, "{pod} has just ended");
-                return Ok(());
-            }
-        }
-        anyhow::bail!("no server of {pod}")
+        kill(&uid, |title| {
+            title.starts_with("redis-server") && !title.contains("[sentinel]")
+        })
+    }
+
+    /// Kills a replica of the operator, and takes its pod away before it could begin anew there.
+    pub fn kill_operator(&self, pod: &str) -> anyhow::Result<()> {
+        let found = self.kubernetes.get(&["pod", "-n", "sipcluster", pod])?;
+        let uid = found["metadata"]["uid"].as_str().context("it has one")?;
+        kill(uid, |title| title.starts_with("/sipcluster-operator"))?;
+        let at_once = ["--grace-period=0", "--force", "--wait=false"];
+        let delete = [&["delete", "pod", "-n", "sipcluster", pod], &at_once[..]].concat();
+        self.kubernetes.kubectl(&delete).map(drop)
     }
 
     /// The node on which a pod runs.
@@ -360,4 +384,22 @@ impl World {
     pub fn scratch(&self) -> &Path {
         &self.scratch
     }
+}
+
+/// Kills the process of the pod of this uid whose command line is such.
+fn kill(uid: &str, is_it: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+        let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        if let Some(pid) = pid
+            && is_it(&read("cmdline"))
+            && read("cgroup").contains(uid)
+        {
+            // SAFETY: a signal to a process that runs in a pod of ours.
+            ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0, "it has just ended");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no such process in pod {uid}")
 }

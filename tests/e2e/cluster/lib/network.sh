@@ -24,6 +24,18 @@ network() {
         done
     done
     for there in e2e-master e2e-client; do within $there ip route add 198.19.0.0/16 via 198.18.255.10; done
+    nat
+}
+
+# A phone and the NAT that it is behind, in one: what 198.18.253.2 sends leaves from another address, and comes back while that is remembered.
+# Load balancer addresses lead where the client knows, which passes them on.
+nat() {
+    cable e2e-nat 198.18.255.60 h
+    within e2e-nat ip address add 198.18.253.2/32 dev lo
+    within e2e-nat nft 'table ip nat { chain out { type nat hook postrouting priority srcnat; ip saddr 198.18.253.2 masquerade; }; }'
+    within e2e-nat sysctl -qw net.netfilter.nf_conntrack_udp_timeout_stream=120
+    within e2e-nat ip route add 198.18.254.0/24 via 198.18.255.50
+    within e2e-client sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.eth0.send_redirects=0
 }
 
 cable() {
