@@ -299,12 +299,13 @@ fn port_in_use_says_by_whom_and_what_to_do() {
         assert!(err.contains(&format!(" is in use by {program} (pid")), "{err}");
         assert!(place.state_is_gone());
     }
-    place.manifest("demo", "  redis: {external: {url: \"redis://127.0.0.1:1\"}}\n");
+    place.manifest("demo", "  redis: {external: {url: \"redis://:hidden@127.0.0.1:1\"}}\n");
     let (code, _, err) = place.up();
     assert!(
         code == 1 && err.contains("no Redis answers at 127.0.0.1:1 ") && err.contains("Connection refused"),
         "{code} {err}"
     );
+    assert!(!err.contains("hidden"), "{err}");
     place.manifest(
         "demo",
         "  redis: {external: {url: \"rediss://127.0.0.1\", caSecret: {name: ca}}}\n",

@@ -49,7 +49,7 @@ impl Supervisor<'_> {
                 "one Redis is run on one machine; the {instances} of spec.redis.managed.instances are for Kubernetes"
             ));
         }
-        let Redis::External { url, address } = &self.redis else {
+        let Redis::External { address, .. } = &self.redis else {
             return Ok(());
         };
         // A container knows all ways in which it can be wrong.
@@ -62,7 +62,7 @@ impl Supervisor<'_> {
             Err(why) => why,
         };
         Err(Failure::here(format!(
-            "no Redis answers at {address} (spec.redis.external.url: {url}): {why}; start it, correct the URL, or leave spec.redis out to have one started"
+            "no Redis answers at {address} (spec.redis.external.url): {why}; start it, correct the URL, or leave spec.redis out to have one started"
         )))
     }
 
