@@ -2,10 +2,13 @@
 //! asks for.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|argument| argument == "--check-redis") {
+        return check_redis();
+    }
     let option = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name);
         at.and_then(|at| arguments.get(at + 1)).cloned().unwrap_or_default()
@@ -41,5 +44,14 @@ fn main() {
         while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
         let body = r#"{"state":"Active","partitions":7,"dialogs":5,"load":3}"#;
         let _ = write!(&stream, "HTTP/1.0 200 OK\r\n\r\n{body}");
+    }
+}
+
+/// Fails as a container does if nobody listens where Redis should be.
+fn check_redis() {
+    let url = std::env::var("SIPCLUSTER_REDIS").expect("where Redis is");
+    if let Err(error) = TcpStream::connect(url.trim_start_matches("redis://")) {
+        eprintln!("{error}");
+        std::process::exit(1);
     }
 }

@@ -513,7 +513,8 @@ fn apply_changes_what_it_must_and_touches_nothing_if_it_cannot() {
     let (code, out, err) = apply(&[]);
     assert_eq!((code, out.as_str()), (64, ""), "{err}");
     assert!(
-        err.starts_with("sipcluster: sipcluster.yaml: spec.redis.external: ") && err.contains("while the cluster runs"),
+        err.starts_with("sipcluster: sipcluster.yaml: spec.redis.external.instances: ")
+            && err.contains("while the cluster runs"),
         "{err}"
     );
     assert_eq!(pids(&place.status()), pids(&before), "nothing is touched");
