@@ -122,6 +122,8 @@ fn check_redis() -> ExitCode {
         .map_err(|error| error.to_string())
         .and_then(|runtime| {
             let reached = runtime.block_on(Link::new(place, PATIENCE).open());
+            // A name server that does not answer is not waited for.
+            runtime.shutdown_background();
             reached.map_err(|lost| lost.to_string())
         });
     match reached {
