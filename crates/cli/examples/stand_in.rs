@@ -50,7 +50,8 @@ fn main() {
 /// Fails as a container does if nobody listens where Redis should be.
 fn check_redis() {
     let url = std::env::var("SIPCLUSTER_REDIS").expect("where Redis is");
-    if let Err(error) = TcpStream::connect(url.trim_start_matches("redis://")) {
+    let address = url.trim_start_matches("redis://").rsplit('@').next();
+    if let Err(error) = TcpStream::connect(address.expect("an address")) {
         eprintln!("{error}");
         std::process::exit(1);
     }
