@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use crate::engine::{Announcement, ConnectionId, DueFlow};
@@ -182,13 +182,18 @@ impl Control {
         super::since(self.parts.start)
     }
 
+    /// What the pages show.
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.parts.shown.lock().expect("nobody panics with it in hand")
+    }
+
     /// Performs the member's effects, in order.
     fn perform(&mut self) {
         while let Some(effect) = self.parts.member.poll_effect() {
             self.perform_one(effect);
         }
         self.ask();
-        let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
+        let mut shown = self.shown();
         shown.state = self.parts.member.state();
         shown.replicated = self.parts.member.is_replicated();
         shown.from_memory = self.parts.member.acts_from_memory();
@@ -207,7 +212,7 @@ impl Control {
             Effect::ResetStore(upto) => {
                 self.ask();
                 let _ = self.parts.asks.send(Ask::Reset(upto));
-                let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
+                let mut shown = self.shown();
                 // What was said before says more.
                 shown.store_trouble.get_or_insert_with(|| "no answer in time".into());
             }
@@ -335,7 +340,7 @@ impl Control {
 
     /// Counted, and told of now and then: anybody may knock.
     fn stranger(&mut self, why: &str) {
-        let mut shown = self.parts.shown.lock().expect("nobody panics with it in hand");
+        let mut shown = self.shown();
         shown.events.strangers += 1;
         let refused = shown.events.strangers;
         if refused.is_power_of_two() {
@@ -571,11 +576,7 @@ impl Control {
         match event {
             StoreEvent::Took(took) => {
                 self.store_took = took;
-                self.parts
-                    .shown
-                    .lock()
-                    .expect("nobody panics with it in hand")
-                    .store_trouble = None;
+                self.shown().store_trouble = None;
             }
             StoreEvent::Clock { at, millis } => {
                 for worker in self.parts.workers.iter() {
@@ -606,11 +607,7 @@ impl Control {
             }
             StoreEvent::Lost(why) => {
                 warn!(%why, "the store does not answer the control connection");
-                self.parts
-                    .shown
-                    .lock()
-                    .expect("nobody panics with it in hand")
-                    .store_trouble = Some(why);
+                self.shown().store_trouble = Some(why);
                 self.parts.member.handle_store_lost(now);
             }
         }

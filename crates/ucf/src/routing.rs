@@ -64,15 +64,6 @@ struct Member {
     owned: Vec<PartitionId>,
 }
 
-/// A partition that changed hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The partition.
-    pub partition: PartitionId,
-    /// Who owned it before, if anybody.
-    pub from: Option<Slot>,
-}
-
 /// Partitions and members.
 #[derive(Debug)]
 pub struct RoutingTable {
@@ -190,7 +181,7 @@ impl RoutingTable {
     }
 
     /// Takes an announcement; appends what became reachable at an owner to `changes`.
-    pub fn announced(&mut self, announced: &Ownership, changes: &mut Vec<Change>) {
+    pub fn announced(&mut self, announced: &Ownership, changes: &mut Vec<PartitionId>) {
         let Some(slot) = self.enter(Incarnation(announced.owner)) else {
             return;
         };
@@ -209,7 +200,7 @@ impl RoutingTable {
             let route = self.route(partition);
             if route.owner == Some(slot) {
                 self.suspend(partition);
-                changes.retain(|change| change.partition != partition);
+                changes.retain(|change| *change != partition);
             } else if route.before == Some(slot) {
                 // Its successor was heard first.
                 self.routes[usize::from(partition.0)].handed = true;
@@ -237,7 +228,7 @@ impl RoutingTable {
         })
     }
 
-    fn announce(&mut self, slot: Slot, partition: PartitionId, epoch: Epoch, changes: &mut Vec<Change>) {
+    fn announce(&mut self, slot: Slot, partition: PartitionId, epoch: Epoch, changes: &mut Vec<PartitionId>) {
         let route = self.route(partition);
         let mine = route.owner == Some(slot);
         if !route.is_changed_by(Some(slot), epoch) {
@@ -258,10 +249,7 @@ impl RoutingTable {
             handed: if mine { route.handed } else { route.leaving },
             at,
         };
-        changes.push(Change {
-            partition,
-            from: route.owner,
-        });
+        changes.push(partition);
     }
 
     /// Holds a partition's messages until somebody announces it.
@@ -372,7 +360,7 @@ mod tests {
                 assert_eq!(table.route(*partition).at as usize, at);
             }
         }
-        changes.iter().map(|change| change.partition.0).collect()
+        changes.iter().map(|partition| partition.0).collect()
     }
 
     #[test]

@@ -122,13 +122,9 @@ impl Core {
         if changes.is_empty() {
             return;
         }
-        self.unaccounted
-            .retain(|one| !changes.iter().any(|change| change.partition == one.partition));
+        self.unaccounted.retain(|one| !changes.contains(&one.partition));
         let due = now + WORD;
-        let moved = changes.iter().map(|change| Unaccounted {
-            partition: change.partition,
-            due,
-        });
+        let moved = changes.into_iter().map(|partition| Unaccounted { partition, due });
         self.follow(now, moved.collect(), effects);
     }
 
