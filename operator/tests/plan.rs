@@ -3,6 +3,7 @@
 
 mod support;
 
+use operator::sip_cluster::apply::Made;
 use serde_json::json;
 use support::{Model, Stand, valid};
 
@@ -182,12 +183,44 @@ fn somebody_elses_statefulset_is_put_back_and_nobody_replaced_for_it() {
 }
 
 #[test]
+fn a_new_statefulset_that_the_cache_does_not_know_yet_keeps_its_count() {
+    let mut model = Model::new(valid(&json!({ "replicas": 4 })));
+    settle(&mut model, "start");
+    let mut first = operator::sip_cluster::observe::Observation {
+        is_current: false,
+        uncached: Some(4),
+        ..model.observation()
+    };
+    first.containers.truncate(1);
+    let unknown = operator::sip_cluster::dereference::Found {
+        containers: None,
+        ..model.found()
+    };
+    let decision = operator::sip_cluster::plan::decide(model.now, &model.valid, &unknown, &first);
+    assert_eq!(decision.replicas, Some(4));
+}
+
+#[test]
+fn an_object_put_in_anothers_place_is_not_behind_it() {
+    let made = |uid: &str, generation| Made {
+        uid: Some(uid.into()),
+        generation: Some(generation),
+    };
+    assert!(made("first", 1).is_behind(&made("first", 2)));
+    assert!(!made("first", 2).is_behind(&made("first", 2)));
+    assert!(!made("second", 1).is_behind(&made("first", 2)));
+}
+
+#[test]
 fn what_was_applied_and_not_taken_up_yet_is_not_ready() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));
     settle(&mut model, "start");
     let (found, decision) = (model.found(), model.decide());
     let ready = |workload: &str, generation| {
-        let applied = |_: &str, name: &str| Some(if name == workload { generation } else { 1 });
+        let applied = |_: &str, name: &str| {
+            let generation = Some(if name == workload { generation } else { 1 });
+            Some(Made { uid: None, generation })
+        };
         let observation = model.observation().after(&found, &model.valid.names, applied);
         let cluster = support::cluster(&json!({ "replicas": 2 }));
         let status =

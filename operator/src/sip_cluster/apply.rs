@@ -63,7 +63,32 @@ struct Last {
     /// A hash of what was applied.
     hash: u64,
     version: Option<String>,
-    generation: Option<i64>,
+    made: Made,
+}
+
+/// Which object was made, and its generation: one that somebody has put in its place counts from the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The object's own name for itself.
+    pub uid: Option<String>,
+    /// How often its spec has changed.
+    pub generation: Option<i64>,
+}
+
+impl Made {
+    /// What is there.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self {
+            uid: object.uid(),
+            generation: object.meta().generation,
+        }
+    }
+
+    /// Whether the other is the same object, as it was made later.
+    #[must_use]
+    pub fn is_behind(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.generation < other.generation
+    }
 }
 
 /// Applies.
@@ -231,7 +256,7 @@ impl Applier<'_> {
         let last = Last {
             hash: wanted,
             version: now.resource_version(),
-            generation: now.meta().generation,
+            made: Made::of(&now),
         };
         self.applied.lock().insert(key, last);
         Ok(())
@@ -258,10 +283,10 @@ impl Applier<'_> {
 }
 
 impl Applied {
-    /// The generation that the API server gave a child of this kind and name last.
-    pub fn generation(&self, kind: &str, namespace: &str, name: &str) -> Option<i64> {
+    /// What the API server made of a child of this kind and name last.
+    pub fn made(&self, kind: &str, namespace: &str, name: &str) -> Option<Made> {
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        self.lock().get(&key)?.generation
+        Some(self.lock().get(&key)?.made.clone())
     }
 
     fn is_same(&self, place: &Place, hash: u64, version: Option<&str>) -> bool {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::reflector::Store;
+use kube::{Resource, ResourceExt as _};
 
 use super::names::{COMPONENT, Component, INSTANCE, Names, REDIS_INSTANCES};
 use super::watched::{Watched, cached};
@@ -31,25 +33,35 @@ pub struct Found {
 /// The most instances that a Redis can have.
 const MOST_INSTANCES: u32 = 5;
 
-/// Looks everything up.
+/// Looks up everything that belongs to the SipCluster of this uid. Another one's object may have a name that this one would give:
+/// the containers of `demo-redis` that of the Redis of `demo`.
 #[must_use]
-pub fn dereference(names: &Names, watched: &Watched) -> Found {
+pub fn dereference(names: &Names, uid: &str, watched: &Watched) -> Found {
     let namespace = &names.namespace;
     let mut container_pods = pods(names, watched, Component::Container);
     container_pods.sort_by_key(|pod| ordinal(pod));
     let mut redis_pods = pods(names, watched, Component::Redis);
     redis_pods.sort_by_key(|pod| ordinal(pod));
-    let instances =
-        (0..MOST_INSTANCES).map_while(|ordinal| cached(&watched.services, namespace, &names.redis_instance(ordinal)));
+    let instance = |ordinal| owned(&watched.services, namespace, &names.redis_instance(ordinal), uid);
+    let instances = (0..MOST_INSTANCES).map_while(instance);
     Found {
-        containers: cached(&watched.stateful_sets, namespace, &names.containers()),
-        redis: cached(&watched.stateful_sets, namespace, &names.redis()),
-        proxies: cached(&watched.deployments, namespace, &names.proxies()),
-        dispatcher: cached(&watched.services, namespace, &names.dispatcher()),
+        containers: owned(&watched.stateful_sets, namespace, &names.containers(), uid),
+        redis: owned(&watched.stateful_sets, namespace, &names.redis(), uid),
+        proxies: owned(&watched.deployments, namespace, &names.proxies(), uid),
+        dispatcher: owned(&watched.services, namespace, &names.dispatcher(), uid),
         container_pods,
         redis_pods,
         redis_services: instances.collect(),
     }
+}
+
+fn owned<K>(cache: &Store<K>, namespace: &str, name: &str, uid: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let there = cached(cache, namespace, name)?;
+    let is_owned = there.owner_references().iter().any(|owner| owner.uid == uid);
+    is_owned.then_some(there)
 }
 
 fn pods(names: &Names, watched: &Watched, component: Component) -> Vec<Arc<Pod>> {

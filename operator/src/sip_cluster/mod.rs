@@ -29,6 +29,7 @@ use crate::config::{Config, Images};
 use crate::metrics::Metrics;
 use apply::{Applied, Applier};
 use names::{MANAGER, Names};
+use unmade::Unmade;
 use watched::Watched;
 
 /// A pause after something went wrong outside.
@@ -46,6 +47,7 @@ pub struct Context {
     recorder: Recorder,
     metrics: Metrics,
     written: status::Written,
+    unmade: Unmade,
 }
 
 /// Why a reconciliation did not come to its end.
@@ -73,6 +75,7 @@ pub async fn run(client: Client, config: &Config, metrics: Metrics) {
         images: config.images.clone(),
         applied: Applied::default(),
         written: status::Written::default(),
+        unmade: Unmade::default(),
         metrics,
         watched,
         client,
@@ -113,7 +116,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         recorder: &context.recorder,
         written: &context.written,
     };
-    let found = dereference::dereference(&names, &context.watched);
+    let found = dereference::dereference(&names, &cluster.uid().unwrap_or_default(), &context.watched);
     let valid = match validate::validate(cluster, &found, &context.images) {
         Ok(valid) => valid,
         Err(problems) => {
@@ -127,8 +130,9 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
-    let generation = |kind: &str, name: &str| context.applied.generation(kind, &names.namespace, name);
-    let observation = observe::observe(&context.client, &valid, &found, |name| generation("StatefulSet", name)).await;
+    let made = |kind: &str, name: &str| context.applied.made(kind, &names.namespace, name);
+    let sets = |name: &str| made("StatefulSet", name);
+    let observation = observe::observe(&context.client, &valid, &found, &context.unmade, sets).await;
     let now = Timestamp::now();
     let decision = plan::decide(now, &valid, &found, &observation);
     context.metrics.stepped(decision.steps.len());
@@ -154,7 +158,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         Some(failure) => writer.complain(cluster, "Failed", failure).await,
         None => writer.say(cluster, &decision).await,
     }
-    let observation = observation.after(&found, &names, generation);
+    let observation = observation.after(&found, &names, made);
     let status = status::status(now, cluster, &valid, &observation, &decision, failure.as_deref());
     writer
         .write(cluster, status)

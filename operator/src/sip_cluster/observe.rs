@@ -9,15 +9,16 @@ use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
+use kube::{Api, Client};
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
+use super::apply::Made;
 use super::dereference::{Found, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision};
 use super::redis::Redis;
-use super::unmade;
+use super::unmade::Unmade;
 use super::validate::Valid;
 
 /// A container's pod and what it said.
@@ -53,6 +54,8 @@ pub struct Observation {
     pub is_current: bool,
     /// The cache has not seen yet what was applied last: the StatefulSet's count is not known.
     pub is_behind: bool,
+    /// The count of a StatefulSet that is in no cache: a new one of which the pods are known already, or one whose label somebody has taken.
+    pub uncached: Option<u16>,
     /// The revision of the containers' template; nothing before there is one.
     pub revision: Option<u64>,
     /// Why a pod that is wanted is not made.
@@ -61,12 +64,13 @@ pub struct Observation {
 
 /// Asks all containers at once; each has a second. If a pod is missing, asks the API server why.
 ///
-/// `applied` is the generation that the API server gave a StatefulSet last.
+/// `applied` is what the API server made of a StatefulSet last.
 pub async fn observe(
     client: &Client,
     valid: &Valid,
     found: &Found,
-    applied: impl Fn(&str) -> Option<i64>,
+    unmade: &Unmade,
+    applied: impl Fn(&str) -> Option<Made>,
 ) -> Observation {
     let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
     let containers = join_all(asked.map(|(pod, ordinal)| async move {
@@ -87,6 +91,10 @@ pub async fn observe(
         .filter_map(|container| container.answer)
         .fold(0, |sum: u64, answer| sum.saturating_add(answer.partitions));
     let set = found.containers.as_deref();
+    let uncached = match set {
+        None if !found.container_pods.is_empty() => uncached(client, &valid.names).await,
+        _ => Ok(None),
+    };
     Observation {
         unowned: valid
             .spec
@@ -96,9 +104,13 @@ pub async fn observe(
         proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
         redis: Redis::seen(valid, found),
         is_current: is_current(found, &valid.names, &applied),
-        is_behind: set.is_some_and(|set| set.metadata.generation < applied(&valid.names.containers())),
+        is_behind: set
+            .zip(applied(&valid.names.containers()))
+            .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied))
+            || uncached.is_err(),
+        uncached: uncached.unwrap_or_default(),
         revision: set.and_then(wanted_revision),
-        unmade: unmade::why(client, &valid.names, found).await,
+        unmade: unmade.why(client, &valid.names, found).await,
         containers,
     }
 }
@@ -111,12 +123,22 @@ async fn ask(pod: &Pod) -> Option<Value> {
     (page["name"].as_str() == pod.metadata.name.as_deref()).then_some(page)
 }
 
+async fn uncached(client: &Client, names: &Names) -> Result<Option<u16>, kube::Error> {
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &names.namespace);
+    let set = api.get_opt(&names.containers()).await?;
+    let replicas = set.and_then(|set| set.spec?.replicas);
+    Ok(replicas.and_then(|replicas| u16::try_from(replicas).ok()))
+}
+
 impl Observation {
     /// After children were applied: what was observed says nothing of a workload that the API server has given another generation since.
     #[must_use]
-    pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<i64>) -> Self {
-        let proxies = found.proxies.as_deref().and_then(|proxies| proxies.metadata.generation);
-        self.proxies_settled &= applied("Deployment", &names.proxies()) <= proxies;
+    pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<Made>) -> Self {
+        let proxies = found.proxies.as_deref().map(Made::of);
+        self.proxies_settled &= match applied("Deployment", &names.proxies()) {
+            Some(applied) => proxies.is_some_and(|proxies| proxies.uid == applied.uid && !proxies.is_behind(&applied)),
+            None => true,
+        };
         self.is_current = is_current(found, names, &|name| applied("StatefulSet", name));
         self
     }
@@ -209,15 +231,14 @@ impl Container {
     }
 }
 
-fn is_current(found: &Found, names: &Names, applied: &impl Fn(&str) -> Option<i64>) -> bool {
-    let generation = |set: Option<&StatefulSet>| set.and_then(|set| set.metadata.generation);
+fn is_current(found: &Found, names: &Names, applied: &impl Fn(&str) -> Option<Made>) -> bool {
     let (containers, redis) = (found.containers.as_deref(), found.redis.as_deref());
     let is_seen = |set: &StatefulSet| {
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
         seen == set.metadata.generation
     };
-    generation(containers) == applied(&names.containers())
-        && generation(redis) == applied(&names.redis())
+    containers.map(Made::of) == applied(&names.containers())
+        && redis.map(Made::of) == applied(&names.redis())
         && containers.is_none_or(is_seen)
 }
 
