@@ -71,6 +71,9 @@ const HOUR: i64 = 3_600_000;
 
 const SECOND: Micros = 1_000 * MS;
 
+/// A client has repeated a request twice by then (500 ms and 1 s after the last).
+const REPEATED: Micros = 1_500 * MS;
+
 /// The faults of a run that lasts until `end`.
 pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Vec<Fault> {
     if rng.chance(8) {
@@ -107,8 +110,29 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     if faults.iter().any(is_silent) && faults.iter().map(leave).sum::<usize>() + 1 >= containers {
         faults.retain(|fault| !matches!(fault.kind, Kind::StoreFlush | Kind::StorePromoted));
     }
+    // Given up too: a proxy that ends while a container reaches none. Nobody else knows what it had given that container and what its clients
+    // repeat elsewhere (docs/decisions/2026-11-islands.md).
+    let reach_none: Vec<_> = faults
+        .iter()
+        .filter(|fault| reaches_no_proxy(fault, proxies))
+        .map(|fault| fault.at..fault.until + REPEATED)
+        .collect();
+    let is_hidden = |fault: &Fault| {
+        reach_none
+            .iter()
+            .any(|cut| cut.start < fault.until && fault.at < cut.end)
+    };
+    faults.retain(|fault| !(matches!(fault.kind, Kind::ProxyCrash(_) | Kind::ProxyDrain(_)) && is_hidden(fault)));
     faults.sort_by_key(|f| f.at);
     faults
+}
+
+fn reaches_no_proxy(fault: &Fault, proxies: usize) -> bool {
+    match &fault.kind {
+        Kind::Isolate(_) => true,
+        Kind::Cut(Node::Container(_), from) => (0..proxies).all(|proxy| from.contains(&Node::Proxy(proxy))),
+        _ => false,
+    }
 }
 
 /// What nobody wants.
