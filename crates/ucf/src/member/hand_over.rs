@@ -12,11 +12,12 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Partitions under way at once: with the least the store and the target work by turns, with the most the round trips of small ones do not count.
-const AT_ONCE: RangeInclusive<usize> = 2..=32;
+/// Partitions under way at once. With the least the store and the target work by turns, which is as fast as they get, and calls wait as briefly as can
+/// be; more are for a store that is far away.
+const AT_ONCE: RangeInclusive<usize> = 3..=32;
 
-/// How long the calls of a partition may wait for its hand-over.
-const PAUSE: Duration = Duration::from_millis(20);
+/// One at once for each of these that the shortest hand-over takes: it takes so long because of the store's round trips, not because of the others.
+const ROUND_TRIPS: Duration = Duration::from_millis(5);
 
 /// How long an offer stands before it is withdrawn.
 const OFFER: Duration = Duration::from_millis(500);
@@ -48,45 +49,21 @@ enum Stage {
 pub(super) struct Moves {
     /// Misplaced partitions, as of the last tick; at most all.
     queue: VecDeque<(PartitionId, Incarnation)>,
-    pace: Pace,
+    /// The shortest of this move.
+    shortest: Option<Duration>,
 }
 
-/// How many hand-overs are under way. A partition is stopped from its own beginning to its own end, and the store and the target have the more to
-/// do the more come at once, with the more dialogs each: so one more per round while none takes longer than [`PAUSE`] or twice the shortest, half as
-/// many once one does. Begins anew with every move: partitions are fuller by then, or the store another.
-#[derive(Debug)]
-struct Pace {
-    at_once: usize,
-    /// What the shortest has taken: the round trips of this store.
-    shortest: Duration,
-    /// What began before says nothing of the present number.
-    raised: Instant,
-    halved: Instant,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            at_once: *AT_ONCE.start(),
-            shortest: Duration::MAX,
-            raised: Instant::default(),
-            halved: Instant::default(),
-        }
+impl Moves {
+    fn at_once(&self) -> usize {
+        let shortest = self.shortest.unwrap_or_default();
+        let many = shortest.as_millis() / ROUND_TRIPS.as_millis();
+        usize::try_from(many)
+            .unwrap_or(usize::MAX)
+            .clamp(*AT_ONCE.start(), *AT_ONCE.end())
     }
-}
 
-impl Pace {
-    fn took(&mut self, now: Instant, since: Instant) {
-        let took = now.since(since);
-        self.shortest = self.shortest.min(took);
-        let is_long = took > PAUSE.max(self.shortest.saturating_mul(2));
-        if is_long && since >= self.halved {
-            self.at_once = (self.at_once / 2).max(*AT_ONCE.start());
-            (self.raised, self.halved) = (now, now);
-        } else if !is_long && since >= self.raised {
-            self.at_once = (self.at_once + 1).min(*AT_ONCE.end());
-            self.raised = now;
-        }
+    fn took(&mut self, time: Duration) {
+        self.shortest = Some(self.shortest.map_or(time, |shortest| shortest.min(time)));
     }
 }
 
@@ -94,7 +71,7 @@ impl Member {
     /// Finds what others should own, and starts as much as may be under way.
     pub(super) fn plan_moves(&mut self, now: Instant) {
         if self.moves.queue.is_empty() && self.held.values().all(|held| held.hand_over.is_none()) {
-            self.moves.pace = Pace::default();
+            self.moves.shortest = None;
         }
         self.moves.queue.clear();
         // Without the store, or while it is unsure what it knows, nothing moves that need not.
@@ -112,7 +89,7 @@ impl Member {
 
     pub(super) fn start_moves(&mut self, now: Instant) {
         let mut under_way = self.held.values().filter(|h| h.hand_over.is_some()).count();
-        while under_way < self.moves.pace.at_once {
+        while under_way < self.moves.at_once() {
             let Some((partition, to)) = self.moves.queue.pop_front() else {
                 return;
             };
@@ -209,13 +186,6 @@ impl Member {
             return;
         };
         if reply == StoreReply::Withdrawn {
-            if let Some(since) = self
-                .held
-                .get(&partition)
-                .and_then(|held| Some(held.hand_over.as_ref()?.since))
-            {
-                self.moves.pace.took(now, since);
-            }
             self.event(Event::HandOverWithdrawn { partition, to });
             return self.thaw(partition);
         }
@@ -269,12 +239,13 @@ impl Member {
 
     /// The target has claimed it.
     pub(super) fn hand_over_done(&mut self, now: Instant, partition: PartitionId, hand_over: &HandOver) {
+        let took = now.since(hand_over.since);
+        self.moves.took(took);
         self.event(Event::HandedOver {
             partition,
             to: hand_over.to,
-            took: now.since(hand_over.since),
+            took,
         });
-        self.moves.pace.took(now, hand_over.since);
         self.start_moves(now);
     }
 }
@@ -283,46 +254,17 @@ impl Member {
 mod tests {
     use super::*;
 
-    /// Hand-overs in rounds, each of as many as may be under way; what one takes is told by how many there are.
-    fn rounds(count: usize, takes: impl Fn(usize) -> u64) -> (usize, usize) {
-        let (mut pace, mut now) = (Pace::default(), Instant::default());
-        let (mut least, mut most) = (usize::MAX, 0);
-        for round in 0..count {
-            let (at_once, since) = (pace.at_once, now);
-            now = now + Duration::from_millis(takes(at_once));
-            (0..at_once).for_each(|_| pace.took(now, since));
-            if round >= count / 2 {
-                (least, most) = (least.min(at_once), most.max(at_once));
-            }
-        }
-        (least, most)
-    }
-
     #[test]
-    fn small_partitions_go_many_at_once_large_ones_few_and_a_slow_store_does_not_count() {
-        assert_eq!(rounds(60, |_| 5), (32, 32));
-        assert_eq!(
-            rounds(60, |at_once| 2 * at_once as u64),
-            (5, 11),
-            "20 ms, and once a little more"
-        );
-        assert_eq!(
-            rounds(60, |at_once| 30 * at_once as u64),
-            (2, 5),
-            "one is large already"
-        );
-        assert_eq!(rounds(60, |_| 300), (32, 32), "the store is far away");
-    }
-
-    #[test]
-    fn those_that_take_long_count_however_many_others_do_not() {
-        let (mut pace, start) = (Pace::default(), Instant::default());
-        let at = |millis| start + Duration::from_millis(millis);
-        (0..10).for_each(|round| pace.took(at(5 * round + 5), at(5 * round)));
-        assert_eq!(pace.at_once, 12);
-        pace.took(at(60), at(0));
-        assert_eq!(pace.at_once, 6);
-        pace.took(at(61), at(10));
-        assert_eq!(pace.at_once, 6, "it began before there were fewer");
+    fn few_at_once_unless_even_the_shortest_takes_long() {
+        let mut moves = Moves::default();
+        assert_eq!(moves.at_once(), 3);
+        let after = |moves: &mut Moves, millis| {
+            moves.took(Duration::from_millis(millis));
+            moves.at_once()
+        };
+        assert_eq!(after(&mut moves, 300), 32, "the store is far away");
+        assert_eq!(after(&mut moves, 60), 12);
+        assert_eq!(after(&mut moves, 12), 3);
+        assert_eq!(after(&mut moves, 300), 3, "large, or beside large ones");
     }
 }
