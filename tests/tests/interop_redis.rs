@@ -3,8 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use tests::interop::instances::{INSTANCES, Instances};
-use tests::interop::process::wait_for;
+use tests::interop::process::{wait_every, wait_for};
 
 const KEYS: usize = 100;
 
@@ -117,4 +118,47 @@ fn if_all_end_at_once_they_begin_anew_with_one_master() -> anyhow::Result<()> {
     }
     instances.in_sync()?;
     Ok(())
+}
+
+/// Linux goes on reporting the refusal for a connection that is made at the next attempt.
+#[test]
+fn a_sentinel_does_not_look_for_ever_at_a_connection_that_was_refused_first() -> anyhow::Result<()> {
+    const TURN: Duration = Duration::from_secs(2);
+    let _alone = alone();
+    let mut instances = filled("redis-refused")?;
+    let master = instances.master()?;
+    let replica = (master + 1) % INSTANCES;
+    let has_noticed = |instances: &Instances| {
+        let said = |ordinal| instances.sentinel(ordinal).1.contains("make its connections anew");
+        (0..INSTANCES).any(said).then_some(())
+    };
+    // The error stays if it is there before the call that connects is over, which is a matter of who gets a processor when.
+    for _ in 0..10 {
+        instances.refuse(replica)?;
+        instances.kill_server(replica);
+        instances.start_server(replica)?;
+        wait_for("it follows the master", Duration::from_secs(30), || {
+            instances.run(replica, "ready").ok()
+        })?;
+        instances.accept(replica)?;
+        let noticed = wait_for("one has noticed", Duration::from_secs(12), || has_noticed(&instances));
+        if noticed.is_ok() {
+            break;
+        }
+    }
+    anyhow::ensure!(
+        has_noticed(&instances).is_some(),
+        "no Sentinel was ever busy\n{}",
+        instances.logs()
+    );
+    let mut before = [Duration::ZERO; INSTANCES];
+    wait_every(TURN, "all Sentinels are at rest", Duration::from_secs(60), || {
+        let used = std::array::from_fn(|ordinal| instances.sentinel(ordinal).0);
+        let are_calm = used.iter().zip(before).all(|(used, before)| *used < before + TURN / 10);
+        before = used;
+        are_calm.then_some(())
+    })
+    .with_context(|| instances.logs())?;
+    instances.in_sync()?;
+    Ok(assert_whole(&instances))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::network::{Made, node, switch};
-use super::process::{Process, scratch, source_root, wait_every};
+use super::process::{Process, cpu_time, scratch, source_root, wait_every};
 
 /// How many there are.
 pub const INSTANCES: usize = 3;
@@ -82,6 +82,26 @@ impl Instances {
         self.nodes[ordinal].server = None;
         self.nodes[ordinal].sentinel = None;
         Ok(std::fs::remove_file(self.data(ordinal).join("sentinel.conf"))?)
+    }
+
+    /// As where its Service has no pod: who connects to a server is refused by ICMP.
+    pub fn refuse(&self, ordinal: usize) -> anyhow::Result<()> {
+        let place = &self.nodes[ordinal].place.0;
+        place.nft("add chain ip cut refused { type filter hook input priority 1; }")?;
+        place.nft(r#"add rule ip cut refused iifname != "lo" tcp dport 6379 reject"#)
+    }
+
+    /// And its pod is there again.
+    pub fn accept(&self, ordinal: usize) -> anyhow::Result<()> {
+        self.nodes[ordinal].place.0.nft("flush chain ip cut refused")
+    }
+
+    /// The time that a Sentinel has used of a processor so far, and the end of what it has said.
+    pub fn sentinel(&self, ordinal: usize) -> (Duration, String) {
+        let sentinel = self.nodes[ordinal].sentinel.as_ref();
+        sentinel.map_or_else(Default::default, |process| {
+            (cpu_time(process.pid()), process.log_tail())
+        })
     }
 
     /// The master, as a majority of the Sentinels has it.
