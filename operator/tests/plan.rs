@@ -183,24 +183,6 @@ fn somebody_elses_statefulset_is_put_back_and_nobody_replaced_for_it() {
 }
 
 #[test]
-fn a_new_statefulset_that_the_cache_does_not_know_yet_keeps_its_count() {
-    let mut model = Model::new(valid(&json!({ "replicas": 4 })));
-    settle(&mut model, "start");
-    let mut first = operator::sip_cluster::observe::Observation {
-        is_current: false,
-        uncached: Some(4),
-        ..model.observation()
-    };
-    first.containers.truncate(1);
-    let unknown = operator::sip_cluster::dereference::Found {
-        containers: None,
-        ..model.found()
-    };
-    let decision = operator::sip_cluster::plan::decide(model.now, &model.valid, &unknown, &first);
-    assert_eq!(decision.replicas, Some(4));
-}
-
-#[test]
 fn an_object_put_in_anothers_place_is_not_behind_it() {
     let made = |uid: &str, generation| Made {
         uid: Some(uid.into()),

@@ -1,12 +1,13 @@
-//! What is there of a SipCluster, out of the caches; asks nobody.
+//! What is there of a SipCluster, out of the caches; only for a StatefulSet that is in none of them the API server is asked.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::Api;
 use kube::runtime::reflector::Store;
-use kube::{Resource, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
 
 use super::names::{COMPONENT, Component, INSTANCE, Names, REDIS_INSTANCES};
 use super::watched::{Watched, cached};
@@ -55,13 +56,30 @@ pub fn dereference(names: &Names, uid: &str, watched: &Watched) -> Found {
     }
 }
 
+/// Pods without their StatefulSet: it is new and they are known before it is, or somebody has taken its label. What it says of their number is to be
+/// kept in both cases. Otherwise it has been deleted.
+///
+/// # Errors
+/// The API server does not tell.
+pub async fn complete(client: &Client, names: &Names, uid: &str, found: &mut Found) -> Result<(), kube::Error> {
+    if found.containers.is_none() && !found.container_pods.is_empty() {
+        let api: Api<StatefulSet> = Api::namespaced(client.clone(), &names.namespace);
+        let there = api.get_opt(&names.containers()).await?;
+        found.containers = there.filter(|set| is_owned(set, uid)).map(Arc::new);
+    }
+    Ok(())
+}
+
 fn owned<K>(cache: &Store<K>, namespace: &str, name: &str, uid: &str) -> Option<Arc<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let there = cached(cache, namespace, name)?;
-    let is_owned = there.owner_references().iter().any(|owner| owner.uid == uid);
-    is_owned.then_some(there)
+    is_owned(there.as_ref(), uid).then_some(there)
+}
+
+fn is_owned(object: &impl Resource, uid: &str) -> bool {
+    object.owner_references().iter().any(|owner| owner.uid == uid)
 }
 
 fn pods(names: &Names, watched: &Watched, component: Component) -> Vec<Arc<Pod>> {

@@ -56,6 +56,9 @@ pub enum Error {
     /// A child could not be applied.
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    /// What is there is not known.
+    #[error("the containers' StatefulSet: {0}")]
+    Find(#[source] Box<kube::Error>),
     /// The status could not be written.
     #[error("the status: {0}")]
     Status(#[source] Box<kube::Error>),
@@ -116,7 +119,10 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         recorder: &context.recorder,
         written: &context.written,
     };
-    let found = dereference::dereference(&names, &cluster.uid().unwrap_or_default(), &context.watched);
+    let uid = cluster.uid().unwrap_or_default();
+    let mut found = dereference::dereference(&names, &uid, &context.watched);
+    let completed = dereference::complete(&context.client, &names, &uid, &mut found).await;
+    completed.map_err(|error| Error::Find(Box::new(error)))?;
     let valid = match validate::validate(cluster, &found, &context.images) {
         Ok(valid) => valid,
         Err(problems) => {

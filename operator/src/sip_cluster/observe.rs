@@ -9,7 +9,7 @@ use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
@@ -54,8 +54,6 @@ pub struct Observation {
     pub is_current: bool,
     /// The cache has not seen yet what was applied last: the StatefulSet's count is not known.
     pub is_behind: bool,
-    /// The count of a StatefulSet that is in no cache: a new one of which the pods are known already, or one whose label somebody has taken.
-    pub uncached: Option<u16>,
     /// The revision of the containers' template; nothing before there is one.
     pub revision: Option<u64>,
     /// Why a pod that is wanted is not made.
@@ -72,6 +70,7 @@ pub async fn observe(
     unmade: &Unmade,
     applied: impl Fn(&str) -> Option<Made>,
 ) -> Observation {
+    let unmade = unmade.why(client, &valid.names, found).await;
     let asked = found.container_pods.iter().filter_map(|pod| Some((pod, ordinal(pod)?)));
     let containers = join_all(asked.map(|(pod, ordinal)| async move {
         let page = ask(pod).await;
@@ -91,10 +90,6 @@ pub async fn observe(
         .filter_map(|container| container.answer)
         .fold(0, |sum: u64, answer| sum.saturating_add(answer.partitions));
     let set = found.containers.as_deref();
-    let uncached = match set {
-        None if !found.container_pods.is_empty() => uncached(client, &valid.names).await,
-        _ => Ok(None),
-    };
     Observation {
         unowned: valid
             .spec
@@ -106,11 +101,9 @@ pub async fn observe(
         is_current: is_current(found, &valid.names, &applied),
         is_behind: set
             .zip(applied(&valid.names.containers()))
-            .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied))
-            || uncached.is_err(),
-        uncached: uncached.unwrap_or_default(),
+            .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied)),
         revision: set.and_then(wanted_revision),
-        unmade: unmade.why(client, &valid.names, found).await,
+        unmade,
         containers,
     }
 }
@@ -123,22 +116,14 @@ async fn ask(pod: &Pod) -> Option<Value> {
     (page["name"].as_str() == pod.metadata.name.as_deref()).then_some(page)
 }
 
-async fn uncached(client: &Client, names: &Names) -> Result<Option<u16>, kube::Error> {
-    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &names.namespace);
-    let set = api.get_opt(&names.containers()).await?;
-    let replicas = set.and_then(|set| set.spec?.replicas);
-    Ok(replicas.and_then(|replicas| u16::try_from(replicas).ok()))
-}
-
 impl Observation {
     /// After children were applied: what was observed says nothing of a workload that the API server has given another generation since.
     #[must_use]
     pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<Made>) -> Self {
         let proxies = found.proxies.as_deref().map(Made::of);
-        self.proxies_settled &= match applied("Deployment", &names.proxies()) {
-            Some(applied) => proxies.is_some_and(|proxies| proxies.uid == applied.uid && !proxies.is_behind(&applied)),
-            None => true,
-        };
+        self.proxies_settled &= applied("Deployment", &names.proxies()).is_none_or(|applied| {
+            proxies.is_some_and(|proxies| proxies.uid == applied.uid && !proxies.is_behind(&applied))
+        });
         self.is_current = is_current(found, names, &|name| applied("StatefulSet", name));
         self
     }

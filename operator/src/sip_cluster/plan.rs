@@ -48,7 +48,6 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let present = found.containers.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
     let present = present.and_then(|replicas| u16::try_from(replicas).ok());
     // Without one there are pods still if somebody has deleted it.
-    let present = present.or(observation.uncached);
     let present = present.or_else(|| highest(observation).map(|ordinal| ordinal + 1));
     let wanted = valid.spec.replicas as u16;
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));

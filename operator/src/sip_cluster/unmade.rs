@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt as _};
 
@@ -20,8 +21,11 @@ const ASK: Duration = Duration::from_secs(5);
 /// How long it has for its answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Answers are kept of those StatefulSets at most that lack pods, and for so long.
+/// An answer is forgotten after so long, when another comes: its StatefulSet lacks no pods any more.
 const KEEP: Duration = Duration::from_secs(60);
+
+/// The controller, which writes events, and the API server, which dates pods, may have different clocks.
+const CLOCKS: SignedDuration = SignedDuration::from_secs(5);
 
 /// What the API server has said of StatefulSets that lack pods, by their uid.
 #[derive(Default)]
@@ -52,22 +56,24 @@ impl Unmade {
 
     async fn told(&self, client: &Client, names: &Names, set: &StatefulSet, pods: &[Arc<Pod>]) -> Option<String> {
         let uid = set.uid()?;
-        let before = self
-            .lock()
-            .get(&uid)
-            .filter(|told| told.at.elapsed() < ASK)
-            .map(|told| told.why.clone());
-        if let Some(why) = before {
-            return why;
+        let before = self.lock().get(&uid).map(|told| (told.at, told.why.clone()));
+        if let Some((at, why)) = &before
+            && at.elapsed() < ASK
+        {
+            return why.clone();
         }
         let api = Api::namespaced(client.clone(), &names.namespace);
         let why = match tokio::time::timeout(ANSWER, failures(&api, &uid)).await {
             Ok(Ok(events)) => latest(events, pods),
+            // It is what was known before that is told.
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no events can be read");
-                None
+                before.and_then(|(_, why)| why)
             }
-            Err(_) => None,
+            Err(_) => {
+                tracing::debug!("events are not told in time");
+                before.and_then(|(_, why)| why)
+            }
         };
         let mut all = self.lock();
         all.retain(|_, told| told.at.elapsed() < KEEP);
@@ -102,7 +108,7 @@ fn latest(events: Vec<Event>, pods: &[Arc<Pod>]) -> Option<String> {
         .iter()
         .filter_map(|pod| pod.creation_timestamp())
         .map(|time| time.0);
-    let made = made.max();
+    let made = made.max().map(|made| made - CLOCKS);
     let after = events.into_iter().filter(|event| time(event) >= made);
     after.max_by_key(time)?.note
 }
@@ -130,7 +136,7 @@ mod tests {
     fn what_the_latest_pod_refutes_is_not_told() {
         let pod = json!({ "metadata": { "name": "demo-0", "creationTimestamp": "2026-11-01T10:00:00Z" } });
         let pods = [Arc::new(serde_json::from_value(pod).expect("a pod"))];
-        let before = event("2026-11-01T09:59:59Z", "exceeded quota: pods");
+        let before = event("2026-11-01T09:59:54Z", "exceeded quota: pods");
         assert_eq!(latest(vec![before.clone()], &pods), None);
         assert_eq!(
             latest(vec![before.clone()], &[]).as_deref(),

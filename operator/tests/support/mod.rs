@@ -291,7 +291,6 @@ impl Model {
             redis: Redis::seen(&self.valid, &self.found()),
             is_current: true,
             is_behind: false,
-            uncached: None,
             revision: self.replicas.map(|_| revision_number(self.revision)),
             unmade: None,
             containers,
