@@ -12,12 +12,12 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Partitions under way at once. With the least the store and the target work by turns, which is as fast as they get, and calls wait as briefly as can
-/// be; more are for a store that is far away.
+/// Partitions under way at once. With the least the store and the target work by turns, which is almost as fast as they get, and calls wait as briefly
+/// as can be; more are for a store that is far away.
 const AT_ONCE: RangeInclusive<usize> = 3..=32;
 
-/// One at once for each of these that the shortest hand-over takes: it takes so long because of the store's round trips, not because of the others.
-const ROUND_TRIPS: Duration = Duration::from_millis(5);
+/// One at once for each of these that the store's quickest answer takes: so much of a hand-over is the way there and back, on which it waits for no other.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
 
 /// How long an offer stands before it is withdrawn.
 const OFFER: Duration = Duration::from_millis(500);
@@ -36,7 +36,9 @@ pub(super) struct HandOver {
 enum Stage {
     /// The engine stops and flushes; nothing is stored yet.
     Freezing,
-    Marking,
+    Marking {
+        since: Instant,
+    },
     Offered {
         until: Instant,
     },
@@ -49,21 +51,35 @@ enum Stage {
 pub(super) struct Moves {
     /// Misplaced partitions, as of the last tick; at most all.
     queue: VecDeque<(PartitionId, Incarnation)>,
-    /// The shortest of this move.
-    shortest: Option<Duration>,
+    pace: Pace,
 }
 
-impl Moves {
-    fn at_once(&self) -> usize {
-        let shortest = self.shortest.unwrap_or_default();
-        let many = shortest.as_millis() / ROUND_TRIPS.as_millis();
-        usize::try_from(many)
-            .unwrap_or(usize::MAX)
-            .clamp(*AT_ONCE.start(), *AT_ONCE.end())
+/// How many hand-overs are under way: begins anew with every move, and grows by one with each that is over.
+#[derive(Debug)]
+struct Pace {
+    at_once: usize,
+    /// How long the store's quickest answer of this move took.
+    quickest: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            at_once: *AT_ONCE.start(),
+            quickest: Duration::MAX,
+        }
+    }
+}
+
+impl Pace {
+    fn answered(&mut self, took: Duration) {
+        self.quickest = self.quickest.min(took);
     }
 
-    fn took(&mut self, time: Duration) {
-        self.shortest = Some(self.shortest.map_or(time, |shortest| shortest.min(time)));
+    fn handed_over(&mut self) {
+        let trips = self.quickest.as_millis() / ROUND_TRIP.as_millis();
+        let many = usize::try_from(trips).unwrap_or(usize::MAX);
+        self.at_once = many.clamp(*AT_ONCE.start(), *AT_ONCE.end()).min(self.at_once + 1);
     }
 }
 
@@ -71,7 +87,7 @@ impl Member {
     /// Finds what others should own, and starts as much as may be under way.
     pub(super) fn plan_moves(&mut self, now: Instant) {
         if self.moves.queue.is_empty() && self.held.values().all(|held| held.hand_over.is_none()) {
-            self.moves.shortest = None;
+            self.moves.pace = Pace::default();
         }
         self.moves.queue.clear();
         // Without the store, or while it is unsure what it knows, nothing moves that need not.
@@ -89,7 +105,7 @@ impl Member {
 
     pub(super) fn start_moves(&mut self, now: Instant) {
         let mut under_way = self.held.values().filter(|h| h.hand_over.is_some()).count();
-        while under_way < self.moves.at_once() {
+        while under_way < self.moves.pace.at_once {
             let Some((partition, to)) = self.moves.queue.pop_front() else {
                 return;
             };
@@ -140,7 +156,7 @@ impl Member {
         if !self.store.is_up() || !self.peers.get(&to).is_some_and(|p| p.is_well()) {
             return self.thaw(partition);
         }
-        self.set_stage(partition, Stage::Marking);
+        self.set_stage(partition, Stage::Marking { since: now });
         let request = StoreRequest::Mark {
             partition,
             member: self.incarnation(),
@@ -151,9 +167,16 @@ impl Member {
     }
 
     pub(super) fn on_mark(&mut self, now: Instant, partition: PartitionId, reply: StoreReply) {
-        let Some((to, epoch)) = self.hand_over_in(partition, |s| s == Stage::Marking) else {
+        let Some((to, epoch)) = self.hand_over_in(partition, |s| matches!(s, Stage::Marking { .. })) else {
             return;
         };
+        if let Some(HandOver {
+            stage: Stage::Marking { since },
+            ..
+        }) = self.held.get(&partition).and_then(|held| held.hand_over.as_ref())
+        {
+            self.moves.pace.answered(now.since(*since));
+        }
         match reply {
             StoreReply::Marked if self.peers.get(&to).is_some_and(|p| p.is_well()) => {
                 self.set_stage(partition, Stage::Offered { until: now + OFFER });
@@ -239,13 +262,12 @@ impl Member {
 
     /// The target has claimed it.
     pub(super) fn hand_over_done(&mut self, now: Instant, partition: PartitionId, hand_over: &HandOver) {
-        let took = now.since(hand_over.since);
-        self.moves.took(took);
         self.event(Event::HandedOver {
             partition,
             to: hand_over.to,
-            took,
+            took: now.since(hand_over.since),
         });
+        self.moves.pace.handed_over();
         self.start_moves(now);
     }
 }
@@ -255,16 +277,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_at_once_unless_even_the_shortest_takes_long() {
-        let mut moves = Moves::default();
-        assert_eq!(moves.at_once(), 3);
-        let after = |moves: &mut Moves, millis| {
-            moves.took(Duration::from_millis(millis));
-            moves.at_once()
-        };
-        assert_eq!(after(&mut moves, 300), 32, "the store is far away");
-        assert_eq!(after(&mut moves, 60), 12);
-        assert_eq!(after(&mut moves, 12), 3);
-        assert_eq!(after(&mut moves, 300), 3, "large, or beside large ones");
+    fn few_at_once_and_more_by_and_by_if_even_the_quickest_answer_takes_long() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.at_once, 3);
+        pace.answered(Duration::from_millis(20));
+        for expected in (4..=20).chain([20]) {
+            pace.handed_over();
+            assert_eq!(pace.at_once, expected);
+        }
+        pace.answered(Duration::from_micros(300));
+        pace.answered(Duration::from_millis(20));
+        pace.handed_over();
+        assert_eq!(pace.at_once, 3, "the store is near, and was busy");
     }
 }
