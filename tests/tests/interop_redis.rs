@@ -148,7 +148,7 @@ fn a_sentinel_does_not_look_for_ever_at_a_connection_that_was_refused_first() ->
     }
     anyhow::ensure!(
         has_noticed(&instances).is_some(),
-        "no Sentinel was ever busy\n{}",
+        "no Sentinel was ever busy, or this kernel does not report such an error for ever\n{}",
         instances.logs()
     );
     let mut before = [Duration::ZERO; INSTANCES];
@@ -160,5 +160,6 @@ fn a_sentinel_does_not_look_for_ever_at_a_connection_that_was_refused_first() ->
     })
     .with_context(|| instances.logs())?;
     instances.in_sync()?;
-    Ok(assert_whole(&instances))
+    assert_whole(&instances);
+    Ok(())
 }

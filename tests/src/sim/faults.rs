@@ -110,19 +110,19 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     if faults.iter().any(is_silent) && faults.iter().map(leave).sum::<usize>() + 1 >= containers {
         faults.retain(|fault| !matches!(fault.kind, Kind::StoreFlush | Kind::StorePromoted));
     }
-    // Given up too: a proxy that ends while a container reaches none. Nobody else knows what it had given that container and what its clients
+    // Given up too: a proxy that ends while a cut keeps a container from all. Nobody else knows what it had given that container and what its clients
     // repeat elsewhere (docs/decisions/2026-11-islands.md).
     let reach_none: Vec<_> = faults
         .iter()
         .filter(|fault| reaches_no_proxy(fault, proxies))
         .map(|fault| fault.at..fault.until + REPEATED)
         .collect();
-    let is_hidden = |fault: &Fault| {
-        reach_none
-            .iter()
-            .any(|cut| cut.start < fault.until && fault.at < cut.end)
-    };
-    faults.retain(|fault| !(matches!(fault.kind, Kind::ProxyCrash(_) | Kind::ProxyDrain(_)) && is_hidden(fault)));
+    let is_hidden = |begins: Micros, ends: Micros| reach_none.iter().any(|cut| cut.start <= ends && begins < cut.end);
+    faults.retain(|fault| match fault.kind {
+        Kind::ProxyCrash(_) => !is_hidden(fault.at, fault.at),
+        Kind::ProxyDrain(_) => !is_hidden(fault.at, fault.until),
+        _ => true,
+    });
     faults.sort_by_key(|f| f.at);
     faults
 }
