@@ -36,7 +36,7 @@ pub struct Change {
 }
 
 /// By field; the first that the field is, or lies below, counts.
-const EFFECTS: [(&str, Effect); 18] = [
+const EFFECTS: [(&str, Effect); 19] = [
     ("spec.replicas", Effect::Live),
     ("spec.paused", Effect::Live),
     ("spec.dispatcher.service", Effect::Live),
@@ -59,6 +59,11 @@ const EFFECTS: [(&str, Effect); 18] = [
     (
         "spec.redis",
         fixed("all containers must agree on who owns what in one Redis"),
+    ),
+    // The operator alone rotates them; both kinds of part are replaced for it.
+    (
+        "spec.keys",
+        fixed("on one machine the first key lives as long as the cluster"),
     ),
     // A member acts from memory within the lease that others have promised it, so all must have the same.
     (

@@ -2,13 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{Application, Media, Period, Problem, Redis, Route, SipCluster};
+use crate::{Application, Keys, Media, Period, Problem, Redis, Route, SipCluster};
 
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
 
 /// The header field's number has 32 bits (RFC 4028 s4); anything near that is a mistake.
 const LONGEST_SESSION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// Keys that count at a time.
+const MOST_KEYS: u32 = 8;
 
 /// The rules that span fields and that a resource breaks, one made by other means than [`crate::parse`] perhaps.
 #[must_use]
@@ -19,6 +22,7 @@ pub fn broken(cluster: &SipCluster) -> Vec<Problem> {
     problems.extend(redis(&spec.redis));
     problems.extend(transports(cluster));
     problems.extend(advertised(cluster));
+    problems.extend(keys(spec.keys));
     problems.extend(outside("spec.containers.quiesce", spec.containers.quiesce, "0s", "24h"));
     problems.extend(outside("spec.proxies.drain", spec.proxies.drain, "0s", "10m"));
     problems.extend(outside(
@@ -237,6 +241,30 @@ fn redis(redis: &Redis) -> Option<Problem> {
         value: instances.to_string(),
         wrong: "with an even number no more of them may be lost than with one less".into(),
         remedy: "write 1, 3 or 5".into(),
+    })
+}
+
+fn keys(Keys { current, oldest }: Keys) -> Option<Problem> {
+    let (field, value, wrong, remedy) = match current.checked_sub(oldest) {
+        None => (
+            "spec.keys.oldest",
+            oldest,
+            format!("no key counts that is later than {current}, the current one"),
+            format!("write {current}, or a lower number"),
+        ),
+        Some(retired) if retired >= MOST_KEYS => (
+            "spec.keys.current",
+            current,
+            format!("more than {MOST_KEYS} keys would count at a time"),
+            format!("raise spec.keys.oldest (now {oldest}) first, once no call is left that began with the oldest key"),
+        ),
+        Some(_) => return None,
+    };
+    Some(Problem {
+        field: field.into(),
+        value: value.to_string(),
+        wrong,
+        remedy,
     })
 }
 

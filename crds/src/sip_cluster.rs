@@ -95,6 +95,10 @@ pub struct SipClusterSpec {
     #[serde(default)]
     pub replication: Replication,
 
+    /// On Kubernetes: the secrets by which the cluster knows its own calls, and its parts one another. Each has a number, and a Secret of its own.
+    #[serde(default)]
+    pub keys: Keys,
+
     /// On Kubernetes: nothing that the manifest changes is carried out while this is true. What fails is still taken over and started again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
@@ -583,6 +587,36 @@ pub enum Mode {
     Acknowledged,
 }
 
+/// Which keys count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("self.oldest <= self.current", "keys.oldest: no key counts that is later than current: write the number of current, or a lower one"),
+    validation = ("self.current - self.oldest < 8", "keys: more than eight would count at a time: raise oldest first, once no call is left that began with the oldest key"),
+    validation = ("self.current == oldSelf.current || self.current == oldSelf.current + 1", "keys.current: it stays, or grows by one: write the number that it has, or the next one"),
+    validation = ("self.oldest >= oldSelf.oldest", "keys.oldest cannot be lowered, since pods have forgotten what was below it: put back the old number"))]
+pub struct Keys {
+    /// The number of the key that new calls carry. One more asks for a rotation: all pods are replaced until they know the new key, then
+    /// again until they use it. Calls that are up go on.
+    #[serde(default = "defaults::key")]
+    #[schemars(range(min = 1, max = 9999))]
+    pub current: u32,
+
+    /// The lowest number that still counts. Raise it to `current` when no call is left that is older than `status.keys.since`: what carries a
+    /// lower one is answered with 481.
+    #[serde(default = "defaults::key")]
+    #[schemars(range(min = 1, max = 9999))]
+    pub oldest: u32,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            current: defaults::key(),
+            oldest: defaults::key(),
+        }
+    }
+}
+
 impl SipClusterSpec {
     /// A Redis that is not ours to run.
     #[must_use]
@@ -646,6 +680,10 @@ mod defaults {
 
     pub(super) fn ca_key() -> String {
         "ca.crt".into()
+    }
+
+    pub(super) fn key() -> u32 {
+        1
     }
 
     pub(super) fn ring() -> Period {

@@ -125,6 +125,20 @@ const RULES: &[Case] = &[
         refuses: &["{replication: {lease: 99ms}}", "{replication: {lease: 601s}}"],
     },
     Case {
+        rule: "spec.keys: keys.oldest: no key counts",
+        passes: &[
+            "{keys: {current: 2, oldest: 2}}",
+            "{keys: {current: 3, oldest: 2}}",
+            "{}",
+        ],
+        refuses: &["{keys: {current: 2, oldest: 3}}", "{keys: {oldest: 2}}"],
+    },
+    Case {
+        rule: "spec.keys: keys: more than eight",
+        passes: &["{keys: {current: 8}}", "{keys: {current: 9, oldest: 2}}"],
+        refuses: &["{keys: {current: 9}}", "{keys: {current: 19, oldest: 11}}"],
+    },
+    Case {
         rule: "spec: partitions: fewer than the containers",
         passes: &["{replicas: 8, partitions: 8}", "{}"],
         refuses: &["{replicas: 8, partitions: 7}", "{partitions: 2}"],
@@ -210,6 +224,18 @@ const CHANGES: &[Change] = &[
         from: "{}",
         passes: &["{redis: {managed: {instances: 1, image: 'redis:8'}}}"],
         refuses: &["{redis: {managed: {instances: 3}}}"],
+    },
+    Change {
+        rule: "spec.keys: keys.current: it stays, or grows by one",
+        from: "{keys: {current: 2}}",
+        passes: &["{keys: {current: 2}, replicas: 4}", "{keys: {current: 3}}"],
+        refuses: &["{keys: {current: 4}}", "{keys: {current: 1}}", "{}"],
+    },
+    Change {
+        rule: "spec.keys: keys.oldest cannot be lowered",
+        from: "{keys: {current: 3, oldest: 2}}",
+        passes: &["{keys: {current: 3, oldest: 2}}", "{keys: {current: 3, oldest: 3}}"],
+        refuses: &["{keys: {current: 3, oldest: 1}}", "{keys: {current: 4}}"],
     },
 ];
 

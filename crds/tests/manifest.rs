@@ -176,6 +176,15 @@ fn a_wrong_value_names_field_value_and_remedy() {
           some would have nothing to do; leave it out (1024), or write several hundred per container\n",
         ),
         (
+            "{application: {answer: {}}, keys: {current: 2, oldest: 3}}",
+            "spec.keys.oldest: 3: no key counts that is later than 2, the current one; write 2, or a lower number\n",
+        ),
+        (
+            "{application: {answer: {}}, keys: {current: 9}}",
+            "spec.keys.current: 9: more than 8 keys would count at a time; raise spec.keys.oldest (now 1) first, once no call is left \
+             that began with the oldest key\n",
+        ),
+        (
             "{}",
             "spec.application: it is missing; indent below it what it holds: answer, b2bua, custom\n",
         ),
@@ -249,7 +258,7 @@ fn a_wrong_value_names_field_value_and_remedy() {
         ),
         (
             "",
-            "spec: nothing stands here; indent below it what it holds: application, containers, dispatcher, partitions, paused, proxies, \
+            "spec: nothing stands here; indent below it what it holds: application, containers, dispatcher, keys, partitions, paused, proxies, \
           redis, replicas, replication\n",
         ),
     ];
@@ -301,7 +310,7 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
     assert_eq!(
         problems(&with_spec(typing_slip)),
         "spec.application.answer.session_expires: this field is not known; did you mean sessionExpires?\n\
-         spec.colour: this field is not known; leave it out; known here: application, containers, dispatcher, partitions, paused, proxies, \
+         spec.colour: this field is not known; leave it out; known here: application, containers, dispatcher, keys, partitions, paused, proxies, \
          redis, replicas, replication\n\
          spec.dispatcher.ports: this field is not known; did you mean port?\n\
          spec.replica: this field is not known; did you mean replicas?\n"

@@ -76,6 +76,12 @@ pub fn manifest(file: &Path) -> Result<SipCluster, Failure> {
                 .map_err(|error| Failure::system("spec.redis.external.caFile", error))?;
         }
     }
+    if cluster.spec.keys != crds::Keys::default() {
+        return Err(Failure::usage(format!(
+            "{}: spec.keys: keys are rotated on Kubernetes only; leave it out: on one machine each start makes a key of its own",
+            file.display()
+        )));
+    }
     if let Some(custom) = &mut cluster.spec.application.custom {
         custom::prepare(custom, file)?;
     }

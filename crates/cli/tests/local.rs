@@ -325,6 +325,17 @@ fn port_in_use_says_by_whom_and_what_to_do() {
 }
 
 #[test]
+fn keys_are_not_rotated_on_one_machine_and_it_says_so() {
+    let place = Place::new("demo", 19);
+    place.manifest("demo", "  keys: {current: 2}\n");
+    let (code, _, err) = place.up();
+    assert!(
+        code == 64 && err.contains("spec.keys: keys are rotated on Kubernetes only; leave it out"),
+        "{code} {err}"
+    );
+}
+
+#[test]
 fn address_of_another_machine_says_what_to_do() {
     let mut place = Place::new("demo", 4);
     place.address = SocketAddr::from(([192, 0, 2, 1], 5060));

@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use super::world::World;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 17] = [
+const WRONG: [(&str, &[&str]); 18] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -71,10 +71,14 @@ const WRONG: [(&str, &[&str]); 17] = [
         r#"{"application": {"answer": {}}, "redis": {"external": {"url": "redis-sentinel://10.0.0.7:26379"}}}"#,
         &["spec.redis.external.url"],
     ),
+    (
+        r#"{"application": {"answer": {}}, "keys": {"oldest": 2}}"#,
+        &["keys.oldest: no key counts that is later than current"],
+    ),
 ];
 
 /// A change of the running cluster, and what has to stand in the refusal.
-const FIXED: [(&str, &str); 6] = [
+const FIXED: [(&str, &str); 7] = [
     (
         r#"{"partitions": 512}"#,
         "partitions cannot be changed: put back the old number",
@@ -95,6 +99,10 @@ const FIXED: [(&str, &str); 6] = [
     (
         r#"{"replication": {"lease": "3s"}}"#,
         "replication.lease cannot be changed",
+    ),
+    (
+        r#"{"keys": {"current": 9999, "oldest": 9999}}"#,
+        "keys.current: it stays, or grows by one",
     ),
 ];
 
