@@ -3,11 +3,13 @@
 #[path = "common/world.rs"]
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use container::engine::{Confirm, ConnectionId, Fate, Input, Released};
 use ucf::Epoch;
 use ucf::member::Notice;
+use ucf::token::{Key, Keyring};
 use world::{Caller, PARTITION, World, status, statuses, texts, to_tag};
 
 const AT_ONCE: &str = r#"{"answer": {}}"#;
@@ -485,6 +487,45 @@ fn what_nobody_has_acknowledged_is_repeated_through_many_hand_overs() {
     world.turn(&mut life);
     life = world.successor(5, AT_ONCE, true);
     assert!(world.pass(&mut life, SECOND * 40).is_empty(), "now it is acknowledged");
+}
+
+/// The call begins where the first key issues, and is handed to a container that issues with the second; proxies have it by then, too.
+#[test]
+fn a_call_survives_a_change_of_the_key() {
+    let key = |id| Key {
+        id,
+        secret: [id + 7; 16],
+    };
+    let mut world = World::new();
+    world.keyring = Arc::new(Keyring::new(key(0), &[key(1)], 8));
+    let mut life = world.life(1, AT_ONCE);
+    let mut caller = Caller::new("one");
+    let invite = caller.request(&world, "INVITE", 1, "");
+    let first = world.exchange(&mut life, &invite);
+    caller.to_tag = to_tag(&first[0]);
+
+    let rotated = Keyring::new(key(1), &[key(0)], 8).hashing_transactions_with(key(0));
+    let issued = |text: &str| text.as_bytes().get(1).copied();
+    world.keyring = Arc::new(rotated);
+    let mut life = world.successor(2, AT_ONCE, true);
+    let repeated = caller.request(&world, "INVITE", 1, "");
+    let again = world.exchange(&mut life, &repeated);
+    assert_eq!(
+        (statuses(&again), to_tag(&again[0])),
+        (vec![200], caller.to_tag.clone()),
+        "no second call"
+    );
+    let ack = caller.request(&world, "ACK", 1, "");
+    assert!(world.exchange(&mut life, &ack).is_empty());
+
+    let other = Caller::new("two");
+    let invite = other.request(&world, "INVITE", 1, "");
+    let answer = world.exchange(&mut life, &invite);
+    assert_eq!(issued(&to_tag(&answer[0])), Some(b'1'), "new calls have the new key");
+    assert_eq!(issued(&caller.to_tag), Some(b'0'));
+    let bye = caller.next(&world, "BYE");
+    assert_eq!(statuses(&world.exchange(&mut life, &bye)), [200]);
+    assert_eq!(life.engine.holdings().dialogs, 1, "the other one");
 }
 
 #[test]

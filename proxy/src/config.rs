@@ -65,9 +65,13 @@ struct Arguments {
     /// The cluster's secret: 32 hexadecimal digits, with another id than 0 as ID:DIGITS. Better given by the environment.
     #[arg(long, env = "SIPCLUSTER_KEY", hide_env_values = true)]
     key: String,
-    /// A retired secret that still verifies, as ID:DIGITS; repeat for more.
-    #[arg(long, env = "SIPCLUSTER_RETIRED_KEYS", hide_env_values = true, value_delimiter = ',')]
-    retired_key: Vec<String>,
+    /// Another secret that counts, one that is retired or is yet to be taken, as ID:DIGITS; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_OTHER_KEYS", hide_env_values = true, value_delimiter = ',')]
+    other_key: Vec<String>,
+    /// The cluster's first secret, whichever it is that it has now: by it requests are told apart, and all proxies must do so alike. Default: the
+    /// secret that it has now.
+    #[arg(long, env = "SIPCLUSTER_TRANSACTION_KEY", hide_env_values = true)]
+    transaction_key: Option<String>,
     /// The lease of members, in milliseconds.
     #[arg(long, env = "SIPCLUSTER_LEASE_MS", default_value = "2000")]
     lease_ms: String,
@@ -129,8 +133,10 @@ pub struct Config {
     pub partitions: u32,
     /// The current key.
     pub key: Key,
-    /// Keys that still verify.
-    pub retired: Vec<Key>,
+    /// Others that verify.
+    pub other_keys: Vec<Key>,
+    /// The one that hashes transactions.
+    pub transaction_key: Key,
     /// The lease of members.
     pub lease: Duration,
     /// How long client connections may take to come to rest after SIGTERM.
@@ -210,6 +216,7 @@ impl Arguments {
             }
             None => (services(&self.endpoints_of)?, Vec::new()),
         };
+        let current = key("--key", &self.key)?;
         Ok(Config {
             cluster: named("--cluster", self.cluster)?,
             name: named("--name", self.name)?,
@@ -221,12 +228,12 @@ impl Arguments {
             endpoints,
             workers: workers as u16,
             partitions: number("--partitions", &self.partitions, 1, 65_536)? as u32,
-            key: key("--key", &self.key)?,
-            retired: self
-                .retired_key
-                .iter()
-                .map(|text| key("--retired-key", text))
-                .collect::<Result<_, _>>()?,
+            key: current,
+            other_keys: other_keys(current, &self.other_key)?,
+            transaction_key: match &self.transaction_key {
+                Some(text) => key("--transaction-key", text)?,
+                None => current,
+            },
             lease: Duration::from_millis(number("--lease-ms", &self.lease_ms, 100, 600_000)?),
             drain: Duration::from_millis(number("--drain-ms", &self.drain_ms, 0, 600_000)?),
             ucf,
@@ -309,21 +316,29 @@ fn address(field: &'static str, text: &str, remedy: &str) -> Result<SocketAddr, 
 
 /// Secrets are not repeated in the message.
 fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
-    let (id, digits) = text.split_once(':').unwrap_or(("0", text));
-    let wrong = || Invalid {
+    text.parse().map_err(|ucf::token::NoKey| Invalid {
         field,
         value: format!("<{} characters>", text.len()),
         remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS".into(),
-    };
-    let id = id.parse().ok().filter(|id| *id < 32).ok_or_else(wrong)?;
-    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    let secret = u128::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    Ok(Key {
-        id,
-        secret: secret.to_be_bytes(),
     })
+}
+
+/// A token names its key by the id alone.
+fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Invalid> {
+    let mut taken = vec![current.id];
+    let read = |text: &String| {
+        let key = key("--other-key", text)?;
+        if taken.contains(&key.id) {
+            return Err(Invalid {
+                field: "--other-key",
+                value: format!("{}:<digits>", key.id),
+                remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
+            });
+        }
+        taken.push(key.id);
+        Ok(key)
+    };
+    texts.iter().map(read).collect()
 }
 
 /// Groups the listeners by address: UDP and TCP on one address are one listener.
@@ -497,8 +512,45 @@ mod tests {
 
     #[test]
     fn a_wrong_key_is_not_repeated() {
-        let invalid = parse(&["--listen", "udp:127.0.0.1:5060", "--key", "topsecret"]).unwrap_err();
-        assert_eq!(invalid.field, "--key");
-        assert!(!invalid.to_string().contains("topsecret"));
+        let wrong = |more: &[&str]| {
+            let listen = ["--listen", "udp:127.0.0.1:5060"];
+            let all: Vec<&str> = listen.iter().chain(more).copied().collect();
+            let message = parse(&all).unwrap_err().to_string();
+            assert!(
+                !message.contains("topsecret") && !message.contains("0c0d0e0f"),
+                "{message}"
+            );
+            message
+        };
+        assert!(wrong(&["--key", "topsecret"]).starts_with("--key: "));
+        for field in ["--other-key", "--transaction-key"] {
+            assert!(wrong(&[KEY[0], KEY[1], field, "topsecret"]).starts_with(field));
+        }
+        let twice = wrong(&[KEY[0], KEY[1], "--other-key", KEY[1]]);
+        assert_eq!(
+            twice,
+            "--other-key: \"0:<digits>\" is not valid; another key has that id; give each an id of its own, as ID:DIGITS"
+        );
+    }
+
+    #[test]
+    fn transactions_are_hashed_with_the_key_that_is_named_for_it() {
+        let digits = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+        let second = format!("1:{digits}");
+        let config = |more: &[&str]| {
+            let listen = [
+                "--listen",
+                "udp:127.0.0.1:5060",
+                "--key",
+                &second,
+                "--other-key",
+                KEY[1],
+            ];
+            parse(&[&listen[..], more].concat()).expect("it is good")
+        };
+        let (plain, told) = (config(&[]), config(&["--transaction-key", KEY[1]]));
+        assert_eq!((plain.key.id, plain.other_keys[0].id), (1, 0));
+        assert_eq!(plain.transaction_key.secret, plain.key.secret);
+        assert_eq!(told.transaction_key.secret, plain.other_keys[0].secret);
     }
 }

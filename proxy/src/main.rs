@@ -147,7 +147,8 @@ fn start_workers(
     phases: &watch::Receiver<Phase>,
     lists: &watch::Receiver<Vec<endpoints::Endpoint>>,
 ) -> anyhow::Result<Workers> {
-    let keyring = Arc::new(Keyring::new(config.key, &config.retired, config.partitions));
+    let keyring = Keyring::new(config.key, &config.other_keys, config.partitions);
+    let keyring = Arc::new(keyring.hashing_transactions_with(config.transaction_key));
     let incarnation = random()?;
     let (ending, ended) = mpsc::channel(1);
     let (bound, all_bound) = std::sync::mpsc::channel();

@@ -2,12 +2,16 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use proxy::forward::{DropReason, Kind, LinkId, Outcome};
-use support::{Proxy, config, fields, keyring, one, param, partition, request, response, tag, tcp, udp};
+use proxy::forward::{Config, DropReason, Kind, LinkId, Outcome};
+use support::{
+    KEY, PARTITIONS, Proxy, begun, config, fields, keyring, one, param, partition, request, response, tag, tcp, udp,
+};
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
+use ucf::token::{Key, Keyring};
 use ucf::transactions::Keys;
 use ucf::wire::{Body, MemberState, Report, Transactions};
 
@@ -218,6 +222,53 @@ fn another_proxy_finds_the_call_once_it_is_announced() {
     second.client(udp("192.0.2.3:5060"), &invite("other-way", ""));
     assert!(second.sent().1.starts_with("SIP/2.0 482 Request Merged"));
     assert!(second.arrived(third).is_empty());
+}
+
+/// A proxy that issues with the second key carries on what began through one with the first; one that has forgotten the first does not.
+#[test]
+fn a_call_survives_a_change_of_the_key() {
+    let (first, second) = (KEY, Key { id: 2, secret: [2; 16] });
+    let with = |incarnation, keyring| Config {
+        keyring: Arc::new(keyring),
+        ..config(incarnation)
+    };
+    let rotated = || Keyring::new(second, &[first], PARTITIONS).hashing_transactions_with(first);
+    let mut old = Proxy::new(with(1, Keyring::new(first, &[second], PARTITIONS)));
+    let mut new = Proxy::new(with(2, rotated()));
+    let forgetful = Keyring::new(second, &[], PARTITIONS).hashing_transactions_with(first);
+    let mut forgetful = Proxy::new(with(3, forgetful));
+    let [at_old, at_new, at_forgetful] = [&mut old, &mut new, &mut forgetful].map(|proxy| proxy.container(A, &ALL, 1));
+
+    old.client(udp(CALLER), &invite("1", ""));
+    let inner = one(old.arrived(at_old));
+    let p = partition(&inner);
+    for (proxy, link) in [(&mut new, at_new), (&mut forgetful, at_forgetful)] {
+        proxy.frame(link, begun(&invite("1", ""), p.0.into()));
+    }
+    new.client(udp(CALLER), &invite("1", ""));
+    let again = one(new.arrived(at_new));
+    let via = |message: &str, name: &str| param(fields(message, "Via")[0], name).map(str::to_owned);
+    assert_eq!(
+        via(&again, "branch"),
+        via(&inner, "branch"),
+        "it is the same request to the container"
+    );
+    assert_ne!(via(&again, "pt"), via(&inner, "pt"), "each issues with its own key");
+
+    // What came through the old proxy is answered through the new one.
+    new.container_says(at_new, &response(&inner, "200 OK", &tag(p)));
+    let (to, answer) = new.sent();
+    assert_eq!(to.remote, udp(CALLER).remote);
+    let routed = format!("Route: {}\r\n", fields(&answer, "Record-Route")[0]);
+    for (branch, route) in [("2", routed.as_str()), ("3", "")] {
+        let bye = request("BYE", URI, branch, &tag(p), route);
+        new.client(udp(CALLER), &bye);
+        let arrived = one(new.arrived(at_new));
+        let pt = via(&arrived, "pt").expect("the proxy names the partition");
+        assert_eq!(rotated().verify(pt.as_bytes()).partition(), Some(p));
+        forgetful.client(udp(CALLER), &bye);
+        assert!(forgetful.sent().1.starts_with("SIP/2.0 481 "), "it was told too early");
+    }
 }
 
 #[test]

@@ -67,9 +67,9 @@ struct Arguments {
     /// The cluster's secret: 32 hexadecimal digits, with another id than 0 as ID:DIGITS. Better given by the environment.
     #[arg(long, env = "SIPCLUSTER_KEY", hide_env_values = true)]
     key: String,
-    /// A retired secret that still verifies, as ID:DIGITS; repeat for more.
-    #[arg(long, env = "SIPCLUSTER_RETIRED_KEYS", hide_env_values = true, value_delimiter = ',')]
-    retired_key: Vec<String>,
+    /// Another secret that counts, one that is retired or is yet to be taken, as ID:DIGITS; repeat for more.
+    #[arg(long, env = "SIPCLUSTER_OTHER_KEYS", hide_env_values = true, value_delimiter = ',')]
+    other_key: Vec<String>,
     /// Its share of the partitions against that of others.
     #[arg(long, env = "SIPCLUSTER_WEIGHT", default_value = "100")]
     weight: String,
@@ -117,8 +117,8 @@ pub struct Config {
     pub partitions: u16,
     /// The current key.
     pub key: Key,
-    /// Keys that still verify.
-    pub retired: Vec<Key>,
+    /// Others that verify.
+    pub other_keys: Vec<Key>,
     /// Share of the partitions.
     pub weight: u16,
     /// The lease of members.
@@ -168,11 +168,7 @@ impl Arguments {
             .log_format
             .parse()
             .map_err(|_| wrong("--log-format", &self.log_format, "give text or json"))?;
-        let retired = self
-            .retired_key
-            .iter()
-            .map(|text| key("--retired-key", text))
-            .collect::<Result<_, _>>()?;
+        let current = key("--key", &self.key)?;
         Ok(Config {
             cluster: named("--cluster", self.cluster)?,
             name: named("--name", self.name)?,
@@ -188,8 +184,8 @@ impl Arguments {
             application,
             workers: workers as u16,
             partitions: number("--partitions", &self.partitions, 1, 65_535)? as u16,
-            key: key("--key", &self.key)?,
-            retired,
+            key: current,
+            other_keys: other_keys(current, &self.other_key)?,
             weight: number("--weight", &self.weight, 1, 10_000)? as u16,
             lease: Duration::from_millis(number("--lease-ms", &self.lease_ms, 100, 600_000)?),
             quiesce: Duration::from_millis(number("--quiesce-ms", &self.quiesce_ms, 0, 86_400_000)?),
@@ -292,21 +288,29 @@ fn redis(url: &str, replicas: u8, ca: Option<&Path>) -> Result<Place, Invalid> {
 
 /// Secrets are not repeated in the message.
 fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
-    let (id, digits) = text.split_once(':').unwrap_or(("0", text));
-    let wrong = || Invalid {
+    text.parse().map_err(|ucf::token::NoKey| Invalid {
         field,
         value: format!("<{} characters>", text.len()),
         remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS".into(),
-    };
-    let id = id.parse().ok().filter(|id| *id < 32).ok_or_else(wrong)?;
-    if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    let secret = u128::from_str_radix(digits, 16).map_err(|_| wrong())?;
-    Ok(Key {
-        id,
-        secret: secret.to_be_bytes(),
     })
+}
+
+/// A token names its key by the id alone.
+fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Invalid> {
+    let mut taken = vec![current.id];
+    let read = |text: &String| {
+        let key = key("--other-key", text)?;
+        if taken.contains(&key.id) {
+            return Err(Invalid {
+                field: "--other-key",
+                value: format!("{}:<digits>", key.id),
+                remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
+            });
+        }
+        taken.push(key.id);
+        Ok(key)
+    };
+    texts.iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -368,6 +372,8 @@ mod tests {
             ("--application", r#"{"b2bua": {}}"#, "answer"),
             ("--log-format", "xml", "text or json"),
             ("--redis-replicas", "9", "0 to 8"),
+            ("--other-key", "1:0", "32 hexadecimal digits"),
+            ("--other-key", "000102030405060708090a0b0c0d0e0f", "an id of its own"),
         ] {
             let message = parse(&[field, value]).err().expect("wrong").to_string();
             assert!(message.starts_with(field) && message.contains(remedy), "{message}");

@@ -84,7 +84,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
     };
     let stats: Vec<Arc<Stats>> = (0..config.workers).map(|_| Arc::default()).collect();
     let (told, workers_tell) = mpsc::unbounded_channel();
-    let keyring = Arc::new(Keyring::new(config.key, &config.retired, config.partitions.into()));
+    let keyring = Arc::new(Keyring::new(config.key, &config.other_keys, config.partitions.into()));
     let (workers, threads, sip) = start_workers(&config, &keyring, incarnation, &stats, &told, start)?;
     let shown = Shown {
         state: MemberState::Joining,

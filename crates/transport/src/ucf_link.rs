@@ -141,7 +141,7 @@ async fn greet(
         ))),
         Body::Hello(hello) if !greeting.verifies(&challenge, &hello) => Err(Error::stranger(format!(
             "tcp:{peer} says that it is {:?} and does not have the cluster's key: give all proxies and containers the same SIPCLUSTER_KEY, or \
-             its own among SIPCLUSTER_RETIRED_KEYS",
+             its own among SIPCLUSTER_OTHER_KEYS",
             hello.name
         ))),
         Body::Hello(hello) => Ok(hello),

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::hash::Hasher as _;
+use std::str::FromStr;
 
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128 as _, SipHasher24 as SipHasher24of128};
@@ -17,6 +18,9 @@ pub const TOKEN_LEN: usize = 22;
 
 /// What every branch of RFC 3261 begins with (s8.1.1.7).
 pub const BRANCH_COOKIE: &[u8] = b"z9hG4bK";
+
+/// Ids of keys: a token names its own in one digit.
+pub const IDS: u8 = 32;
 
 const VERSION: u8 = b'1';
 const PARTITION: std::ops::Range<usize> = 2..6;
@@ -76,7 +80,7 @@ impl Affinity {
 /// A secret that all parts of the cluster share.
 #[derive(Clone, Copy)]
 pub struct Key {
-    /// 0 to 31; a rotation takes another one than the keys that still verify.
+    /// 0 to 31, another one for each of the keys that verify.
     pub id: u8,
     /// The secret itself.
     pub secret: [u8; 16],
@@ -85,6 +89,28 @@ pub struct Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.id)
+    }
+}
+
+/// A text is no key: it is not repeated, for it may be a secret all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoKey;
+
+/// 32 hexadecimal digits; with another id than 0 `ID:DIGITS`.
+impl FromStr for Key {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        let (id, digits) = text.split_once(':').unwrap_or(("0", text));
+        let id = id.parse().ok().filter(|id| *id < IDS).ok_or(NoKey)?;
+        if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(NoKey);
+        }
+        let secret = u128::from_str_radix(digits, 16).map_err(|_| NoKey)?;
+        Ok(Self {
+            id,
+            secret: secret.to_be_bytes(),
+        })
     }
 }
 
@@ -108,11 +134,11 @@ struct Tokens {
 }
 
 impl Keyring {
-    /// Issues with `current`; verifies with it and with those `retired`, for partitions below `partitions` (at most 65,536).
+    /// Issues with `current`; verifies with it and with `others`, for partitions below `partitions` (at most 65,536). All have ids of their own.
     #[must_use]
-    pub fn new(current: Key, retired: &[Key], partitions: u32) -> Self {
+    pub fn new(current: Key, others: &[Key], partitions: u32) -> Self {
         let keys = std::iter::once(&current)
-            .chain(retired)
+            .chain(others)
             .map(|key| Tokens::new(*key, partitions))
             .collect();
         Self {
@@ -120,6 +146,16 @@ impl Keyring {
             flow: derive(current, b"flow"),
             transaction: derive(current, b"transaction"),
             entropy: derive(current, b"entropy"),
+        }
+    }
+
+    /// Hashes transactions with this key, whichever issues: with two hashes, a request that is repeated through a proxy with the other one would
+    /// be a second call.
+    #[must_use]
+    pub fn hashing_transactions_with(self, key: Key) -> Self {
+        Self {
+            transaction: derive(key, b"transaction"),
+            ..self
         }
     }
 
@@ -202,7 +238,7 @@ impl Keyring {
         self.keys.iter().any(|key| same(&hash128(key.link, words), proof))
     }
 
-    /// The keyed hash of transactions: equal in all parts of the cluster.
+    /// The keyed hash of transactions: equal in all proxies of the cluster.
     pub(crate) fn transaction_hasher(&self) -> SipHasher24 {
         self.transaction
     }
@@ -224,7 +260,7 @@ impl Tokens {
     fn new(key: Key, partitions: u32) -> Self {
         let count = partitions.min(1 << 16);
         Self {
-            id: key.id & 31,
+            id: key.id % IDS,
             flow: derive(key, b"flow"),
             link: SipHasher24of128::new_with_key(&derived(key, b"link")),
             tokens: (0..count).map(|partition| token(key, partition as u16)).collect(),
@@ -234,7 +270,7 @@ impl Tokens {
 
 fn token(key: Key, partition: u16) -> Token {
     let mut text = [VERSION; TOKEN_LEN];
-    base32::write(u128::from(key.id & 31), &mut text[1..2]);
+    base32::write(u128::from(key.id % IDS), &mut text[1..2]);
     base32::write(u128::from(partition), &mut text[PARTITION]);
     let mut hasher = SipHasher24of128::new_with_key(&key.secret);
     hasher.write(b"affinity");
@@ -326,17 +362,54 @@ mod tests {
     }
 
     #[test]
-    fn retired_keys_verify_and_unknown_ones_do_not() {
-        let old = Keyring::new(key(1), &[], 64);
-        let new = Keyring::new(key(2), &[key(1)], 64);
-        let token = old.token(PartitionId(9)).as_bytes();
-        assert_eq!(new.verify(token), Affinity::Partition(PartitionId(9)));
-        assert_ne!(new.token(PartitionId(9)).as_bytes(), token);
-        assert_eq!(Keyring::new(key(2), &[], 64).verify(token), Affinity::Forged);
+    fn tokens_of_all_keys_verify_and_those_of_unknown_ones_do_not() {
+        let issued = |key: Key| *Keyring::new(key, &[], 64).token(PartitionId(9));
+        let others: Vec<Key> = (0..7).map(key).collect();
+        let ring = Keyring::new(key(31), &others, 64);
+        for key in others.into_iter().chain([key(31)]) {
+            let token = issued(key);
+            assert_eq!(
+                ring.verify(token.as_bytes()),
+                Affinity::Partition(PartitionId(9)),
+                "{key:?}"
+            );
+            assert_eq!(
+                *ring.token(PartitionId(9)) == token,
+                key.id == 31,
+                "the current one issues"
+            );
+        }
+        assert_eq!(ring.verify(issued(key(7)).as_bytes()), Affinity::Forged, "no such id");
+        let namesake = Key { id: 3, ..key(7) };
         assert_eq!(
-            Keyring::new(key(1), &[], 8).verify(token),
+            ring.verify(issued(namesake).as_bytes()),
+            Affinity::Forged,
+            "another key"
+        );
+        assert_eq!(
+            Keyring::new(key(31), &[], 8).verify(issued(key(31)).as_bytes()),
             Affinity::Forged,
             "no such partition"
         );
+    }
+
+    #[test]
+    fn a_key_reads_as_its_id_and_its_digits() {
+        let digits = "000102030405060708090a0B0C0D0E0F";
+        let secret = std::array::from_fn(|n| n as u8);
+        for (text, id) in [(digits.to_owned(), 0), (format!("31:{digits}"), 31)] {
+            let key: Key = text.parse().expect("a key");
+            assert_eq!((key.id, key.secret), (id, secret));
+        }
+        for wrong in [
+            "",
+            "1:",
+            "topsecret",
+            &digits[1..],
+            &format!("32:{digits}"),
+            &format!("+{}", &digits[1..]),
+        ] {
+            assert_eq!(wrong.parse::<Key>().err(), Some(NoKey), "{wrong}");
+        }
     }
 }

@@ -381,6 +381,16 @@ mod tests {
     }
 
     #[test]
+    fn all_proxies_make_the_same_branch_whichever_key_they_issue_with() {
+        let first = Key { id: 0, secret: [9; 16] };
+        let second = Key { id: 1, secret: [8; 16] };
+        let of = |ring: &Keyring| Keys::of_request(&parts(), ring);
+        let new = Keyring::new(second, &[first], 1024);
+        assert_ne!(of(&new), of(&ring()), "by its own key");
+        assert_eq!(of(&new.hashing_transactions_with(first)), of(&ring()));
+    }
+
+    #[test]
     fn a_container_reads_the_keys_from_the_branch() {
         let (keys, looped) = Keys::of_request(&parts(), &ring());
         let branch = keys.branch(looped);

@@ -164,10 +164,14 @@ impl Container {
     }
 }
 
-/// The cluster's, as the proxy is told.
+/// The cluster's key as the proxy is told, and the next one.
 pub fn keyring() -> Keyring {
     let secret = std::array::from_fn(|n| n as u8);
-    Keyring::new(Key { id: 0, secret }, &[], PARTITIONS)
+    let next = Key {
+        id: 1,
+        secret: [0x11; 16],
+    };
+    Keyring::new(Key { id: 0, secret }, &[next], PARTITIONS)
 }
 
 /// The value of the first header of that name.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::fake::{CLUSTER, Container, PARTITIONS, header};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
-const KEY: &str = "000102030405060708090a0b0c0d0e0f";
+pub const KEY: &str = "000102030405060708090a0b0c0d0e0f";
 
 /// The proxy, killed with the test.
 pub struct Proxy {
@@ -48,6 +48,11 @@ impl Proxy {
 
     /// One that knows nobody yet.
     pub fn spawn(workers: usize, name: &str) -> Self {
+        Self::spawn_with(workers, name, &[("SIPCLUSTER_KEY", KEY)])
+    }
+
+    /// The same with these variables.
+    pub fn spawn_with(workers: usize, name: &str, variables: &[(&str, &str)]) -> Self {
         let ip = own_address();
         let (address, admin) = (SocketAddr::new(ip, 5060), SocketAddr::new(ip, 9090));
         let ucf = SocketAddr::new(ip, 5070);
@@ -73,7 +78,7 @@ impl Proxy {
         command
             .arg("--endpoints")
             .arg(&endpoints)
-            .env("SIPCLUSTER_KEY", KEY)
+            .envs(variables.iter().copied())
             .env("SIPCLUSTER_LOG", "warn");
         std::fs::write(&endpoints, "[]").unwrap();
         Self {

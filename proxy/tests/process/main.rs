@@ -15,7 +15,7 @@ use ucf::token::{Key, Keyring};
 use ucf::wire::{Body, Hello};
 
 use fake::{CLUSTER, Container, PARTITIONS, header, keyring};
-use harness::{Call, PATIENCE, Proxy, binary};
+use harness::{Call, KEY, PATIENCE, Proxy, binary};
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work)
@@ -427,6 +427,52 @@ async fn a_proxy_without_the_clusters_key_is_refused_and_counted() {
     proxy
         .until_metric("sipcluster_proxy_links_refused_total", |refused| refused == 1.0)
         .await;
+}
+
+/// In the midst of a rotation one proxy issues with the first key, and another with the second already.
+#[tokio::test]
+async fn a_call_that_began_with_one_key_is_ended_through_a_proxy_with_another() {
+    const NEXT: &str = "1:11111111111111111111111111111111";
+    let container = Container::start("demo-0", 7, 1);
+    let old = Proxy::spawn_with(
+        1,
+        "proxy-0",
+        &[("SIPCLUSTER_KEY", KEY), ("SIPCLUSTER_OTHER_KEYS", NEXT)],
+    );
+    let alias = old.address.ip().to_string();
+    let keys = [
+        ("SIPCLUSTER_KEY", NEXT),
+        ("SIPCLUSTER_OTHER_KEYS", KEY),
+        ("SIPCLUSTER_TRANSACTION_KEY", KEY),
+        ("SIPCLUSTER_ALIASES", alias.as_str()),
+    ];
+    let new = Proxy::spawn_with(1, "proxy-1", &keys);
+    for proxy in [&old, &new] {
+        proxy.containers(std::slice::from_ref(&container));
+        proxy.until(|state| state["state"] == "Active").await;
+    }
+    let caller = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let local = caller.local_addr().unwrap();
+    let begin = async |proxy: &Proxy, id: &str| {
+        let call = Call::new(id.to_owned(), "UDP", local, proxy.address);
+        caller.send_to(call.invite().as_bytes(), proxy.address).await.unwrap();
+        assert!(received(&caller).await.starts_with("SIP/2.0 180 "));
+        let answer = received(&caller).await;
+        assert!(answer.starts_with("SIP/2.0 200 "), "{answer}");
+        (call, answer)
+    };
+    let (call, answer) = begin(&old, "old").await;
+    for request in call.ack_and_bye(&answer) {
+        caller.send_to(request.as_bytes(), new.address).await.unwrap();
+    }
+    let ended = received(&caller).await;
+    assert!(
+        ended.starts_with("SIP/2.0 200 ") && ended.contains("CSeq: 2 BYE"),
+        "{ended}"
+    );
+    let (_, later) = begin(&new, "new").await;
+    let issued = |answer: &str| header(answer, "To").and_then(|to| to.split(";tag=1").nth(1)?.chars().next());
+    assert_eq!((issued(&answer), issued(&later)), (Some('0'), Some('1')));
 }
 
 #[tokio::test]

@@ -20,15 +20,13 @@ pub const PARTITIONS: u32 = 8;
 /// The wall clock when a forwarder's clock stands at zero.
 pub const STARTED: Duration = Duration::from_secs(1_700_000_000);
 
+pub const KEY: Key = Key {
+    id: 1,
+    secret: *b"a secret of ours",
+};
+
 pub fn keyring() -> Arc<Keyring> {
-    Arc::new(Keyring::new(
-        Key {
-            id: 1,
-            secret: *b"a secret of ours",
-        },
-        &[],
-        PARTITIONS,
-    ))
+    Arc::new(Keyring::new(KEY, &[], PARTITIONS))
 }
 
 pub fn config(incarnation: u64) -> Config {
