@@ -46,6 +46,10 @@ pub struct SipClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<String>,
 
+    /// Which keys are in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<KeysInUse>,
+
     /// The last time that containers took over from a lost one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<Failover>,
@@ -99,6 +103,19 @@ pub struct Failover {
     pub sessions: u64,
     /// Until the last partition worked again, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// The keys in use, by their numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeysInUse {
+    /// The one that new calls carry: of several, while pods are replaced, the oldest.
+    pub issuing: u32,
+    /// Those that every pod knows.
+    pub verifying: Vec<u32>,
+    /// Since when no pod has issued with another: calls that began later need no older key.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Time,
 }
 
 impl State {

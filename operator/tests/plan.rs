@@ -5,19 +5,7 @@ mod support;
 
 use operator::sip_cluster::apply::Made;
 use serde_json::json;
-use support::{Model, Stand, valid};
-
-/// Numbers in a fixed order, from a seed (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
+use support::{Model, Random, Stand, valid};
 
 /// Lets pods go on and the operator look, in turns, until all is as wanted; a step that costs a second container fails.
 fn settle(model: &mut Model, what: &str) {
@@ -293,7 +281,7 @@ fn paused_nothing_is_added_or_taken_away() {
 #[test]
 fn from_any_state_it_settles_and_never_takes_a_second_container_away() {
     for seed in 1..=500 {
-        let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+        let mut random = Random::new(seed);
         let mut model = Model::new(valid(&json!({ "replicas": 1 + random.below(5) })));
         for _ in 0..60 {
             match random.below(8) {

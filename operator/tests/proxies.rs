@@ -9,7 +9,11 @@ use support::valid;
 
 /// The command line of the proxies of a cluster with this spec.
 fn arguments(spec: &Value) -> Vec<String> {
-    let workload = build(&valid(spec), &Decision::default()).workload;
+    let decision = Decision {
+        replicas: Some(2),
+        ..Decision::default()
+    };
+    let workload = build(&valid(spec), &decision).workload;
     let deployment = workload.expect("its addresses are known").proxies;
     let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
     pod.containers[0].args.clone().expect("arguments")

@@ -54,7 +54,7 @@ fn containers_and_instances_are_told_addresses_and_no_names() {
         variable(&set, "REDIS_INSTANCES").as_deref(),
         Some("10.96.0.1 10.96.0.2 10.96.0.3")
     );
-    let containers = children.workload.and_then(|workload| workload.containers);
+    let containers = children.workload.map(|workload| workload.containers);
     let containers = containers.expect("containers");
     assert_eq!(
         variable(&containers, "SIPCLUSTER_REDIS").as_deref(),
@@ -69,7 +69,7 @@ fn the_url_of_another_redis_comes_from_the_manifest_or_from_a_secret() {
     let told = |external: Value| {
         let children = children(&valid(&json!({ "redis": { "external": external } })));
         assert!(children.redis.is_none(), "it is not ours");
-        let containers = children.workload.and_then(|workload| workload.containers);
+        let containers = children.workload.map(|workload| workload.containers);
         let set = serde_json::to_value(containers.expect("containers")).expect("JSON");
         let variables = set.pointer("/spec/template/spec/containers/0/env").expect("variables");
         let mut variables = variables.as_array().expect("a list").iter();
@@ -96,7 +96,7 @@ fn the_url_of_another_redis_comes_from_the_manifest_or_from_a_secret() {
 fn the_ca_of_another_redis_is_a_file_out_of_its_secret() {
     let pod = |external: Value| {
         let children = children(&valid(&json!({ "redis": { "external": external } })));
-        let containers = children.workload.and_then(|workload| workload.containers);
+        let containers = children.workload.map(|workload| workload.containers);
         let set = serde_json::to_value(containers.expect("containers")).expect("JSON");
         set.pointer("/spec/template/spec").expect("a pod").clone()
     };
@@ -142,7 +142,7 @@ fn a_single_redis_has_neither_sentinel_nor_budget() {
     assert_eq!((redis.services.len(), redis.budget.is_some()), (1, false));
     let pod = redis.set.and_then(|set| set.spec?.template.spec).expect("a pod");
     assert_eq!(pod.containers.len(), 1);
-    let containers = children.workload.and_then(|workload| workload.containers);
+    let containers = children.workload.map(|workload| workload.containers);
     let containers = containers.expect("containers");
     assert_eq!(variable(&containers, "SIPCLUSTER_REDIS_REPLICAS"), None);
 }

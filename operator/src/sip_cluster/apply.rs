@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt as _};
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::build::{self, Children, Redis, Workload};
+use super::keys::{FIRST, Keys};
 use super::names::MANAGER;
 use super::plan::Decision;
 use super::validate::Valid;
@@ -110,6 +111,7 @@ impl Applier<'_> {
     /// The first that could not be applied; those after it are left for the next time.
     pub async fn children(&self, children: Children) -> Result<(), Error> {
         let Children {
+            keys,
             container_service,
             proxy_service,
             dispatcher,
@@ -125,7 +127,9 @@ impl Applier<'_> {
             workload,
         } = children;
         let watched = self.watched;
-        self.keys().await?;
+        for number in keys {
+            self.key(number).await?;
+        }
         self.apply(container_account, &watched.service_accounts).await?;
         self.apply(proxy_account, &watched.service_accounts).await?;
         self.apply(proxy_role, &watched.roles).await?;
@@ -156,9 +160,7 @@ impl Applier<'_> {
             }
         }
         if let Some(Workload { containers, proxies }) = workload {
-            if let Some(containers) = containers {
-                self.apply(containers, &watched.stateful_sets).await?;
-            }
+            self.apply(containers, &watched.stateful_sets).await?;
             self.apply(proxies, &watched.deployments).await?;
         }
         Ok(())
@@ -197,23 +199,24 @@ impl Applier<'_> {
         }
     }
 
-    /// Creates the Secret of a new cluster. It is never written again, and not made anew if somebody deletes it: calls and running pods have
-    /// what it held. So the operator need not be allowed to read Secrets at all.
-    async fn keys(&self) -> Result<(), Error> {
+    /// Creates the Secret of a key, before a template names it. It is never written again, and not made anew if somebody deletes it: calls and
+    /// running pods have what it held. So the operator need not be allowed to read Secrets at all.
+    async fn key(&self, number: u32) -> Result<(), Error> {
         let names = &self.valid.names;
-        if cached(&self.watched.stateful_sets, &names.namespace, &names.containers()).is_some() {
+        let set = cached(&self.watched.stateful_sets, &names.namespace, &names.containers());
+        let template = set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
+        if template.is_some_and(|template| number == FIRST || Keys::of_template(template).verifies.contains(&number)) {
             return Ok(());
         }
-        let name = names.keys();
         let mut random = [[0; 16]; 2];
         for bytes in &mut random {
             getrandom::fill(bytes).map_err(Error::Random)?;
         }
-        let secret = build::keys(self.valid, random[0], random[1]);
+        let secret = build::key(self.valid, number, random[0], random[1]);
         match self.api().create(&PostParams::default(), &secret).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(source) => Err(failed::<k8s_openapi::api::core::v1::Secret>(name, source)),
+            Err(source) => Err(failed::<Secret>(names.key(number), source)),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Found {
     pub dispatcher: Option<Arc<Service>>,
     /// Pods of containers, by ordinal.
     pub container_pods: Vec<Arc<Pod>>,
+    /// Pods of proxies.
+    pub proxy_pods: Vec<Arc<Pod>>,
     /// Pods of the cluster's own Redis, by ordinal.
     pub redis_pods: Vec<Arc<Pod>>,
     /// The Services of its instances that are there, by ordinal, up to the first that is not.
@@ -51,6 +53,7 @@ pub fn dereference(names: &Names, uid: &str, watched: &Watched) -> Found {
         proxies: owned(&watched.deployments, namespace, &names.proxies(), uid),
         dispatcher: owned(&watched.services, namespace, &names.dispatcher(), uid),
         container_pods,
+        proxy_pods: pods(names, watched, Component::Proxy),
         redis_pods,
         redis_services: instances.collect(),
     }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod build;
 pub mod dereference;
+pub mod keys;
 pub mod names;
 pub mod observe;
 pub mod plan;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::keys::FIRST;
+
 /// The field manager of all that the operator applies.
 pub const MANAGER: &str = "sipcluster-operator";
 
@@ -104,10 +106,19 @@ impl Names {
         format!("{}-{ordinal}", self.redis())
     }
 
-    /// The Secret that holds the affinity key and the password of Redis.
+    /// The Secret that holds the first key, and the password of Redis.
     #[must_use]
     pub fn keys(&self) -> String {
         format!("{}-keys", self.cluster)
+    }
+
+    /// The Secret that holds the key of this number.
+    #[must_use]
+    pub fn key(&self, number: u32) -> String {
+        match number {
+            FIRST => self.keys(),
+            _ => format!("{}-{number}", self.keys()),
+        }
     }
 
     /// Labels of everything of the cluster.

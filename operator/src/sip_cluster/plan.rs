@@ -11,6 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use ucf::plan::{Gate, Revisions, Step, Wanted, Who, plan};
 
 use super::dereference::Found;
+use super::keys::{self, Keys, Seen};
 use super::observe::Observation;
 use super::pods::{instant, trouble};
 use super::validate::Valid;
@@ -27,8 +28,12 @@ const KUBELET: SignedDuration = SignedDuration::from_secs(10);
 /// What is to be done, and what is waited for.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
-    /// The StatefulSet's count; nothing while it is not known what was applied last, and then the StatefulSet is left alone.
+    /// The StatefulSet's count; nothing while it is not known what was applied last, and then both workloads are left alone.
     pub replicas: Option<u16>,
+    /// The keys of both templates.
+    pub keys: Keys,
+    /// Those that pods have in common.
+    pub keys_in_use: Keys,
     /// Pods to be deleted: they hand over and come back.
     pub leave: Vec<Arc<Pod>>,
     /// Pods of lost nodes whose calls others have: nobody will ever confirm their end.
@@ -51,7 +56,11 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let present = present.or_else(|| highest(observation).map(|ordinal| ordinal + 1));
     let wanted = valid.spec.replicas as u16;
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
+    let seen = Seen::of(found, observation.is_current && observation.proxies_settled);
+    let keys = keys::keys(valid.spec.keys, &seen);
     let mut decision = Decision {
+        keys_in_use: seen.in_use(&keys),
+        keys,
         replicas: Some(given_up(present.unwrap_or(wanted), wanted, observation)),
         bury: buried(time, found, observation),
         again: if plan.is_done() { RESTING } else { MOVING },
@@ -75,12 +84,14 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         // It is put back, with the count that it has, before anything rests on it.
         decision.replicas = decision.replicas.filter(|_| !observation.is_behind);
         decision.again = MOVING;
+        decision.tell_keys(&seen);
     } else {
         for step in &plan.steps {
             if decision.perform(*step, observation, wanted) {
                 decision.steps.push(step.describe(describe));
             }
         }
+        decision.tell_keys(&seen);
     }
     if let Some(again) = plan.again {
         decision.again = decision.again.min(again.since(now)).max(Duration::from_millis(50));
@@ -112,6 +123,20 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
 }
 
 impl Decision {
+    /// Says what is done to the keys, and stands in front of what it waits for.
+    fn tell_keys(&mut self, seen: &Seen) {
+        let Some(step) = self.keys.step(seen) else {
+            return;
+        };
+        let late = seen.pods.iter().find(|(_, keys)| *keys != self.keys);
+        let late = late.filter(|_| self.steps.is_empty());
+        let late = late.map(|(name, _)| format!("{name} has not yet"));
+        self.gate = self.gate.take().or(late).map(|gate| format!("{step}: {gate}"));
+        if seen.templates.iter().any(|keys| *keys != self.keys) {
+            self.steps.insert(0, step);
+        }
+    }
+
     /// Whether there is anything to do for the step.
     fn perform(&mut self, step: Step, observation: &Observation, wanted: u16) -> bool {
         match step {

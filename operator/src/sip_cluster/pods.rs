@@ -35,6 +35,13 @@ pub fn is_told_to_leave(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
+/// Whether its processes have ended for good: one that was evicted stays as an object, for people to read.
+#[must_use]
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
 /// Whether its kubelet finds it ready.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {

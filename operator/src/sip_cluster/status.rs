@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use admin::Takeover;
-use crds::status::{ContainerStatus, Failover};
+use crds::status::{ContainerStatus, Failover, KeysInUse};
 use crds::{Problem, SipCluster, SipClusterStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,6 +16,7 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 use ucf::plan::Life;
 
+use super::keys::Keys;
 use super::names::{Component, MANAGER, Names};
 use super::observe::Observation;
 use super::plan::Decision;
@@ -174,7 +175,18 @@ pub fn status(
         address: valid.advertised.map(|address| address.to_string()),
         containers: containers.collect(),
         gate: decision.gate.clone(),
+        keys: Some(keys_in_use(now, &decision.keys_in_use, before.keys)),
         last_failover: last_failover(observation, before.last_failover),
+    }
+}
+
+/// The time changes with the key that issues only.
+fn keys_in_use(now: Timestamp, keys: &Keys, before: Option<KeysInUse>) -> KeysInUse {
+    let before = before.filter(|before| before.issuing == keys.issues);
+    KeysInUse {
+        issuing: keys.issues,
+        verifying: keys.verifies.iter().copied().collect(),
+        since: before.map_or(Time(now), |before| before.since),
     }
 }
 

@@ -11,11 +11,28 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use operator::config::Images;
 use operator::sip_cluster::dereference::Found;
+use operator::sip_cluster::keys::Keys;
 use operator::sip_cluster::observe::{Container, Observation};
 use operator::sip_cluster::plan::{Decision, decide};
 use operator::sip_cluster::redis::Redis;
 use operator::sip_cluster::validate::{Valid, validate};
 use serde_json::{Value, json};
+
+/// Numbers in a fixed order, from a seed (xorshift).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
 
 /// The images that come with the operator.
 pub fn images() -> Images {
@@ -51,8 +68,19 @@ pub fn service() -> Service {
     .expect("a Service")
 }
 
-fn proxies() -> Deployment {
-    serde_json::from_value(json!({ "metadata": { "name": "demo-proxy", "generation": 1 } })).expect("a Deployment")
+fn proxies(keys: &Keys) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": { "name": "demo-proxy", "generation": 1 },
+        "spec": { "selector": {}, "template": { "metadata": { "annotations": keys.annotations() } } },
+    }))
+    .expect("a Deployment")
+}
+
+fn proxy_pod(ordinal: usize, keys: &Keys) -> Pod {
+    serde_json::from_value(
+        json!({ "metadata": { "name": format!("demo-proxy-{ordinal}"), "annotations": keys.annotations() } }),
+    )
+    .expect("a Pod")
 }
 
 /// The Service of an instance of Redis.
@@ -88,6 +116,7 @@ pub enum Stand {
 pub struct Member {
     pub stand: Stand,
     pub revision: u32,
+    pub keys: Keys,
     since: Timestamp,
 }
 
@@ -100,6 +129,10 @@ pub struct Model {
     pub replicas: Option<u16>,
     /// Of the present template.
     pub revision: u32,
+    /// Of both templates.
+    pub keys: Keys,
+    /// Of the proxies' pods.
+    pub proxies: Vec<Keys>,
     /// Pods of these revisions never work.
     pub broken: Vec<u32>,
     /// Pods that work and whose pages the operator cannot reach.
@@ -133,6 +166,8 @@ impl Model {
             redis: instances.map(|ordinal| (ordinal, instance.clone())).collect(),
             redis_revision: 1,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
+            keys: Keys::default(),
+            proxies: vec![Keys::default(); valid.spec.proxies.replicas as usize],
             valid,
             members: BTreeMap::new(),
             replicas: None,
@@ -156,6 +191,10 @@ impl Model {
     pub fn perform(&mut self, decision: &Decision) {
         let Some(replicas) = decision.replicas else { return };
         self.replicas = Some(replicas);
+        if decision.keys != self.keys {
+            self.keys = decision.keys.clone();
+            self.revision += 1;
+        }
         for pod in &decision.leave {
             let ordinal = operator::sip_cluster::dereference::ordinal(pod).expect("a number");
             self.leave(ordinal);
@@ -168,14 +207,14 @@ impl Model {
             .collect();
         over.into_iter().for_each(|ordinal| self.leave(ordinal));
         for ordinal in 0..replicas {
-            let (revision, since) = (self.revision, self.now);
             if self.members.len() >= self.quota {
                 break;
             }
             self.members.entry(ordinal).or_insert(Member {
                 stand: Stand::Away,
-                revision,
-                since,
+                revision: self.revision,
+                keys: self.keys.clone(),
+                since: self.now,
             });
         }
     }
@@ -222,6 +261,13 @@ impl Model {
         }
     }
 
+    /// The Deployment replaces a proxy, if one is to be replaced.
+    pub fn replace_proxy(&mut self) {
+        if let Some(old) = self.proxies.iter_mut().find(|keys| **keys != self.keys) {
+            *old = self.keys.clone();
+        }
+    }
+
     /// Pods that work.
     pub fn active(&self) -> usize {
         self.members
@@ -241,7 +287,10 @@ impl Model {
         let set = self.replicas.map(|replicas| -> StatefulSet {
             serde_json::from_value(json!({
                 "metadata": { "name": "demo", "generation": 1 },
-                "spec": { "replicas": replicas, "selector": {}, "serviceName": "demo", "template": {} },
+                "spec": {
+                    "replicas": replicas, "selector": {}, "serviceName": "demo",
+                    "template": { "metadata": { "annotations": self.keys.annotations() } },
+                },
                 "status": { "observedGeneration": 1, "replicas": replicas, "updateRevision": format!("r{}", self.revision) },
             }))
             .expect("a StatefulSet")
@@ -249,7 +298,13 @@ impl Model {
         Found {
             containers: set.map(Arc::new),
             dispatcher: Some(Arc::new(service())),
-            proxies: Some(Arc::new(proxies())),
+            proxies: Some(Arc::new(proxies(&self.keys))),
+            proxy_pods: (self.proxies.iter().enumerate())
+                .map(|(ordinal, keys)| Arc::new(proxy_pod(ordinal, keys)))
+                .collect(),
+            container_pods: (self.members.iter())
+                .map(|(ordinal, member)| Arc::new(pod(*ordinal, member)))
+                .collect(),
             redis: Some(Arc::new(redis_set(self.redis_revision))),
             redis_pods: self
                 .redis
@@ -287,7 +342,7 @@ impl Model {
                 self.valid.spec.partitions
             },
             proxies_ready: self.valid.spec.proxies.replicas as u16,
-            proxies_settled: true,
+            proxies_settled: self.proxies.iter().all(|keys| *keys == self.keys),
             redis: Redis::seen(&self.valid, &self.found()),
             is_current: true,
             is_behind: false,
@@ -330,6 +385,7 @@ fn revision_number(revision: u32) -> u64 {
     let member = Member {
         stand: Stand::Active,
         revision,
+        keys: Keys::default(),
         since: Timestamp::UNIX_EPOCH,
     };
     let container = Container {
@@ -365,6 +421,7 @@ fn pod(ordinal: u16, member: &Member) -> Pod {
         "metadata": {
             "name": format!("demo-{ordinal}"),
             "labels": { "controller-revision-hash": format!("r{}", member.revision) },
+            "annotations": member.keys.annotations(),
         },
         "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": member.since }] },
     });

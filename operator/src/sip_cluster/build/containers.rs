@@ -9,8 +9,10 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pod::{self, Process};
-use super::{AFFINITY_KEY, REDIS_PASSWORD, metadata, redis_instances};
+use super::{REDIS_PASSWORD, metadata, redis_instances};
+use crate::sip_cluster::keys::Keys;
 use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
+use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
 /// What a container has to end in, after the time that it may take to hand over, in seconds.
@@ -56,13 +58,13 @@ pub fn headless(valid: &Valid, name: String, component: Component, ports: &[(&st
 }
 
 /// The StatefulSet.
-pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet {
+pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: SocketAddr) -> StatefulSet {
     let spec = &valid.spec;
     let process = Process {
         component: Component::Container,
         image: &valid.images.container,
         args: arguments(valid, advertised),
-        env: environment(valid),
+        env: environment(valid, &decision.keys),
         ports: vec![
             pod::port("sip", CONTAINER_SIP, "TCP"),
             pod::port("ucf", UCF, "TCP"),
@@ -117,6 +119,7 @@ pub fn set(valid: &Valid, replicas: u16, advertised: SocketAddr) -> StatefulSet 
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(valid.names.part_labels(Component::Container)),
+                    annotations: decision.keys.annotations(),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod),
@@ -155,12 +158,12 @@ pub fn common(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
     ]
 }
 
-fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
+fn environment(valid: &Valid, keys: &Keys) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     let mut variables = vec![
         pod::of_pod("POD_NAME", "metadata.name"),
         pod::of_pod("POD_IP", "status.podIP"),
-        pod::secret(valid, "SIPCLUSTER_KEY", AFFINITY_KEY),
     ];
+    variables.extend(pod::keys(valid, keys));
     match valid.spec.external_redis() {
         Some(external) => {
             variables.push(match (&external.secret, &external.url) {

@@ -9,6 +9,8 @@ mod proxies;
 mod redis;
 mod redis_instances;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
@@ -17,18 +19,21 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::keys::{FIRST, id};
 use super::names::Component;
 use super::plan::Decision;
 use super::validate::Valid;
 
-/// The key of the Secret under which the affinity key lies.
+/// The key of a Secret under which the affinity key lies.
 pub const AFFINITY_KEY: &str = "affinity-key";
 
-/// The key of the Secret under which the password of the cluster's own Redis lies.
+/// The key of the first one under which the password of the cluster's own Redis lies.
 pub const REDIS_PASSWORD: &str = "redis-password";
 
 /// The children. Whoever adds one here has to say in `apply` when it is applied.
 pub struct Children {
+    /// The keys that pods have, each in a Secret of its own.
+    pub keys: BTreeSet<u32>,
     /// The containers' headless Service.
     pub container_service: Service,
     /// The proxies' headless Service.
@@ -53,7 +58,7 @@ pub struct Children {
     pub proxy_policy: NetworkPolicy,
     /// The cluster's own Redis; nothing if Redis is another's.
     pub redis: Option<Redis>,
-    /// What needs the addresses of the cluster and of its Redis; nothing until they are known.
+    /// What needs the addresses of the cluster and of its Redis; nothing until they are known, and while it is not to be touched.
     pub workload: Option<Workload>,
 }
 
@@ -71,8 +76,8 @@ pub struct Redis {
 
 /// The pods that carry calls.
 pub struct Workload {
-    /// Containers; nothing while their number is not to be touched.
-    pub containers: Option<StatefulSet>,
+    /// Containers.
+    pub containers: StatefulSet,
     /// Proxies.
     pub proxies: Deployment,
 }
@@ -80,7 +85,10 @@ pub struct Workload {
 /// Builds all of it.
 #[must_use]
 pub fn build(valid: &Valid, decision: &Decision) -> Children {
+    // The first one hashes transactions for ever.
+    let keys = decision.keys.verifies.iter().copied().chain([FIRST]).collect();
     Children {
+        keys,
         container_service: containers::service(valid),
         proxy_service: proxies::service(valid),
         dispatcher: dispatcher::service(valid),
@@ -96,11 +104,10 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
         workload: valid
             .advertised
             .filter(|_| valid.knows_redis())
-            .map(|advertised| Workload {
-                containers: decision
-                    .replicas
-                    .map(|replicas| containers::set(valid, replicas, advertised)),
-                proxies: proxies::deployment(valid, advertised),
+            .zip(decision.replicas)
+            .map(|(advertised, replicas)| Workload {
+                containers: containers::set(valid, decision, replicas, advertised),
+                proxies: proxies::deployment(valid, decision, advertised),
             }),
     }
 }
@@ -124,18 +131,22 @@ fn own_redis(valid: &Valid) -> Redis {
     }
 }
 
-/// The Secret of a new cluster; it is created once and never written again, for calls carry what it holds.
+/// The Secret of a key, the first of a cluster with the password of its own Redis. It is created once and never written again: calls carry what it
+/// holds, and a process that starts anew in its pod reads it again.
 #[must_use]
-pub fn keys(valid: &Valid, affinity_key: [u8; 16], redis_password: [u8; 16]) -> Secret {
-    let digits = |bytes: [u8; 16]| ByteString(format!("{:032x}", u128::from_be_bytes(bytes)).into_bytes());
+pub fn key(valid: &Valid, number: u32, key: [u8; 16], redis_password: [u8; 16]) -> Secret {
+    let digits = |bytes: [u8; 16]| format!("{:032x}", u128::from_be_bytes(bytes));
+    let data = match number {
+        FIRST => vec![(AFFINITY_KEY, digits(key)), (REDIS_PASSWORD, digits(redis_password))],
+        _ => vec![(AFFINITY_KEY, format!("{}:{}", id(number), digits(key)))],
+    };
+    let data = data.into_iter();
     Secret {
-        metadata: metadata(valid, valid.names.keys()),
+        metadata: metadata(valid, valid.names.key(number)),
+        immutable: Some(true),
         data: Some(
-            [
-                (AFFINITY_KEY.to_owned(), digits(affinity_key)),
-                (REDIS_PASSWORD.to_owned(), digits(redis_password)),
-            ]
-            .into(),
+            data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())))
+                .collect(),
         ),
         ..Secret::default()
     }

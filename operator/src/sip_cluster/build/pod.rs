@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::AFFINITY_KEY;
+use crate::sip_cluster::keys::Keys;
 use crate::sip_cluster::names::{ADMIN, Component};
 use crate::sip_cluster::validate::Valid;
 
@@ -202,9 +204,22 @@ pub fn of_pod(name: &str, field: &str) -> EnvVar {
     }
 }
 
-/// A variable out of the cluster's Secret.
+/// A variable out of the cluster's first Secret.
 pub fn secret(valid: &Valid, name: &str, key: &str) -> EnvVar {
     of_secret(valid.names.keys(), name, key)
+}
+
+/// The variables by which a process finds the keys that it issues with and verifies.
+pub fn keys(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
+    let of_key = |name: &str, number| of_secret(valid.names.key(number), name, AFFINITY_KEY);
+    let others: Vec<_> = keys.verifies.iter().filter(|number| **number != keys.issues).collect();
+    let mut variables = vec![of_key("SIPCLUSTER_KEY", keys.issues)];
+    variables.extend(others.iter().map(|number| of_key(&format!("KEY_{number}"), **number)));
+    if !others.is_empty() {
+        let all: Vec<_> = others.iter().map(|number| format!("$(KEY_{number})")).collect();
+        variables.push(variable("SIPCLUSTER_OTHER_KEYS", all.join(",")));
+    }
+    variables
 }
 
 /// A variable out of any Secret of the namespace.

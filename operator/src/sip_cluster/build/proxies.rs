@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 
 use crds::Transport;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
-use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, SleepAction};
+use k8s_openapi::api::core::v1::{EnvVar, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, SleepAction};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::containers::{common, headless};
 use super::pod::{self, Process};
 use super::{AFFINITY_KEY, metadata};
+use crate::sip_cluster::keys::{FIRST, Keys};
 use crate::sip_cluster::names::{Component, UCF};
+use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
 /// Seconds for which a proxy that is to go still takes everything: so long it takes until every node has heard of it.
@@ -26,7 +28,7 @@ pub fn service(valid: &Valid) -> Service {
 }
 
 /// The Deployment.
-pub fn deployment(valid: &Valid, advertised: SocketAddr) -> Deployment {
+pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> Deployment {
     let spec = &valid.spec;
     let port = spec.dispatcher.port;
     let mut ports: Vec<_> = spec
@@ -43,11 +45,7 @@ pub fn deployment(valid: &Valid, advertised: SocketAddr) -> Deployment {
         component: Component::Proxy,
         image: &valid.images.proxy,
         args: arguments(valid, advertised),
-        env: vec![
-            pod::of_pod("POD_NAME", "metadata.name"),
-            pod::of_pod("POD_IP", "status.podIP"),
-            pod::secret(valid, "SIPCLUSTER_KEY", AFFINITY_KEY),
-        ],
+        env: environment(valid, &decision.keys),
         ports,
         resources: valid.resources[1].clone(),
         probes: pod::admin_probes(),
@@ -82,6 +80,7 @@ pub fn deployment(valid: &Valid, advertised: SocketAddr) -> Deployment {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(valid.names.part_labels(Component::Proxy)),
+                    annotations: decision.keys.annotations(),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod),
@@ -90,6 +89,19 @@ pub fn deployment(valid: &Valid, advertised: SocketAddr) -> Deployment {
         }),
         status: None,
     }
+}
+
+fn environment(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
+    let mut variables = vec![
+        pod::of_pod("POD_NAME", "metadata.name"),
+        pod::of_pod("POD_IP", "status.podIP"),
+    ];
+    variables.extend(pod::keys(valid, keys));
+    if keys.issues != FIRST {
+        // A proxy that told requests apart by another key would take a repeated one for a new call.
+        variables.push(pod::secret(valid, "SIPCLUSTER_TRANSACTION_KEY", AFFINITY_KEY));
+    }
+    variables
 }
 
 fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
