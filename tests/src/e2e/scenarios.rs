@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::world::{NAME, REPLICA_PRIORITY, World};
+use super::world::{LIMIT, NAME, REPLICA_PRIORITY, World};
 use super::{beside, drift, silent};
 use crate::interop::process::wait_every;
 
@@ -51,7 +51,7 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
-pub const ALL: [Scenario; 22] = [
+pub const ALL: [Scenario; 23] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     fault("a container killed (kill -9)", container_killed),
@@ -59,6 +59,7 @@ pub const ALL: [Scenario; 22] = [
     planned("rolling upgrade of the containers", upgrade),
     fault("rolling upgrade of the proxies", proxies_upgraded),
     fault("rolling upgrade of Redis", redis_upgraded),
+    fault("rotation of the key", key_rotated),
     planned("the operator killed in the middle of scaling, 2 to 4", |world| {
         operator_killed(world, |world| begin_to_scale(world, 4))?;
         world.ready(4).map(drop)
@@ -199,6 +200,29 @@ fn proxies_upgraded(world: &World) -> anyhow::Result<()> {
         },
     )?;
     world.ready(CONTAINERS).map(drop)
+}
+
+/// Calls that began with the key before it are up all the while: two rollouts of containers and proxies, and a rest at the end.
+fn key_rotated(world: &World) -> anyhow::Result<()> {
+    let before = world.status()?.issuing().context("the status says which key issues")?;
+    let next = before + 1;
+    world.patch(&format!(r#"{{"spec": {{"keys": {{"current": {next}}}}}}}"#))?;
+    world.until("all parts learn the next key", |status| {
+        status
+            .condition("Ready")
+            .is_some_and(|(_, why)| why.contains(&format!("all parts learn key {next}")))
+    })?;
+    world.until_within(2 * LIMIT, "all issue with the next key", |status| {
+        status.issuing() == Some(next)
+    })?;
+    world.ready(CONTAINERS)?;
+    let events = world
+        .kubernetes
+        .kubectl(&["events", "--for", &format!("sipcluster/{NAME}")])?;
+    for step in [format!("all parts learn key {next}"), format!("key {next} is taken")] {
+        ensure!(events.contains(&step), "no event says {step:?}: {events}");
+    }
+    Ok(())
 }
 
 fn redis_upgraded(world: &World) -> anyhow::Result<()> {

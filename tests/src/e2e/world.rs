@@ -18,7 +18,7 @@ use crate::interop::process::wait_every;
 const LOOK: Duration = Duration::from_millis(300);
 
 /// What every move has to be over in.
-const LIMIT: Duration = Duration::from_secs(150);
+pub const LIMIT: Duration = Duration::from_secs(150);
 
 /// Of a Redis that nobody has given another.
 pub const REPLICA_PRIORITY: u8 = 100;
@@ -72,6 +72,11 @@ impl Status {
         self.is_current() && self.is_counted(containers)
     }
 
+    /// The key that all issue with.
+    pub fn issuing(&self) -> Option<u64> {
+        self.0["status"]["keys"]["issuing"].as_u64()
+    }
+
     /// The cluster's address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.0["status"]["address"].as_str()?.parse().ok()
@@ -110,7 +115,12 @@ impl World {
 
     /// Waits for a state of the SipCluster.
     pub fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
-        wait_every(LOOK, what, LIMIT, || self.status().ok().filter(&condition).map(drop))
+        self.until_within(LIMIT, what, condition)
+    }
+
+    /// The same for one of several moves.
+    pub fn until_within(&self, limit: Duration, what: &str, condition: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
+        wait_every(LOOK, what, limit, || self.status().ok().filter(&condition).map(drop))
     }
 
     /// The pods of a kind, and the node that each is on: nothing if it has none yet.
