@@ -509,12 +509,12 @@ fn a_call_survives_a_change_of_the_key() {
     world.keyring = Arc::new(rotated);
     let mut life = world.successor(2, AT_ONCE, true);
     let repeated = caller.request(&world, "INVITE", 1, "");
-    let again = world.exchange(&mut life, &repeated);
-    assert_eq!(
-        (statuses(&again), to_tag(&again[0])),
-        (vec![200], caller.to_tag.clone()),
-        "no second call"
-    );
+    let mut again = world.exchange(&mut life, &repeated);
+    again.extend(world.pass(&mut life, SECOND).into_iter().map(|(_, text)| text));
+    assert!(!again.is_empty(), "it is answered again until it is acknowledged");
+    for answer in &again {
+        assert_eq!(to_tag(answer), caller.to_tag, "no second call");
+    }
     let ack = caller.request(&world, "ACK", 1, "");
     assert!(world.exchange(&mut life, &ack).is_empty());
 
