@@ -168,7 +168,11 @@ fn nothing_starts_before_every_instance_has_its_address() {
     );
     found.redis_services.push(Arc::new(redis_service(3)));
     let valid = validate(&cluster(&three()), &found, &images()).expect("a good manifest");
-    assert!(build(&valid, &Decision::default()).workload.is_some());
+    let decision = Decision {
+        replicas: Some(2),
+        ..Decision::default()
+    };
+    assert!(build(&valid, &decision).workload.is_some());
 }
 
 #[test]
