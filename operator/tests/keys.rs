@@ -437,16 +437,22 @@ fn rotate(model: &mut Model, spec: Value) -> Vec<String> {
     panic!("it does not end: {said:?}");
 }
 
-#[test]
-fn a_rotation_is_two_rollouts_with_their_gates_and_forgetting_a_third() {
-    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+/// A new cluster with its first key, at rest.
+fn started(replicas: u16) -> Model {
+    let mut model = Model::new(valid(&json!({ "replicas": replicas })));
     for _ in 0..20 {
         let decision = model.decide();
         model.perform(&decision);
-        (0..3).for_each(|ordinal| model.advance(ordinal));
+        (0..replicas).for_each(|ordinal| model.advance(ordinal));
         model.wait(1_000);
     }
     assert!(model.is_as_wanted() && model.revision == 1);
+    model
+}
+
+#[test]
+fn a_rotation_is_two_rollouts_with_their_gates_and_forgetting_a_third() {
+    let mut model = started(3);
     let said = rotate(&mut model, json!({ "replicas": 3, "keys": { "current": 2 } }));
     assert_eq!(model.revision, 3, "{said:?}");
     let has = |said: &[String], text: &str| said.iter().any(|one| one == text);
@@ -466,13 +472,7 @@ fn a_rotation_is_two_rollouts_with_their_gates_and_forgetting_a_third() {
 
 #[test]
 fn paused_no_key_is_learnt() {
-    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
-    for _ in 0..20 {
-        let decision = model.decide();
-        model.perform(&decision);
-        (0..2).for_each(|ordinal| model.advance(ordinal));
-        model.wait(1_000);
-    }
+    let mut model = started(2);
     model.valid = valid(&json!({ "replicas": 2, "keys": { "current": 2 }, "paused": true }));
     let decision = model.decide();
     assert!(decision.steps.is_empty() && decision.gate.is_some_and(|gate| gate.starts_with("it is paused")));

@@ -3,7 +3,7 @@
 
 mod support;
 
-use operator::sip_cluster::apply::Made;
+use operator::sip_cluster::dereference::Made;
 use serde_json::json;
 use support::{Model, Random, Stand, valid};
 

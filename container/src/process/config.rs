@@ -295,22 +295,17 @@ fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
     })
 }
 
-/// A token names its key by the id alone.
 fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Invalid> {
-    let mut taken = vec![current.id];
-    let read = |text: &String| {
-        let key = key("--other-key", text)?;
-        if taken.contains(&key.id) {
-            return Err(Invalid {
-                field: "--other-key",
-                value: format!("{}:<digits>", key.id),
-                remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
-            });
-        }
-        taken.push(key.id);
-        Ok(key)
-    };
-    texts.iter().map(read).collect()
+    let others = texts.iter().map(|text| key("--other-key", text));
+    let others = others.collect::<Result<Vec<_>, _>>()?;
+    match ucf::token::id_of_two(&[&[current], &others[..]].concat()) {
+        None => Ok(others),
+        Some(id) => Err(Invalid {
+            field: "--other-key",
+            value: format!("{id}:<digits>"),
+            remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -114,6 +114,14 @@ impl FromStr for Key {
     }
 }
 
+/// The id of the first key that another one before it has, too: none may, for a token names its key by the id alone.
+#[must_use]
+pub fn id_of_two(keys: &[Key]) -> Option<u8> {
+    let mut before = keys.iter().enumerate();
+    let of_two = before.find(|(at, key)| keys[..*at].iter().any(|other| other.id == key.id));
+    of_two.map(|(_, key)| key.id)
+}
+
 /// The keys that verify, and the one that issues.
 #[derive(Clone)]
 pub struct Keyring {
@@ -391,6 +399,12 @@ mod tests {
             Affinity::Forged,
             "no such partition"
         );
+    }
+
+    #[test]
+    fn an_id_of_two_keys_is_found() {
+        assert_eq!(id_of_two(&[key(3), key(1), key(2)]), None);
+        assert_eq!(id_of_two(&[key(3), key(1), key(2), key(1), key(3)]), Some(1));
     }
 
     #[test]

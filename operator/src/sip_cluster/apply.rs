@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::build::{self, Children, Redis, Workload};
-use super::keys::{FIRST, Keys};
-use super::names::MANAGER;
+use super::dereference::Made;
+use super::keys::Keys;
+use super::names::{FIRST_KEY, MANAGER};
 use super::plan::Decision;
 use super::validate::Valid;
 use super::watched::{Watched, cached};
@@ -65,31 +66,6 @@ struct Last {
     hash: u64,
     version: Option<String>,
     made: Made,
-}
-
-/// Which object was made, and its generation: one that somebody has put in its place counts from the beginning.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
-    /// The object's own name for itself.
-    pub uid: Option<String>,
-    /// How often its spec has changed.
-    pub generation: Option<i64>,
-}
-
-impl Made {
-    /// What is there.
-    pub fn of<K: Resource>(object: &K) -> Self {
-        Self {
-            uid: object.uid(),
-            generation: object.meta().generation,
-        }
-    }
-
-    /// Whether the other is the same object, as it was made later.
-    #[must_use]
-    pub fn is_behind(&self, other: &Self) -> bool {
-        self.uid == other.uid && self.generation < other.generation
-    }
 }
 
 /// Applies.
@@ -205,7 +181,9 @@ impl Applier<'_> {
         let names = &self.valid.names;
         let set = cached(&self.watched.stateful_sets, &names.namespace, &names.containers());
         let template = set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
-        if template.is_some_and(|template| number == FIRST || Keys::of_template(template).verifies.contains(&number)) {
+        if template
+            .is_some_and(|template| number == FIRST_KEY || Keys::of_template(template).verifies.contains(&number))
+        {
             return Ok(());
         }
         let mut random = [[0; 16]; 2];

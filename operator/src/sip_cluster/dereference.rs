@@ -33,6 +33,31 @@ pub struct Found {
     pub redis_services: Vec<Arc<Service>>,
 }
 
+/// Which object was made, and its generation: one that somebody has put in its place counts from the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The object's own name for itself.
+    pub uid: Option<String>,
+    /// How often its spec has changed.
+    pub generation: Option<i64>,
+}
+
+impl Made {
+    /// What is there.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        Self {
+            uid: object.uid(),
+            generation: object.meta().generation,
+        }
+    }
+
+    /// Whether the other is the same object, as it was made later.
+    #[must_use]
+    pub fn is_behind(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.generation < other.generation
+    }
+}
+
 /// The most instances that a Redis can have.
 const MOST_INSTANCES: u32 = 5;
 

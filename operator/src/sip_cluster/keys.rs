@@ -13,13 +13,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use ucf::token::IDS;
 
 use super::dereference::Found;
+use super::names::FIRST_KEY;
 use super::pods::has_ended;
 
 /// The annotation of templates and pods that says which keys they have; those without it have the first one alone.
 pub const KEYS: &str = "sipcluster.dev/keys";
-
-/// The number of the key with which every cluster begins.
-pub const FIRST: u32 = 1;
 
 /// What a pod does with keys, by their numbers; in a text `2 of 1,2`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +31,8 @@ pub struct Keys {
 impl Default for Keys {
     fn default() -> Self {
         Self {
-            issues: FIRST,
-            verifies: [FIRST].into(),
+            issues: FIRST_KEY,
+            verifies: [FIRST_KEY].into(),
         }
     }
 }
@@ -50,7 +48,7 @@ impl FromStr for Keys {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (issues, verifies) = text.split_once(" of ").ok_or(())?;
-        let number = |text: &str| text.parse().ok().filter(|number| *number >= FIRST).ok_or(());
+        let number = |text: &str| text.parse().ok().filter(|number| *number >= FIRST_KEY).ok_or(());
         Ok(Self {
             issues: number(issues)?,
             verifies: verifies.split(',').map(number).collect::<Result<_, _>>()?,
@@ -82,7 +80,7 @@ impl Keys {
 /// The id by which tokens name the key of this number. Those that count at a time have ids of their own.
 #[must_use]
 pub fn id(number: u32) -> u32 {
-    (number - FIRST) % u32::from(IDS)
+    (number - FIRST_KEY) % u32::from(IDS)
 }
 
 /// What templates and pods say.

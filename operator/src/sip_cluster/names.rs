@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::keys::FIRST;
+/// The number of the key with which every cluster begins.
+pub const FIRST_KEY: u32 = 1;
 
 /// The field manager of all that the operator applies.
 pub const MANAGER: &str = "sipcluster-operator";
@@ -116,7 +117,7 @@ impl Names {
     #[must_use]
     pub fn key(&self, number: u32) -> String {
         match number {
-            FIRST => self.keys(),
+            FIRST_KEY => self.keys(),
             _ => format!("{}-{number}", self.keys()),
         }
     }

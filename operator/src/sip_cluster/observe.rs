@@ -13,8 +13,7 @@ use kube::Client;
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
 
-use super::apply::Made;
-use super::dereference::{Found, ordinal};
+use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision};
 use super::redis::Redis;

@@ -167,16 +167,19 @@ impl Member {
     }
 
     pub(super) fn on_mark(&mut self, now: Instant, partition: PartitionId, reply: StoreReply) {
-        let Some((to, epoch)) = self.hand_over_in(partition, |s| matches!(s, Stage::Marking { .. })) else {
+        let held = self.held.get(&partition);
+        let Some((epoch, hand_over)) = held.and_then(|held| Some((held.epoch, held.hand_over.as_ref()?))) else {
             return;
         };
-        if let Some(HandOver {
+        let HandOver {
+            to,
             stage: Stage::Marking { since },
             ..
-        }) = self.held.get(&partition).and_then(|held| held.hand_over.as_ref())
-        {
-            self.moves.pace.answered(now.since(*since));
-        }
+        } = *hand_over
+        else {
+            return;
+        };
+        self.moves.pace.answered(now.since(since));
         match reply {
             StoreReply::Marked if self.peers.get(&to).is_some_and(|p| p.is_well()) => {
                 self.set_stage(partition, Stage::Offered { until: now + OFFER });

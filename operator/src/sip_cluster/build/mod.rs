@@ -19,8 +19,8 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::keys::{FIRST, id};
-use super::names::Component;
+use super::keys::id;
+use super::names::{Component, FIRST_KEY};
 use super::plan::Decision;
 use super::validate::Valid;
 
@@ -86,7 +86,7 @@ pub struct Workload {
 #[must_use]
 pub fn build(valid: &Valid, decision: &Decision) -> Children {
     // The first one hashes transactions for ever.
-    let keys = decision.keys.verifies.iter().copied().chain([FIRST]).collect();
+    let keys = decision.keys.verifies.iter().copied().chain([FIRST_KEY]).collect();
     Children {
         keys,
         container_service: containers::service(valid),
@@ -137,7 +137,7 @@ fn own_redis(valid: &Valid) -> Redis {
 pub fn key(valid: &Valid, number: u32, key: [u8; 16], redis_password: [u8; 16]) -> Secret {
     let digits = |bytes: [u8; 16]| format!("{:032x}", u128::from_be_bytes(bytes));
     let data = match number {
-        FIRST => vec![(AFFINITY_KEY, digits(key)), (REDIS_PASSWORD, digits(redis_password))],
+        FIRST_KEY => vec![(AFFINITY_KEY, digits(key)), (REDIS_PASSWORD, digits(redis_password))],
         _ => vec![(AFFINITY_KEY, format!("{}:{}", id(number), digits(key)))],
     };
     let data = data.into_iter();

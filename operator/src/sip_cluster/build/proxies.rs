@@ -11,8 +11,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::containers::{common, headless};
 use super::pod::{self, Process};
 use super::{AFFINITY_KEY, metadata};
-use crate::sip_cluster::keys::{FIRST, Keys};
-use crate::sip_cluster::names::{Component, UCF};
+use crate::sip_cluster::keys::Keys;
+use crate::sip_cluster::names::{Component, FIRST_KEY, UCF};
 use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
@@ -97,7 +97,7 @@ fn environment(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
         pod::of_pod("POD_IP", "status.podIP"),
     ];
     variables.extend(pod::keys(valid, keys));
-    if keys.issues != FIRST {
+    if keys.issues != FIRST_KEY {
         // A proxy that told requests apart by another key would take a repeated one for a new call.
         variables.push(pod::secret(valid, "SIPCLUSTER_TRANSACTION_KEY", AFFINITY_KEY));
     }
