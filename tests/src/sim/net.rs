@@ -71,6 +71,14 @@ pub enum Message {
     Answer(u64, StoreReply, Option<Records>),
 }
 
+impl Message {
+    /// Nothing comes after it.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Closed | Self::Refused | Self::TimedOut)
+    }
+}
+
 /// What happens at a time.
 #[derive(Debug)]
 pub enum Happening {
@@ -88,6 +96,8 @@ struct Conn {
     nodes: [Node; 2],
     lives: [u64; 2],
     open: [bool; 2],
+    /// That it has ended is under way to these ends, or has come there: it goes once, so that no second end crosses it.
+    told: [bool; 2],
     /// Nothing overtakes: when the last message towards each end arrives.
     last: [Micros; 2],
     stalled: [VecDeque<Message>; 2],
@@ -197,7 +207,7 @@ impl Context {
                     if matches!(node, Node::Proxy(_)) {
                         // As a reset does. A request that reaches a container long after its proxy died, while its caller has been
                         // served through another, is not covered by the design.
-                        self.conns.get_mut(&id).expect("listed").stalled[1 - end].clear();
+                        self.take_back(id, end);
                     }
                     self.close(id, end);
                 }
@@ -295,6 +305,7 @@ impl Context {
             nodes: [from, to],
             lives: [self.lives[&from], self.lives.get(&to).copied().unwrap_or(0)],
             open: [true, true],
+            told: [false, false],
             last: [self.now; 2],
             stalled: Default::default(),
         };
@@ -320,16 +331,28 @@ impl Context {
     pub fn close(&mut self, id: ConnId, end: usize) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         if std::mem::replace(&mut conn.open[end], false) {
-            self.transmit(id, 1 - end, Message::Closed);
+            self.tell_end(id, 1 - end, Message::Closed);
         }
     }
 
     /// Closes one end and takes back what has not arrived because the way is blocked.
     pub fn abort(&mut self, id: ConnId, end: usize) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.stalled[1 - end].clear();
-        }
+        self.take_back(id, end);
         self.close(id, end);
+    }
+
+    /// Of what one end has sent only its end remains under way, if the way is blocked.
+    fn take_back(&mut self, id: ConnId, end: usize) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.stalled[1 - end].retain(Message::is_end);
+        }
+    }
+
+    fn tell_end(&mut self, id: ConnId, to_end: usize, how: Message) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if !std::mem::replace(&mut conn.told[to_end], true) {
+            self.transmit(id, to_end, how);
+        }
     }
 
     fn transmit(&mut self, id: ConnId, to_end: usize, message: Message) {
@@ -365,20 +388,21 @@ impl Context {
         let alive = self.lives.get(&node).copied();
         let same = alive == Some(conn.lives[end]);
         let opening = matches!(message, Message::Open(_));
-        if let Some(life) = alive.filter(|_| opening && !same) {
+        // Who died before it came has reset it.
+        if let Some(life) = alive.filter(|_| opening && !same && conn.open[end]) {
             conn.lives[end] = life;
         } else if !same || !conn.open[end] {
             let answer = if opening { Message::Refused } else { Message::Closed };
-            if !matches!(message, Message::Closed | Message::Refused | Message::TimedOut) && conn.open[1 - end] {
+            if !message.is_end() && conn.open[1 - end] {
                 conn.open[end] = false;
-                self.transmit(id, 1 - end, answer);
+                self.tell_end(id, 1 - end, answer);
             } else if !conn.open[1 - end] {
                 self.conns.remove(&id);
             }
             // The store reads what a connection brought before it was closed.
             return None;
         }
-        if matches!(message, Message::Closed | Message::Refused | Message::TimedOut) {
+        if message.is_end() {
             conn.open[end] = false;
         }
         Some((node, message))
