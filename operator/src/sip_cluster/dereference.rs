@@ -154,6 +154,16 @@ impl Found {
             _ => None,
         }
     }
+
+    /// Whether the dispatcher's Service lets datagrams in.
+    #[must_use]
+    pub fn service_has_udp(&self) -> bool {
+        let ports = self
+            .dispatcher
+            .as_ref()
+            .and_then(|service| service.spec.as_ref()?.ports.as_ref());
+        ports.is_some_and(|ports| ports.iter().any(|port| port.protocol.as_deref() == Some("UDP")))
+    }
 }
 
 /// The addresses in the template of the instances' pods.

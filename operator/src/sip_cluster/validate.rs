@@ -26,6 +26,8 @@ pub struct Valid {
     pub spec: SipClusterSpec,
     /// What stands in Via, Record-Route and Contact; nothing until the Service has its address.
     pub advertised: Option<SocketAddr>,
+    /// Whether datagrams are let in: once the Service has its address, and then for good, for it may be without one for a moment.
+    pub opens_udp: bool,
     /// The addresses of the instances of the cluster's own Redis, by ordinal; none until all are known, and for a single one.
     pub redis_addresses: Vec<IpAddr>,
     /// What runs.
@@ -98,12 +100,14 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
     if !problems.is_empty() {
         return Err(problems);
     }
+    let advertised = advertised(&spec, found);
     let or = |named: Option<&String>, otherwise: &String| named.unwrap_or(otherwise).clone();
     Ok(Valid {
         owner: cluster
             .controller_owner_ref(&())
             .expect("an object of the API server has name and uid"),
-        advertised: advertised(&spec, found),
+        opens_udp: advertised.is_some() || found.service_has_udp(),
+        advertised,
         redis_addresses: redis_addresses(&spec, found),
         images: Images {
             container: or(spec.containers.image.as_ref(), &images.container),

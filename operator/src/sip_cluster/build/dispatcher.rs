@@ -1,4 +1,8 @@
 //! The dispatcher: one Service, and with it one address, in front of all proxies.
+//!
+//! Its port for UDP opens when its address is known, and not before. What peers send to an address before the nodes have rules for it leaves
+//! an entry in their connection tracking that leads nowhere and lives on with every datagram. kube-proxy clears such entries when the first endpoint of
+//! a port comes, of the addresses that it knows by then, and not when an address comes later.
 
 use crds::{ServiceType, TrafficPolicy, Transport};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -13,7 +17,10 @@ pub fn service(valid: &Valid) -> Service {
     let dispatcher = &valid.spec.dispatcher;
     let wanted = &dispatcher.service;
     let is_outside = wanted.kind != ServiceType::ClusterIp;
-    let ports = dispatcher.transports.iter().map(|transport| {
+    // A Service has a port at least.
+    let opens =
+        |transport: &&Transport| valid.opens_udp || **transport != Transport::Udp || dispatcher.transports.len() == 1;
+    let ports = dispatcher.transports.iter().filter(opens).map(|transport| {
         let (name, protocol) = match transport {
             Transport::Udp => ("sip-udp", "UDP"),
             Transport::Tcp => ("sip-tcp", "TCP"),

@@ -1,0 +1,51 @@
+//! The Service in front of the proxies.
+
+mod support;
+
+use std::sync::Arc;
+
+use operator::sip_cluster::build::build;
+use operator::sip_cluster::dereference::Found;
+use operator::sip_cluster::plan::Decision;
+use operator::sip_cluster::validate::validate;
+use serde_json::{Value, json};
+use support::{cluster, images, service};
+
+/// The protocols of the Service that is made for this spec, and the Service.
+fn protocols(spec: &Value, found: &Found) -> Vec<String> {
+    let valid = validate(&cluster(spec), found, &images()).expect("a good manifest");
+    let spec = build(&valid, &Decision::default()).dispatcher.spec;
+    let ports = spec.and_then(|spec| spec.ports).expect("it has ports");
+    ports.into_iter().filter_map(|port| port.protocol).collect()
+}
+
+fn with(dispatcher: &Value) -> Found {
+    let mut service = serde_json::to_value(service()).expect("JSON");
+    for (field, value) in dispatcher.as_object().expect("fields") {
+        service[field] = value.clone();
+    }
+    Found {
+        dispatcher: Some(Arc::new(serde_json::from_value(service).expect("a Service"))),
+        ..Found::default()
+    }
+}
+
+#[test]
+fn no_datagram_comes_in_before_the_address_is_known() {
+    let none = Found::default();
+    assert_eq!(protocols(&json!({}), &none), ["TCP"]);
+    assert_eq!(protocols(&json!({}), &with(&json!({ "status": {} }))), ["TCP"]);
+    assert_eq!(protocols(&json!({}), &with(&json!({}))), ["UDP", "TCP"]);
+    let advertised = json!({ "dispatcher": { "advertised": "203.0.113.7" } });
+    assert_eq!(protocols(&advertised, &none), ["UDP", "TCP"]);
+    // A Service without any port cannot be.
+    let alone = json!({ "dispatcher": { "transports": ["udp"] } });
+    assert_eq!(protocols(&alone, &none), ["UDP"]);
+}
+
+#[test]
+fn an_address_that_is_gone_for_a_moment_closes_nothing() {
+    let open = json!({ "type": "LoadBalancer", "ports": [{ "port": 5060, "protocol": "UDP" }] });
+    let found = with(&json!({ "spec": open, "status": {} }));
+    assert_eq!(protocols(&json!({}), &found), ["UDP", "TCP"]);
+}
