@@ -180,3 +180,25 @@ fn told_addresses(set: &StatefulSet) -> Option<Vec<IpAddr>> {
         .map(|text| text.parse().ok())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::{reflector, watcher};
+    use serde_json::json;
+
+    #[test]
+    fn what_belongs_to_another_or_to_a_former_one_of_the_name_is_not_ours() {
+        let (cache, mut writer) = reflector::store();
+        let set = json!({
+            "metadata": { "name": "demo-redis", "namespace": "default", "ownerReferences": [
+                { "apiVersion": "sipcluster.dev/v1alpha1", "kind": "SipCluster", "name": "demo-redis", "uid": "2" },
+            ] },
+        });
+        let set: StatefulSet = serde_json::from_value(set).expect("a StatefulSet");
+        writer.apply_watcher_event(&watcher::Event::Apply(set));
+        let found = |namespace, uid| owned(&cache, namespace, "demo-redis", uid).is_some();
+        assert!(found("default", "2"));
+        assert!(!found("default", "1") && !found("other", "2"));
+    }
+}

@@ -8,7 +8,7 @@ use crate::store::{StoreReply, StoreRequest};
 use crate::wire::{PartitionEpoch, PeerBody};
 use crate::{Incarnation, PartitionId};
 use sip::Instant;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -51,7 +51,17 @@ enum Stage {
 pub(super) struct Moves {
     /// Misplaced partitions, as of the last tick; at most all.
     queue: VecDeque<(PartitionId, Incarnation)>,
+    /// Those whose hand-over came to nothing in this move.
+    in_vain: BTreeSet<PartitionId>,
     pace: Pace,
+}
+
+impl Moves {
+    /// Those tried in vain go last: their target may be out of reach, and would keep the others waiting.
+    fn queue(&mut self, misplaced: impl Iterator<Item = (PartitionId, Incarnation)>) {
+        let (again, first): (Vec<_>, Vec<_>) = misplaced.partition(|(partition, _)| self.in_vain.contains(partition));
+        self.queue = first.into_iter().chain(again).collect();
+    }
 }
 
 /// How many hand-overs are under way: begins anew with every move, and grows by one with each that is over.
@@ -87,7 +97,7 @@ impl Member {
     /// Finds what others should own, and starts as much as may be under way.
     pub(super) fn plan_moves(&mut self, now: Instant) {
         if self.moves.queue.is_empty() && self.held.values().all(|held| held.hand_over.is_none()) {
-            self.moves.pace = Pace::default();
+            self.moves = Moves::default();
         }
         self.moves.queue.clear();
         // Without the store, or while it is unsure what it knows, nothing moves that need not.
@@ -99,7 +109,7 @@ impl Member {
         let me = self.incarnation();
         let resting = self.held.iter().filter(|(_, held)| held.hand_over.is_none());
         let owners = resting.filter_map(|(p, _)| Some((*p, assignment::owner(*p, &wanted)?)));
-        self.moves.queue.extend(owners.filter(|(_, to)| *to != me));
+        self.moves.queue(owners.filter(|(_, to)| *to != me));
         self.start_moves(now);
     }
 
@@ -239,6 +249,7 @@ impl Member {
     fn thaw(&mut self, partition: PartitionId) {
         if let Some(held) = self.held.get_mut(&partition) {
             held.hand_over = None;
+            self.moves.in_vain.insert(partition);
             self.announce.insert(partition);
             self.effects.push_back(Effect::Thaw(partition));
         }
@@ -278,6 +289,17 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_tried_in_vain_goes_last() {
+        let misplaced = [0, 1, 2, 3].map(|id| (PartitionId(id), Incarnation(7)));
+        let mut moves = Moves {
+            in_vain: [PartitionId(0), PartitionId(1)].into(),
+            ..Moves::default()
+        };
+        moves.queue(misplaced.into_iter());
+        assert_eq!(moves.queue.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 3, 0, 1]);
+    }
 
     #[test]
     fn few_at_once_and_more_by_and_by_if_even_the_quickest_answer_takes_long() {
