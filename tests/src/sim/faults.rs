@@ -112,12 +112,15 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     }
     // Given up too: a proxy that ends while a cut keeps a container from all. Nobody else knows what it had given that container and what its clients
     // repeat elsewhere (docs/decisions/2026-11-islands.md).
-    let reach_none: Vec<_> = faults
-        .iter()
-        .filter(|fault| reaches_no_proxy(fault, proxies))
-        .map(|fault| fault.at..fault.until + REPEATED)
-        .collect();
-    let is_hidden = |begins: Micros, ends: Micros| reach_none.iter().any(|cut| cut.start <= ends && begins < cut.end);
+    let cuts: Vec<_> = faults.iter().flat_map(|fault| cuts(fault, proxies)).collect();
+    let is_cut = |container, proxy, begins: Micros, ends: Micros| {
+        let mut between = cuts.iter().filter(|cut| (cut.container, cut.proxy) == (container, proxy));
+        between.any(|cut| cut.at <= ends && begins < cut.until + REPEATED)
+    };
+    let is_hidden = |begins, ends| {
+        let reaches_none = |container| (0..proxies).all(|proxy| is_cut(container, proxy, begins, ends));
+        (0..=containers).any(reaches_none)
+    };
     faults.retain(|fault| match fault.kind {
         Kind::ProxyCrash(_) => !is_hidden(fault.at, fault.at),
         Kind::ProxyDrain(_) => !is_hidden(fault.at, fault.until),
@@ -127,11 +130,31 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     faults
 }
 
-fn reaches_no_proxy(fault: &Fault, proxies: usize) -> bool {
+/// That a container and a proxy do not reach one another.
+struct CutOff {
+    container: usize,
+    proxy: usize,
+    at: Micros,
+    until: Micros,
+}
+
+fn cuts(fault: &Fault, proxies: usize) -> Vec<CutOff> {
+    let cut = |container, proxy| CutOff {
+        container,
+        proxy,
+        at: fault.at,
+        until: fault.until,
+    };
     match &fault.kind {
-        Kind::Isolate(_) => true,
-        Kind::Cut(Node::Container(_), from) => (0..proxies).all(|proxy| from.contains(&Node::Proxy(proxy))),
-        _ => false,
+        Kind::Isolate(container) => (0..proxies).map(|proxy| cut(*container, proxy)).collect(),
+        Kind::Cut(Node::Container(container), from) => {
+            let proxies = from.iter().filter_map(|node| match node {
+                Node::Proxy(proxy) => Some(cut(*container, *proxy)),
+                _ => None,
+            });
+            proxies.collect()
+        }
+        _ => Vec::new(),
     }
 }
 
