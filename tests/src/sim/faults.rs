@@ -114,7 +114,9 @@ pub fn plan(rng: &mut Rng, containers: usize, proxies: usize, end: Micros) -> Ve
     // repeat elsewhere (docs/decisions/2026-11-islands.md).
     let cuts: Vec<_> = faults.iter().flat_map(|fault| cuts(fault, proxies)).collect();
     let is_cut = |container, proxy, begins: Micros, ends: Micros| {
-        let mut between = cuts.iter().filter(|cut| (cut.container, cut.proxy) == (container, proxy));
+        let mut between = cuts
+            .iter()
+            .filter(|cut| (cut.container, cut.proxy) == (container, proxy));
         between.any(|cut| cut.at <= ends && begins < cut.until + REPEATED)
     };
     let is_hidden = |begins, ends| {
