@@ -7,6 +7,8 @@ SHELL := /bin/bash
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 SIM_SEEDS ?= 10000
+CLUSTERS ?= 100
+CONTAINERS ?= 10
 MANIFEST ?= examples/sipcluster.yaml
 # Static programs have a directory of their own: PROFILE is dev or release.
 PROFILE ?= release
@@ -69,6 +71,10 @@ e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of th
 	tests/e2e/cluster/cluster build
 	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
 
+apiload: apiload-install ## What CLUSTERS (100) SipClusters of CONTAINERS (10) ask of a real API server; writes docs/api-load.md (as root).
+	cargo build --release -p operator -p tests --bins
+	SIPCLUSTER_BIN_DIR=$(TARGET)/release $(TARGET)/release/apiload $(CLUSTERS) $(CONTAINERS)
+
 kubernetes: e2e-install ## Such a Kubernetes with the chart installed and a SipCluster, left up; `tests/e2e/cluster/cluster down` ends it.
 	$(MAKE) images
 	cargo build --workspace --bins
@@ -84,10 +90,13 @@ test-install: install
 e2e-install: install
 	@.ci/install buildah cni conntrack go ip iptables nft openssl runc
 
+apiload-install:
+	@.ci/install cc go ip openssl
+
 bench-install:
 	@.ci/install cc redis-server kamailio
 
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test helm lint fuzz generate report soak bench images e2e kubernetes install test-install e2e-install bench-install lint-install
+.PHONY: help run build test helm lint fuzz generate report soak bench images e2e apiload kubernetes install test-install e2e-install apiload-install bench-install lint-install

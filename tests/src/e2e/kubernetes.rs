@@ -11,22 +11,41 @@ use crate::interop::process::source_root;
 /// The network namespace of a host outside the cluster.
 pub const OUTSIDE: &str = "e2e-client";
 
+/// The network namespace of a control plane alone.
+pub const CONTROL_PLANE: &str = "control-plane";
+
 /// A running cluster; ended when dropped.
 pub struct Kubernetes {
     script: PathBuf,
+    nodes: &'static str,
+    /// Where the script keeps what belongs to it.
+    state: PathBuf,
     keep: bool,
 }
 
 impl Kubernetes {
-    /// Starts one.
+    /// Starts one of three nodes.
     pub fn up() -> anyhow::Result<Self> {
+        Self::of("3", "sipcluster-kubernetes")
+    }
+
+    /// Starts a control plane alone, without a scheduler, whose API server writes down every request. Another may be up beside it.
+    pub fn without_nodes() -> anyhow::Result<Self> {
+        Self::of("0", "sipcluster-control-plane")
+    }
+
+    fn of(nodes: &'static str, state: &str) -> anyhow::Result<Self> {
         let kubernetes = Self {
             script: source_root().join("tests/e2e/cluster/cluster"),
+            nodes,
+            state: std::env::var_os("E2E_STATE").map_or_else(|| std::env::temp_dir().join(state), PathBuf::from),
             keep: false,
         };
         // What an earlier run may have left, if it was killed.
         kubernetes.run(&["down"])?;
-        kubernetes.run(&["up"]).context("a Kubernetes of three nodes")?;
+        kubernetes
+            .run(&["up"])
+            .with_context(|| format!("a Kubernetes of {nodes} nodes"))?;
         Ok(kubernetes)
     }
 
@@ -40,6 +59,8 @@ impl Kubernetes {
         let output = Command::new(&self.script)
             // A node that is lost is known to be sooner than Kubernetes' 40 s, so that the tests do not wait.
             .env("E2E_NODE_GRACE", "20s")
+            .env("E2E_NODES", self.nodes)
+            .env("E2E_STATE", &self.state)
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -67,11 +88,37 @@ impl Kubernetes {
 
     /// Where nodes have their pods' logs: a directory for each pod, and in it one for each container.
     pub fn pods(&self) -> Vec<PathBuf> {
-        let state = std::env::var_os("E2E_STATE")
-            .map_or_else(|| std::env::temp_dir().join("sipcluster-kubernetes"), PathBuf::from);
         let entries = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let nodes = entries(state).map(|entry| entry.path().join("pods"));
+        let nodes = entries(self.state.clone()).map(|entry| entry.path().join("pods"));
         nodes.flat_map(entries).map(|entry| entry.path()).collect()
+    }
+
+    /// The process that runs as this, such as `apiserver`.
+    pub fn pid(&self, name: &str) -> anyhow::Result<u32> {
+        let file = self.state.join("pid").join(name);
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("{name} has the pid {text:?}"))
+    }
+
+    /// The file to which the API server of a control plane alone writes every request.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state.join("log/audit.log")
+    }
+
+    /// How somebody gets in who may do everything.
+    pub fn admin(&self) -> PathBuf {
+        self.state.join("admin.kubeconfig")
+    }
+
+    /// Writes to `file` how a ServiceAccount that is there gets in.
+    pub fn kubeconfig(&self, namespace: &str, account: &str, file: &Path) -> anyhow::Result<()> {
+        let token = self.kubectl(&["create", "token", account, "-n", namespace, "--duration=6h"])?;
+        let admin = std::fs::read_to_string(self.admin())?;
+        let mut config: Value = serde_yaml_ng::from_str(&admin)?;
+        config["users"][0]["user"]["token"] = token.trim().into();
+        Ok(std::fs::write(file, config.to_string())?)
     }
 
     /// Applies a manifest.

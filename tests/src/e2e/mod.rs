@@ -8,12 +8,14 @@
 //! - [`drift`] is what somebody else does to its objects;
 //! - [`refusals`] is what the API server does not take;
 //! - [`scenarios`] is the list of what happens;
+//! - [`load`] is another question, what many SipClusters ask of an API server;
 //! - [`table`] runs them one after another, and prints what was lost (nothing) and how late the latest answer was.
 
 mod beside;
 mod calls;
 mod drift;
 mod kubernetes;
+pub mod load;
 mod refusals;
 mod scenarios;
 mod silent;

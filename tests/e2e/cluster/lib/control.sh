@@ -1,7 +1,14 @@
 # etcd, API server, controller manager, scheduler; then DNS and the load balancer. Everybody is known by a token.
 
 control_plane() {
-    local n
+    local n audit=() controllers='*'
+    if [ "$nodes" -eq 0 ]; then
+        audit=(--audit-policy-file "$state/audit.yaml" --audit-log-path "$state/log/audit.log" --audit-log-maxsize 0)
+        # What begins with a brace would be taken for JSON.
+        printf '%s\n' 'apiVersion: audit.k8s.io/v1' 'kind: Policy' 'omitStages: [RequestReceived]' 'rules: [{level: Metadata}]' >"$state/audit.yaml"
+        # Nodes that somebody only says are there renew no leases.
+        controllers='*,-node-lifecycle-controller'
+    fi
     openssl genrsa -out "$state/accounts.key" 2048 2>/dev/null
     openssl rsa -in "$state/accounts.key" -pubout -out "$state/accounts.pub" 2>/dev/null
     user admin admin '"system:masters"'
@@ -10,19 +17,19 @@ control_plane() {
     user kube-proxy system:kube-proxy '"system:node-proxier"'
     for ((n = 0; n < nodes; n++)); do user "node$n" "system:node:node$n" '"system:nodes"'; done
     # Nothing of it outlives the machine, so nothing waits for the disk.
-    background etcd e2e-master "$programs/server" --data-dir "$state/etcd" --unsafe-no-fsync \
+    background etcd $hub "$programs/server" --data-dir "$state/etcd" --unsafe-no-fsync \
         --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
-    background apiserver e2e-master "$programs/kube-apiserver" --etcd-servers http://127.0.0.1:2379 \
+    background apiserver $hub "$programs/kube-apiserver" --etcd-servers http://127.0.0.1:2379 \
         --cert-dir "$state/apiserver" --advertise-address $master --secure-port 6443 \
         --service-cluster-ip-range 198.19.0.0/16 --authorization-mode Node,RBAC --token-auth-file "$state/tokens.csv" \
         --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$state/accounts.pub" \
-        --service-account-signing-key-file "$state/accounts.key" --allow-privileged --kubelet-preferred-address-types InternalIP
+        --service-account-signing-key-file "$state/accounts.key" --allow-privileged --kubelet-preferred-address-types InternalIP "${audit[@]}"
     wait_for "the API server" kubectl get --raw /readyz
-    background controllers e2e-master "$programs/kube-controller-manager" --kubeconfig "$state/controllers.kubeconfig" \
+    background controllers $hub "$programs/kube-controller-manager" --kubeconfig "$state/controllers.kubeconfig" \
         --use-service-account-credentials --service-account-private-key-file "$state/accounts.key" \
         --root-ca-file "$state/apiserver/apiserver.crt" --cluster-cidr 198.18.0.0/20 --allocate-node-cidrs \
-        --service-cluster-ip-range 198.19.0.0/16 --leader-elect=false --node-monitor-grace-period "${E2E_NODE_GRACE:-40s}"
-    background scheduler e2e-master "$programs/kube-scheduler" --kubeconfig "$state/scheduler.kubeconfig" --leader-elect=false
+        --service-cluster-ip-range 198.19.0.0/16 --leader-elect=false --controllers "$controllers" --node-monitor-grace-period "${E2E_NODE_GRACE:-40s}"
+    [ "$nodes" -eq 0 ] || background scheduler $hub "$programs/kube-scheduler" --kubeconfig "$state/scheduler.kubeconfig" --leader-elect=false
 }
 
 # user NAME KUBERNETES-NAME [GROUP]: may come in by NAME.kubeconfig.
@@ -48,8 +55,8 @@ services() {
   }
 }
 COREFILE
-    background coredns e2e-master "$programs/coredns" -conf "$state/Corefile"
+    background coredns $hub "$programs/coredns" -conf "$state/Corefile"
     local addresses=() n
     for ((n = 0; n < nodes; n++)); do addresses+=("198.18.255.$((10 + n))"); done
-    background loadbalancer e2e-master "$programs/loadbalancer" "$state/admin.kubeconfig" e2e-client 198.18.254 "${addresses[@]}"
+    background loadbalancer $hub "$programs/loadbalancer" "$state/admin.kubeconfig" e2e-client 198.18.254 "${addresses[@]}"
 }

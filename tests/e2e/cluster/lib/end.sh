@@ -2,6 +2,12 @@
 
 down() {
     [ -d "$state" ] || return 0
+    if [ "$nodes" -eq 0 ]; then
+        end controllers apiserver etcd
+        if [ -e "/run/netns/$hub" ]; then ip netns delete "$hub"; fi
+        rm -rf "$state"
+        return
+    fi
     local socket id ids spaces=()
     end loadbalancer 'kube-proxy*' 'kubelet*' coredns scheduler controllers apiserver
     for socket in /run/e2e-node*/containerd.sock; do

@@ -1,14 +1,15 @@
-# A switch in the master's namespace; a cable from it to each node, and to a client outside the cluster.
+# A switch in the master's namespace; of one with nodes, a cable from it to each node, and to a client outside the cluster.
 
 network() {
-    ip netns add e2e-master
-    within e2e-master ip link set lo up
-    within e2e-master ip link add switch type bridge
-    within e2e-master ip address add $master/24 dev switch
-    within e2e-master ip link set switch up
+    ip netns add $hub
+    within $hub ip link set lo up
+    within $hub ip link add switch type bridge
+    within $hub ip address add $master/24 dev switch
+    within $hub ip link set switch up
     # A default route is asked for by Kubernetes; it leads to the switch and nowhere else.
-    within e2e-master ip route add default via $master dev switch
-    within e2e-master sysctl -qw net.ipv4.ip_forward=1
+    within $hub ip route add default via $master dev switch
+    within $hub sysctl -qw net.ipv4.ip_forward=1
+    [ "$nodes" -gt 0 ] || return 0
     local n
     for ((n = 0; n < nodes; n++)); do
         cable "e2e-node$n" "198.18.255.$((10 + n))" "$n"
@@ -19,11 +20,11 @@ network() {
     within e2e-client sysctl -qw net.ipv4.fib_multipath_hash_policy=1
     local there
     for ((n = 0; n < nodes; n++)); do
-        for there in e2e-master e2e-client $(seq -f e2e-node%g 0 $((nodes - 1))); do
+        for there in $hub e2e-client $(seq -f e2e-node%g 0 $((nodes - 1))); do
             [ "$there" = "e2e-node$n" ] || within "$there" ip route add "198.18.$n.0/24" via "198.18.255.$((10 + n))"
         done
     done
-    for there in e2e-master e2e-client; do within $there ip route add 198.19.0.0/16 via 198.18.255.10; done
+    for there in $hub e2e-client; do within $there ip route add 198.19.0.0/16 via 198.18.255.10; done
     nat
 }
 
@@ -42,11 +43,11 @@ cable() {
     local namespace=$1 address=$2 port=$3
     ip netns add "$namespace"
     within "$namespace" ip link set lo up
-    ip link add "e2eveth$port" netns "$namespace" type veth peer name "port$port" netns e2e-master
+    ip link add "e2eveth$port" netns "$namespace" type veth peer name "port$port" netns $hub
     within "$namespace" ip link set "e2eveth$port" name eth0
     within "$namespace" ip address add "$address/24" dev eth0
     within "$namespace" ip link set eth0 up
     within "$namespace" ip route add default via $master
-    within e2e-master ip link set "port$port" master switch
-    within e2e-master ip link set "port$port" up
+    within $hub ip link set "port$port" master switch
+    within $hub ip link set "port$port" up
 }

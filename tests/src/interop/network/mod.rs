@@ -19,8 +19,7 @@ use super::copies::Copies;
 use super::http;
 use super::process::{Process, binaries, scratch, signal, tail, wait_every};
 pub(super) use namespace::Made;
-pub use namespace::Namespace;
-use namespace::ip;
+pub use namespace::{Namespace, ip};
 
 /// The cluster's name.
 const CLUSTER: &str = "network";
