@@ -1,14 +1,15 @@
 //! Makes what is there equal to what was built, and carries out the plan's steps.
 //!
 //! Every child is applied by the server (server-side apply). One that was applied before and has not changed since, neither here nor there, is
-//! left alone: a cluster at rest costs the API server nothing.
+//! left alone: a cluster at rest costs the API server nothing, and a status that controllers write costs it nothing more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt as _};
@@ -64,8 +65,18 @@ type Place = (String, String, String);
 struct Last {
     /// A hash of what was applied.
     hash: u64,
-    version: Option<String>,
+    there: There,
+}
+
+/// An object without its status, which is its controller's. Whoever changes its spec gives it another generation; of metadata, what is applied counts.
+#[derive(PartialEq)]
+struct There {
     made: Made,
+    /// Of a kind without generations.
+    version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    owners: Option<Vec<OwnerReference>>,
 }
 
 /// Applies.
@@ -227,19 +238,13 @@ impl Applier<'_> {
             .hash(&mut hasher);
         let wanted = hasher.finish();
         let key = (kind, self.valid.names.namespace.clone(), name.clone());
-        let version = there.and_then(|there| there.resource_version());
-        if version.is_some() && self.applied.is_same(&key, wanted, version.as_deref()) {
+        if there.is_some_and(|there| self.applied.is_same(&key, wanted, there.as_ref())) {
             return Ok(());
         }
         let parameters = PatchParams::apply(MANAGER).force();
         let now = self.api::<K>().patch(&name, &parameters, &Patch::Apply(&object)).await;
         let now = now.map_err(|source| failed::<K>(name, source))?;
-        let last = Last {
-            hash: wanted,
-            version: now.resource_version(),
-            made: Made::of(&now),
-        };
-        self.applied.lock().insert(key, last);
+        self.applied.remember(key, wanted, &now);
         Ok(())
     }
 
@@ -267,14 +272,20 @@ impl Applied {
     /// What the API server made of a child of this kind and name last.
     pub fn made(&self, kind: &str, namespace: &str, name: &str) -> Option<Made> {
         let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
-        Some(self.lock().get(&key)?.made.clone())
+        Some(self.lock().get(&key)?.there.made.clone())
     }
 
-    fn is_same(&self, place: &Place, hash: u64, version: Option<&str>) -> bool {
+    /// What was applied, as a hash, and what the API server made of it.
+    fn remember(&self, place: Place, hash: u64, now: &impl Resource) {
+        let there = There::of(now);
+        self.lock().insert(place, Last { hash, there });
+    }
+
+    fn is_same(&self, place: &Place, hash: u64, there: &impl Resource) -> bool {
         let applied = self.lock();
         applied
             .get(place)
-            .is_some_and(|last| last.hash == hash && last.version.as_deref() == version)
+            .is_some_and(|last| last.hash == hash && last.there == There::of(there))
     }
 
     /// Nothing is known any more of a cluster that is gone.
@@ -290,10 +301,88 @@ impl Applied {
     }
 }
 
+impl There {
+    fn of(object: &impl Resource) -> Self {
+        let metadata = object.meta();
+        Self {
+            made: Made::of(object),
+            version: match metadata.generation {
+                Some(_) => None,
+                None => metadata.resource_version.clone(),
+            },
+            labels: metadata.labels.clone(),
+            annotations: metadata.annotations.clone(),
+            owners: metadata.owner_references.clone(),
+        }
+    }
+}
+
 fn failed<K: Resource<DynamicType = ()>>(name: String, source: kube::Error) -> Error {
     Error::Api {
         kind: K::kind(&()).into_owned(),
         name,
         source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ServiceAccount;
+    use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+    use kube::core::PartialObjectMeta;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Whether an object that was applied is left alone, once its metadata in the cache have changed so.
+    fn is_left_alone<K>(applied: &Value, change: &Value) -> bool
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let all = Applied::default();
+        let place = || (K::kind(&()).into_owned(), "default".to_owned(), "demo".to_owned());
+        let now: K = serde_json::from_value(json!({ "metadata": applied })).expect("an object");
+        all.remember(place(), 1, &now);
+        let mut metadata = applied.clone();
+        for (field, value) in change.as_object().into_iter().flatten() {
+            metadata[field] = value.clone();
+        }
+        let cached = json!({ "metadata": metadata });
+        let cached: PartialObjectMeta<K> = serde_json::from_value(cached).expect("its metadata");
+        assert!(!all.is_same(&place(), 2, &cached), "another is wanted");
+        all.is_same(&place(), 1, &cached)
+    }
+
+    #[test]
+    fn a_status_is_no_reason_to_apply_again_and_whatever_else_changes_is() {
+        let owner = |uid: &str| json!([{ "apiVersion": "v1", "kind": "SipCluster", "name": "demo", "uid": uid, "controller": true }]);
+        let applied = json!({
+            "uid": "1", "generation": 2, "resourceVersion": "7", "labels": { "a": "b" }, "ownerReferences": owner("c"),
+        });
+        let is_left_alone = |change: &Value| is_left_alone::<PodDisruptionBudget>(&applied, change);
+        assert!(is_left_alone(&json!({})));
+        assert!(
+            is_left_alone(&json!({ "resourceVersion": "8", "managedFields": [] })),
+            "a status"
+        );
+        for change in [
+            json!({ "generation": 3 }),
+            json!({ "uid": "2" }),
+            json!({ "labels": {} }),
+            json!({ "labels": { "a": "c" } }),
+            json!({ "annotations": { "c": "d" } }),
+            json!({ "ownerReferences": owner("d") }),
+            json!({ "ownerReferences": null }),
+        ] {
+            assert!(!is_left_alone(&change), "{change}");
+        }
+    }
+
+    #[test]
+    fn of_a_kind_without_generations_every_change_is_a_reason_to_apply_again() {
+        let applied = json!({ "uid": "1", "resourceVersion": "7" });
+        let is_left_alone = |change: &Value| is_left_alone::<ServiceAccount>(&applied, change);
+        assert!(is_left_alone(&json!({})));
+        assert!(!is_left_alone(&json!({ "resourceVersion": "8" })));
     }
 }
