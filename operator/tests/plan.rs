@@ -3,7 +3,12 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use operator::sip_cluster::dereference::Made;
+use operator::sip_cluster::plan::decide;
 use serde_json::json;
 use support::{Model, Random, Stand, valid};
 
@@ -103,6 +108,22 @@ fn a_rollout_that_is_stuck_stops_there_says_why_and_is_repaired_by_the_next() {
     let names: Vec<_> = decision.leave.iter().map(|pod| pod.metadata.name.as_deref()).collect();
     assert_eq!(names, [Some("demo-2")], "the broken one goes first");
     settle(&mut model, "good image");
+}
+
+#[test]
+fn a_lost_container_is_given_up_and_one_that_is_being_removed_is_only_if_it_stays() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    for (grace, over, given_up) in [(25, 1, 1), (0, 1, 0), (0, 11, 1)] {
+        let mut observation = model.observation();
+        let silent = &mut observation.containers[2];
+        silent.answer = None;
+        let pod = Arc::make_mut(&mut silent.pod);
+        pod.metadata.deletion_timestamp = Some(Time(model.now - SignedDuration::from_secs(over)));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        let decision = decide(model.now, &model.valid, &model.found(), &observation);
+        assert_eq!(decision.bury.len(), given_up, "{over} s after a grace of {grace} s");
+    }
 }
 
 #[test]

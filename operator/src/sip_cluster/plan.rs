@@ -178,6 +178,11 @@ impl Decision {
 fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<Pod>> {
     let is_over_since = |pod: &Pod, over: SignedDuration| {
         let ends = pod.metadata.deletion_timestamp.as_ref();
+        // Without grace it is being removed: its kubelet has confirmed its end, or it was given up. An API server that stops in between leaves it.
+        let over = match pod.metadata.deletion_grace_period_seconds {
+            Some(0) => KUBELET,
+            _ => over,
+        };
         ends.is_some_and(|ends| ends.0 + over < time)
     };
     let containers = observation.containers.iter().filter(|container| {
