@@ -15,13 +15,13 @@ use kube::{Client, ResourceExt as _};
 use super::dereference::Found;
 use super::names::Names;
 
-/// How often the API server is asked of one StatefulSet.
+/// How long a StatefulSet has lacked pods before the API server is asked of it, for in a rollout each does for a moment, and how often then.
 const ASK: Duration = Duration::from_secs(5);
 
 /// How long it has for its answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// An answer is forgotten after so long, when another comes: its StatefulSet lacks no pods any more.
+/// An answer is forgotten after so long, when another comes: its StatefulSet is gone.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// The controller, which writes events, and the API server, which dates pods, may have different clocks.
@@ -36,6 +36,15 @@ struct Told {
     why: Option<String>,
 }
 
+impl Told {
+    fn nothing() -> Self {
+        Self {
+            at: Instant::now(),
+            why: None,
+        }
+    }
+}
+
 impl Unmade {
     /// What keeps the controllers from making pods, in their words. Asks the API server only where a StatefulSet has fewer than it should, and now
     /// and then.
@@ -45,9 +54,10 @@ impl Unmade {
             (&found.containers, &found.container_pods),
         ];
         for (set, pods) in sets {
-            if let Some(set) = set.as_deref().filter(|set| lacks_pods(set))
-                && let Some(why) = self.told(client, names, set, pods).await
-            {
+            let Some(set) = set.as_deref() else { continue };
+            if !lacks_pods(set) {
+                self.forget(set);
+            } else if let Some(why) = self.told(client, names, set, pods).await {
                 return Some(why);
             }
         }
@@ -56,23 +66,25 @@ impl Unmade {
 
     async fn told(&self, client: &Client, names: &Names, set: &StatefulSet, pods: &[Arc<Pod>]) -> Option<String> {
         let uid = set.uid()?;
-        let before = self.lock().get(&uid).map(|told| (told.at, told.why.clone()));
-        if let Some((at, why)) = &before
-            && at.elapsed() < ASK
-        {
-            return why.clone();
-        }
+        let before = {
+            let mut all = self.lock();
+            let Told { at, why } = all.entry(uid.clone()).or_insert_with(Told::nothing);
+            if at.elapsed() < ASK {
+                return why.clone();
+            }
+            why.clone()
+        };
         let api = Api::namespaced(client.clone(), &names.namespace);
         let why = match tokio::time::timeout(ANSWER, failures(&api, &uid)).await {
             Ok(Ok(events)) => latest(events, pods),
             // It is what was known before that is told.
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no events can be read");
-                before.and_then(|(_, why)| why)
+                before
             }
             Err(_) => {
                 tracing::debug!("events are not told in time");
-                before.and_then(|(_, why)| why)
+                before
             }
         };
         let mut all = self.lock();
@@ -80,6 +92,12 @@ impl Unmade {
         let at = Instant::now();
         all.insert(uid, Told { at, why: why.clone() });
         why
+    }
+
+    fn forget(&self, set: &StatefulSet) {
+        if let Some(uid) = &set.metadata.uid {
+            self.lock().remove(uid);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Told>> {
