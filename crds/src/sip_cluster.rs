@@ -57,6 +57,7 @@ pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
     validation = ("self.replication.lease == oldSelf.replication.lease", "replication.lease cannot be changed, since containers promise one another things for as long as it is: put back the old value, or create another SipCluster"),
     validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || has(self.redis.external.url) == has(oldSelf.redis.external.url) && (!has(self.redis.external.url) || self.redis.external.url == oldSelf.redis.external.url) && has(self.redis.external.secret) == has(oldSelf.redis.external.secret) && (!has(self.redis.external.secret) || self.redis.external.secret == oldSelf.redis.external.secret) && self.redis.external.instances == oldSelf.redis.external.instances)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
     validation = ("(has(self.redis.managed) ? self.redis.managed.instances : 1) == (has(oldSelf.redis.managed) ? oldSelf.redis.managed.instances : 1)", "redis.managed.instances cannot be changed, since containers and Sentinels count on the number: put back the old one, or create another SipCluster"),
+    validation = ("(has(self.redis.managed) ? self.redis.managed.password : 1) - (has(oldSelf.redis.managed) ? oldSelf.redis.managed.password : 1) in [0, 1]", "redis.managed.password: it stays, or grows by one: write the number that it has, or the next one"),
     validation = ("!has(self.application.custom) || has(self.containers.image)", "containers.image: the application is your own; name the image that runs it (on one machine: any name)")
 )]
 pub struct SipClusterSpec {
@@ -472,6 +473,13 @@ pub struct Managed {
     #[schemars(range(min = 1, max = 5))]
     pub instances: u32,
 
+    /// On Kubernetes: the number of the password that opens it. One more asks for a new one, which is made for it: Redis is replaced until it
+    /// accepts both, then the containers, and Redis again, until they present the new one; at last the old one opens nothing any more. Calls that are up
+    /// go on.
+    #[serde(default = "defaults::key")]
+    #[schemars(range(min = 1, max = 9999))]
+    pub password: u32,
+
     /// On Kubernetes: the image of the Redis; for several instances with what `charts/images/redis` holds. Left out: the one that came with the
     /// operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -487,6 +495,7 @@ impl Default for Managed {
     fn default() -> Self {
         Self {
             instances: defaults::redis_instances(),
+            password: defaults::key(),
             image: None,
             resources: None,
         }
@@ -637,6 +646,13 @@ impl SipClusterSpec {
         let managed = managed.as_ref().map(|managed| managed.instances);
         let external = external.as_ref().map(|external| external.instances);
         external.or(managed).unwrap_or_else(defaults::redis_instances)
+    }
+
+    /// The number of the password of the cluster's own Redis.
+    #[must_use]
+    pub fn redis_password(&self) -> u32 {
+        let managed = self.redis.managed.as_ref();
+        managed.map_or_else(defaults::key, |managed| managed.password)
     }
 
     /// The address that peers see.

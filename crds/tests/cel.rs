@@ -226,6 +226,25 @@ const CHANGES: &[Change] = &[
         refuses: &["{redis: {managed: {instances: 3}}}"],
     },
     Change {
+        rule: "spec: redis.managed.password: it stays, or grows by one",
+        from: "{}",
+        passes: &["{redis: {managed: {password: 1}}}", "{redis: {managed: {password: 2}}}"],
+        refuses: &["{redis: {managed: {password: 3}}}"],
+    },
+    Change {
+        rule: "spec: redis.managed.password: it stays, or grows by one",
+        from: "{redis: {managed: {password: 3}}}",
+        passes: &[
+            "{redis: {managed: {password: 3, image: 'redis:8'}}}",
+            "{redis: {managed: {password: 4}}}",
+        ],
+        refuses: &[
+            "{redis: {managed: {password: 5}}}",
+            "{redis: {managed: {password: 2}}}",
+            "{redis: {}}",
+        ],
+    },
+    Change {
         rule: "spec.keys: keys.current: it stays, or grows by one",
         from: "{keys: {current: 2}}",
         passes: &["{keys: {current: 2}, replicas: 4}", "{keys: {current: 3}}"],

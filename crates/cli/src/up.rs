@@ -82,6 +82,12 @@ pub fn manifest(file: &Path) -> Result<SipCluster, Failure> {
             file.display()
         )));
     }
+    if cluster.spec.redis_password() != crds::Managed::default().password {
+        return Err(Failure::usage(format!(
+            "{}: spec.redis.managed.password: the password is rotated on Kubernetes only; leave it out: on one machine Redis has none",
+            file.display()
+        )));
+    }
     if let Some(custom) = &mut cluster.spec.application.custom {
         custom::prepare(custom, file)?;
     }

@@ -336,6 +336,18 @@ fn keys_are_not_rotated_on_one_machine_and_it_says_so() {
 }
 
 #[test]
+fn nor_is_the_password_of_redis() {
+    let place = Place::new("demo", 20);
+    place.manifest("demo", "  redis: {managed: {password: 2}}\n");
+    let (code, _, err) = place.up();
+    assert!(
+        code == 64
+            && err.contains("spec.redis.managed.password: the password is rotated on Kubernetes only; leave it out"),
+        "{code} {err}"
+    );
+}
+
+#[test]
 fn address_of_another_machine_says_what_to_do() {
     let mut place = Place::new("demo", 4);
     place.address = SocketAddr::from(([192, 0, 2, 1], 5060));

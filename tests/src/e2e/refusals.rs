@@ -78,7 +78,7 @@ const WRONG: [(&str, &[&str]); 18] = [
 ];
 
 /// A change of the running cluster, and what has to stand in the refusal.
-const FIXED: [(&str, &str); 7] = [
+const FIXED: [(&str, &str); 8] = [
     (
         r#"{"partitions": 512}"#,
         "partitions cannot be changed: put back the old number",
@@ -95,6 +95,10 @@ const FIXED: [(&str, &str); 7] = [
     (
         r#"{"redis": {"managed": {"instances": 5}}}"#,
         "redis.managed.instances cannot be changed",
+    ),
+    (
+        r#"{"redis": {"managed": {"password": 9999}}}"#,
+        "redis.managed.password: it stays, or grows by one",
     ),
     (
         r#"{"replication": {"lease": "3s"}}"#,
