@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tests::interop::instances::{INSTANCES, Instances};
+use tests::interop::instances::{INSTANCES, Instances, Passwords};
 use tests::interop::process::{wait_every, wait_for};
 
 const KEYS: usize = 100;
@@ -117,6 +117,47 @@ fn if_all_end_at_once_they_begin_anew_with_one_master() -> anyhow::Result<()> {
         instances.start_sentinel(ordinal)?;
     }
     instances.in_sync()?;
+    Ok(())
+}
+
+#[test]
+fn a_password_is_rotated_in_three_rollouts_and_nobody_is_refused() -> anyhow::Result<()> {
+    let _alone = alone();
+    let mut instances = filled("redis-password")?;
+    let first = "secret";
+    let rollouts = [("secret", "two", true), ("two", "secret", true), ("two", "", false)];
+    for (presents, others, accepts_first) in rollouts {
+        for ordinal in (0..INSTANCES).rev() {
+            instances.replace(ordinal, Passwords { presents, others })?;
+            instances.in_sync()?;
+            assert_whole(&instances);
+            for ordinal in 0..INSTANCES {
+                assert_eq!(instances.refused(ordinal)?, "", "of {ordinal}\n{}", instances.logs());
+            }
+        }
+        for ordinal in 0..INSTANCES {
+            assert!(
+                instances.accepts(ordinal, "two")?,
+                "{ordinal} does not accept the new one"
+            );
+            assert_eq!(
+                instances.accepts(ordinal, first)?,
+                accepts_first,
+                "{ordinal} and the first"
+            );
+        }
+    }
+    for ordinal in 0..INSTANCES {
+        let refused = instances.refused(ordinal)?;
+        assert_ne!(refused, "", "{ordinal} notes what it has just refused");
+    }
+    // Sentinels open one another too.
+    let former = instances.in_sync()?;
+    instances.lose_pod(former)?;
+    instances.start_sentinel(former)?;
+    instances.start_server(former)?;
+    assert_ne!(instances.in_sync()?, former);
+    assert_whole(&instances);
     Ok(())
 }
 

@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 const PASSWORD: &str = "secret";
 
+const SENTINEL: &str = "26379";
+
 /// The instances; ended when dropped, processes before their nodes.
 #[derive(Debug)]
 pub struct Instances {
@@ -32,6 +34,16 @@ struct Node {
     server: Option<Process>,
     sentinel: Option<Process>,
     place: Made,
+    passwords: Passwords,
+}
+
+/// Those of an instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Passwords {
+    /// The one that it presents, and accepts.
+    pub presents: &'static str,
+    /// What it accepts besides.
+    pub others: &'static str,
 }
 
 impl Instances {
@@ -49,6 +61,10 @@ impl Instances {
                 server: None,
                 sentinel: None,
                 place,
+                passwords: Passwords {
+                    presents: PASSWORD,
+                    others: "",
+                },
             });
         }
         for ordinal in 0..INSTANCES {
@@ -82,6 +98,33 @@ impl Instances {
         self.nodes[ordinal].server = None;
         self.nodes[ordinal].sentinel = None;
         Ok(std::fs::remove_file(self.data(ordinal).join("sentinel.conf"))?)
+    }
+
+    /// Its pod is replaced by one with these passwords, as in a rollout: a master hands over first.
+    pub fn replace(&mut self, ordinal: usize, passwords: Passwords) -> anyhow::Result<()> {
+        self.run(ordinal, "leave")?;
+        self.lose_pod(ordinal)?;
+        self.nodes[ordinal].passwords = passwords;
+        self.start_server(ordinal)?;
+        self.start_sentinel(ordinal)
+    }
+
+    /// Whether a server and its Sentinel are opened by this password.
+    pub fn accepts(&self, ordinal: usize, password: &str) -> anyhow::Result<bool> {
+        let server = self.redis_cli(ordinal, password, &["PING"])?;
+        let sentinel = self.redis_cli(ordinal, password, &["-p", SENTINEL, "PING"])?;
+        ensure!(
+            (server == "PONG") == (sentinel == "PONG"),
+            "the server says {server:?}, its Sentinel {sentinel:?}"
+        );
+        Ok(server == "PONG")
+    }
+
+    /// What a server and its Sentinel have noted of passwords that they did not accept.
+    pub fn refused(&self, ordinal: usize) -> anyhow::Result<String> {
+        let server = self.ask(ordinal, &["ACL", "LOG"])?;
+        let sentinel = self.ask(ordinal, &["-p", SENTINEL, "ACL", "LOG"])?;
+        Ok(server + &sentinel)
     }
 
     /// As where its Service has no pod: who connects to a server is refused by ICMP.
@@ -133,8 +176,12 @@ impl Instances {
 
     /// A command to a server; its answer.
     pub fn ask(&self, ordinal: usize, command: &[&str]) -> anyhow::Result<String> {
+        self.redis_cli(ordinal, self.nodes[ordinal].passwords.presents, command)
+    }
+
+    fn redis_cli(&self, ordinal: usize, password: &str, command: &[&str]) -> anyhow::Result<String> {
         let mut client = Command::new("redis-cli");
-        client.args(command).env("REDISCLI_AUTH", PASSWORD);
+        client.args(command).env("REDISCLI_AUTH", password);
         let output = self.nodes[ordinal].place.0.within(|| Ok(client.output()?))?;
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
@@ -156,13 +203,15 @@ impl Instances {
 
     fn script(&self, ordinal: usize, what: &str) -> Command {
         let addresses = self.nodes.iter().map(|node| node.place.0.address.to_string());
+        let Passwords { presents, others } = self.nodes[ordinal].passwords;
         let mut command = Command::new(source_root().join("charts/images/redis/redis-instance"));
         command
             .arg(what)
             .env("POD_NAME", format!("demo-redis-{ordinal}"))
             .env("REDIS_CLUSTER", "demo")
             .env("REDIS_INSTANCES", addresses.collect::<Vec<_>>().join(" "))
-            .env("REDIS_PASSWORD", PASSWORD)
+            .env("REDIS_PASSWORD", presents)
+            .env("REDIS_OTHER_PASSWORDS", others)
             .env("REDIS_DATA", self.data(ordinal));
         command
     }
