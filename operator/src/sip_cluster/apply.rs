@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::reflector::Store;
@@ -21,6 +21,7 @@ use super::build::{self, Children, Redis, Workload};
 use super::dereference::Made;
 use super::keys::Keys;
 use super::names::{FIRST_KEY, MANAGER};
+use super::passwords::Passwords;
 use super::plan::Decision;
 use super::validate::Valid;
 use super::watched::{Watched, cached};
@@ -99,6 +100,7 @@ impl Applier<'_> {
     pub async fn children(&self, children: Children) -> Result<(), Error> {
         let Children {
             keys,
+            redis_passwords,
             container_service,
             proxy_service,
             dispatcher,
@@ -116,6 +118,9 @@ impl Applier<'_> {
         let watched = self.watched;
         for number in keys {
             self.key(number).await?;
+        }
+        for number in redis_passwords {
+            self.redis_password(number).await?;
         }
         self.apply(container_account, &watched.service_accounts).await?;
         self.apply(proxy_account, &watched.service_accounts).await?;
@@ -186,26 +191,40 @@ impl Applier<'_> {
         }
     }
 
-    /// Creates the Secret of a key, before a template names it. It is never written again, and not made anew if somebody deletes it: calls and
-    /// running pods have what it held. So the operator need not be allowed to read Secrets at all.
+    /// Creates the Secret of a key, before a template names it.
     async fn key(&self, number: u32) -> Result<(), Error> {
         let names = &self.valid.names;
-        let set = cached(&self.watched.stateful_sets, &names.namespace, &names.containers());
-        let template = set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
+        let template = self.template(&names.containers());
         if template
-            .is_some_and(|template| number == FIRST_KEY || Keys::of_template(template).verifies.contains(&number))
+            .is_some_and(|template| number == FIRST_KEY || Keys::of_template(&template).verifies.contains(&number))
         {
             return Ok(());
         }
-        let mut random = [[0; 16]; 2];
-        for bytes in &mut random {
-            getrandom::fill(bytes).map_err(Error::Random)?;
+        self.create(build::key(self.valid, number, random()?, random()?)).await
+    }
+
+    /// The same of a password of Redis.
+    async fn redis_password(&self, number: u32) -> Result<(), Error> {
+        let template = self.template(&self.valid.names.redis());
+        if template.is_some_and(|template| Passwords::of_template(&template).accepts.contains(&number)) {
+            return Ok(());
         }
-        let secret = build::key(self.valid, number, random[0], random[1]);
+        self.create(build::redis_password(self.valid, number, random()?)).await
+    }
+
+    /// Of the StatefulSet of this name.
+    fn template(&self, set: &str) -> Option<PodTemplateSpec> {
+        let set = cached(&self.watched.stateful_sets, &self.valid.names.namespace, set)?;
+        Some(set.spec.as_ref()?.template.clone())
+    }
+
+    /// Creates a Secret. It is never written again, and not made anew if somebody deletes it: calls and running pods have what it held. So the
+    /// operator need not be allowed to read Secrets at all.
+    async fn create(&self, secret: Secret) -> Result<(), Error> {
         match self.api().create(&PostParams::default(), &secret).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(source) => Err(failed::<Secret>(names.key(number), source)),
+            Err(source) => Err(failed::<Secret>(secret.name_any(), source)),
         }
     }
 
@@ -315,6 +334,12 @@ impl There {
             owners: metadata.owner_references.clone(),
         }
     }
+}
+
+fn random() -> Result<[u8; 16], Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    Ok(bytes)
 }
 
 fn failed<K: Resource<DynamicType = ()>>(name: String, source: kube::Error) -> Error {

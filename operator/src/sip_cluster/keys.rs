@@ -173,6 +173,7 @@ impl Keys {
     }
 }
 
-fn list<'a>(numbers: impl Iterator<Item = &'a u32>, between: &str) -> String {
+/// Numbers for people.
+pub(super) fn list<'a>(numbers: impl Iterator<Item = &'a u32>, between: &str) -> String {
     numbers.map(u32::to_string).collect::<Vec<_>>().join(between)
 }

@@ -6,6 +6,7 @@ pub mod dereference;
 pub mod keys;
 pub mod names;
 pub mod observe;
+pub mod passwords;
 pub mod plan;
 pub mod pods;
 pub mod redis;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-/// The number of the key with which every cluster begins.
+/// The number of the key, and of the password of Redis, with which every cluster begins.
 pub const FIRST_KEY: u32 = 1;
 
 /// The field manager of all that the operator applies.
@@ -107,7 +107,7 @@ impl Names {
         format!("{}-{ordinal}", self.redis())
     }
 
-    /// The Secret that holds the first key, and the password of Redis.
+    /// The Secret that holds the first key, and the first password of Redis.
     #[must_use]
     pub fn keys(&self) -> String {
         format!("{}-keys", self.cluster)
@@ -119,6 +119,15 @@ impl Names {
         match number {
             FIRST_KEY => self.keys(),
             _ => format!("{}-{number}", self.keys()),
+        }
+    }
+
+    /// The Secret that holds the password of Redis of this number.
+    #[must_use]
+    pub fn redis_password(&self, number: u32) -> String {
+        match number {
+            FIRST_KEY => self.keys(),
+            _ => format!("{}-password-{number}", self.redis()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use admin::Takeover;
 use crds::status::{Answer, State};
 use futures_util::future::join_all;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use serde_json::Value;
@@ -15,7 +15,9 @@ use ucf::plan::{Instant, Life, Observed, Part};
 
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
-use super::pods::{is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision};
+use super::pods::{
+    has_seen, is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision,
+};
 use super::redis::Redis;
 use super::unmade::Unmade;
 use super::validate::Valid;
@@ -217,13 +219,9 @@ impl Container {
 
 fn is_current(found: &Found, names: &Names, applied: &impl Fn(&str) -> Option<Made>) -> bool {
     let (containers, redis) = (found.containers.as_deref(), found.redis.as_deref());
-    let is_seen = |set: &StatefulSet| {
-        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
-        seen == set.metadata.generation
-    };
     containers.map(Made::of) == applied(&names.containers())
         && redis.map(Made::of) == applied(&names.redis())
-        && containers.is_none_or(is_seen)
+        && containers.is_none_or(has_seen)
 }
 
 fn proxies_ready(deployment: &Deployment) -> u16 {

@@ -11,8 +11,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use ucf::plan::{Gate, Revisions, Step, Wanted, Who, plan};
 
 use super::dereference::Found;
-use super::keys::{self, Keys, Seen};
+use super::keys::{self, Keys};
 use super::observe::Observation;
+use super::passwords::{self, Passwords};
 use super::pods::{instant, trouble};
 use super::validate::Valid;
 
@@ -34,6 +35,8 @@ pub struct Decision {
     pub keys: Keys,
     /// Those that pods have in common.
     pub keys_in_use: Keys,
+    /// The passwords of the cluster's own Redis.
+    pub passwords: Passwords,
     /// Pods to be deleted: they hand over and come back.
     pub leave: Vec<Arc<Pod>>,
     /// Pods of lost nodes whose calls others have: nobody will ever confirm their end.
@@ -56,11 +59,13 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let present = present.or_else(|| highest(observation).map(|ordinal| ordinal + 1));
     let wanted = valid.spec.replicas as u16;
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
-    let seen = Seen::of(found, observation.is_current && observation.proxies_settled);
+    let seen = keys::Seen::of(found, observation.is_current && observation.proxies_settled);
     let keys = keys::keys(valid.spec.keys, &seen);
+    let with_redis = passwords::Seen::of(found, valid.redis_kind(), observation.is_current);
     let mut decision = Decision {
         keys_in_use: seen.in_use(&keys),
         keys,
+        passwords: passwords::passwords(valid.spec.redis_password(), &with_redis),
         replicas: Some(given_up(present.unwrap_or(wanted), wanted, observation)),
         bury: buried(time, found, observation),
         again: if plan.is_done() { RESTING } else { MOVING },
@@ -85,6 +90,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         decision.replicas = decision.replicas.filter(|_| !observation.is_behind);
         decision.again = MOVING;
         decision.tell_keys(&seen);
+        decision.tell_passwords(&with_redis);
     } else {
         for step in &plan.steps {
             if decision.perform(*step, observation, wanted) {
@@ -92,6 +98,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
             }
         }
         decision.tell_keys(&seen);
+        decision.tell_passwords(&with_redis);
     }
     if let Some(again) = plan.again {
         decision.again = decision.again.min(again.since(now)).max(Duration::from_millis(50));
@@ -123,16 +130,29 @@ fn as_wanted(valid: &Valid, observation: &Observation) -> Wanted {
 }
 
 impl Decision {
-    /// Says what is done to the keys, and stands in front of what it waits for.
-    fn tell_keys(&mut self, seen: &Seen) {
-        let Some(step) = self.keys.step(seen) else {
+    fn tell_keys(&mut self, seen: &keys::Seen) {
+        let late = seen.pods.iter().find(|(_, keys)| *keys != self.keys);
+        let late = late.map(|(name, _)| name.as_str());
+        let is_new = seen.templates.iter().any(|keys| *keys != self.keys);
+        self.tell(self.keys.step(seen), late, is_new);
+    }
+
+    fn tell_passwords(&mut self, seen: &passwords::Seen) {
+        let mut differ = seen.parts.iter().filter(|part| part.differs(&self.passwords));
+        let is_new = differ.clone().any(|part| part.pod.is_none());
+        let late = differ.find_map(|part| part.pod.as_deref());
+        self.tell(self.passwords.step(seen), late, is_new);
+    }
+
+    /// Says what is done to keys or passwords, and stands in front of what it waits for.
+    fn tell(&mut self, step: Option<String>, late: Option<&str>, is_new: bool) {
+        let Some(step) = step else {
             return;
         };
-        let late = seen.pods.iter().find(|(_, keys)| *keys != self.keys);
         let late = late.filter(|_| self.steps.is_empty());
-        let late = late.map(|(name, _)| format!("{name} has not yet"));
+        let late = late.map(|name| format!("{name} has not yet"));
         self.gate = self.gate.take().or(late).map(|gate| format!("{step}: {gate}"));
-        if seen.templates.iter().any(|keys| *keys != self.keys) {
+        if is_new {
             self.steps.insert(0, step);
         }
     }

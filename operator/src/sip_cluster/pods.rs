@@ -29,6 +29,13 @@ pub fn wanted_revision(set: &StatefulSet) -> Option<u64> {
     set.status.as_ref()?.update_revision.as_deref().map(number)
 }
 
+/// Whether its controller has seen the present template, and makes no pod by an older one any more.
+#[must_use]
+pub fn has_seen(set: &StatefulSet) -> bool {
+    let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+    seen == set.metadata.generation
+}
+
 /// Whether a pod was told to end.
 #[must_use]
 pub fn is_told_to_leave(pod: &Pod) -> bool {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::dereference::Found;
 use super::names::{LONGEST_NAME, Names};
+use super::passwords::Kind;
 use crate::config::Images;
 
 /// A manifest with all that the build needs to know.
@@ -49,6 +50,15 @@ impl Valid {
     #[must_use]
     pub fn has_redis_instances(&self) -> bool {
         self.has_own_redis() && self.spec.redis_instances() > 1
+    }
+
+    /// What a pod of it does with passwords.
+    #[must_use]
+    pub fn redis_kind(&self) -> Kind {
+        match self.has_redis_instances() {
+            true => Kind::OneOfSeveral,
+            false => Kind::Alone,
+        }
     }
 
     /// Whether containers can be told where Redis is.

@@ -13,6 +13,7 @@ use operator::config::Images;
 use operator::sip_cluster::dereference::Found;
 use operator::sip_cluster::keys::Keys;
 use operator::sip_cluster::observe::{Container, Observation};
+use operator::sip_cluster::passwords::{Kind, Passwords};
 use operator::sip_cluster::plan::{Decision, decide};
 use operator::sip_cluster::redis::Redis;
 use operator::sip_cluster::validate::{Valid, validate};
@@ -117,6 +118,7 @@ pub struct Member {
     pub stand: Stand,
     pub revision: u32,
     pub keys: Keys,
+    pub passwords: Passwords,
     since: Timestamp,
 }
 
@@ -143,6 +145,8 @@ pub struct Model {
     pub redis: BTreeMap<u16, Instance>,
     /// Of their present template.
     pub redis_revision: u32,
+    /// Of the templates of containers and Redis.
+    pub passwords: Passwords,
 }
 
 /// A pod of the cluster's own Redis.
@@ -152,6 +156,7 @@ pub struct Instance {
     pub revision: u32,
     /// Its process cannot be started.
     pub broken: bool,
+    pub passwords: Passwords,
 }
 
 impl Model {
@@ -160,11 +165,13 @@ impl Model {
             in_sync: true,
             revision: 1,
             broken: false,
+            passwords: Passwords::default(),
         };
         let instances = 0..valid.spec.redis_instances() as u16;
         Self {
             redis: instances.map(|ordinal| (ordinal, instance.clone())).collect(),
             redis_revision: 1,
+            passwords: Passwords::default(),
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             keys: Keys::default(),
             proxies: vec![Keys::default(); valid.spec.proxies.replicas as usize],
@@ -191,10 +198,12 @@ impl Model {
     pub fn perform(&mut self, decision: &Decision) {
         let Some(replicas) = decision.replicas else { return };
         self.replicas = Some(replicas);
-        if decision.keys != self.keys {
-            self.keys = decision.keys.clone();
-            self.revision += 1;
-        }
+        let (before, now) = (&self.passwords, &decision.passwords);
+        let is_new = |kind| before.annotations(kind) != now.annotations(kind);
+        self.revision += u32::from(decision.keys != self.keys || is_new(Kind::Container));
+        self.redis_revision += u32::from(is_new(self.valid.redis_kind()));
+        self.keys = decision.keys.clone();
+        self.passwords = now.clone();
         for pod in &decision.leave {
             let ordinal = operator::sip_cluster::dereference::ordinal(pod).expect("a number");
             self.leave(ordinal);
@@ -214,6 +223,7 @@ impl Model {
                 stand: Stand::Away,
                 revision: self.revision,
                 keys: self.keys.clone(),
+                passwords: self.passwords.clone(),
                 since: self.now,
             });
         }
@@ -232,6 +242,7 @@ impl Model {
                 in_sync: false,
                 revision: self.redis_revision,
                 broken,
+                passwords: self.passwords.clone(),
             };
             self.redis.insert(*ordinal, anew);
         }
@@ -289,7 +300,7 @@ impl Model {
                 "metadata": { "name": "demo", "generation": 1 },
                 "spec": {
                     "replicas": replicas, "selector": {}, "serviceName": "demo",
-                    "template": { "metadata": { "annotations": self.keys.annotations() } },
+                    "template": { "metadata": { "annotations": annotations(&self.keys, &self.passwords) } },
                 },
                 "status": { "observedGeneration": 1, "replicas": replicas, "updateRevision": format!("r{}", self.revision) },
             }))
@@ -305,11 +316,15 @@ impl Model {
             container_pods: (self.members.iter())
                 .map(|(ordinal, member)| Arc::new(pod(*ordinal, member)))
                 .collect(),
-            redis: Some(Arc::new(redis_set(self.redis_revision))),
+            redis: Some(Arc::new(redis_set(
+                &self.passwords,
+                self.valid.redis_kind(),
+                self.redis_revision,
+            ))),
             redis_pods: self
                 .redis
                 .iter()
-                .map(|(ordinal, instance)| Arc::new(redis_pod(*ordinal, instance)))
+                .map(|(ordinal, instance)| Arc::new(redis_pod(*ordinal, instance, self.valid.redis_kind())))
                 .collect(),
             ..Found::default()
         }
@@ -353,16 +368,22 @@ impl Model {
     }
 }
 
-fn redis_set(revision: u32) -> StatefulSet {
+/// Of a container.
+fn annotations(keys: &Keys, passwords: &Passwords) -> BTreeMap<String, String> {
+    let all = [keys.annotations(), passwords.annotations(Kind::Container)];
+    all.into_iter().flatten().flatten().collect()
+}
+
+fn redis_set(passwords: &Passwords, kind: Kind, revision: u32) -> StatefulSet {
     serde_json::from_value(json!({
         "metadata": { "name": "demo-redis", "generation": 1 },
-        "spec": { "selector": {}, "serviceName": "demo-redis", "template": {} },
+        "spec": { "selector": {}, "serviceName": "demo-redis", "template": { "metadata": { "annotations": passwords.annotations(kind) } } },
         "status": { "observedGeneration": 1, "replicas": 1, "updateRevision": format!("r{revision}") },
     }))
     .expect("a StatefulSet")
 }
 
-fn redis_pod(ordinal: u16, instance: &Instance) -> Pod {
+fn redis_pod(ordinal: u16, instance: &Instance, kind: Kind) -> Pod {
     let state = match instance.broken {
         true => json!({ "waiting": { "reason": "ImagePullBackOff" } }),
         false => json!({ "running": {} }),
@@ -371,6 +392,7 @@ fn redis_pod(ordinal: u16, instance: &Instance) -> Pod {
         "metadata": {
             "name": format!("demo-redis-{ordinal}"),
             "labels": { "controller-revision-hash": format!("r{}", instance.revision) },
+            "annotations": instance.passwords.annotations(kind),
         },
         "status": {
             "conditions": [{ "type": "Ready", "status": if instance.in_sync { "True" } else { "False" } }],
@@ -386,6 +408,7 @@ fn revision_number(revision: u32) -> u64 {
         stand: Stand::Active,
         revision,
         keys: Keys::default(),
+        passwords: Passwords::default(),
         since: Timestamp::UNIX_EPOCH,
     };
     let container = Container {
@@ -421,7 +444,7 @@ fn pod(ordinal: u16, member: &Member) -> Pod {
         "metadata": {
             "name": format!("demo-{ordinal}"),
             "labels": { "controller-revision-hash": format!("r{}", member.revision) },
-            "annotations": member.keys.annotations(),
+            "annotations": annotations(&member.keys, &member.passwords),
         },
         "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": member.since }] },
     });

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::pod::{self, Process};
-use super::{REDIS_PASSWORD, metadata, redis_instances};
-use crate::sip_cluster::keys::Keys;
+use super::{metadata, redis_instances};
 use crate::sip_cluster::names::{ADMIN, CONTAINER_SIP, Component, REDIS, UCF};
+use crate::sip_cluster::passwords::Kind;
 use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
@@ -64,7 +64,7 @@ pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: Socket
         component: Component::Container,
         image: &valid.images.container,
         args: arguments(valid, advertised),
-        env: environment(valid, &decision.keys),
+        env: environment(valid, decision),
         ports: vec![
             pod::port("sip", CONTAINER_SIP, "TCP"),
             pod::port("ucf", UCF, "TCP"),
@@ -105,6 +105,8 @@ pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: Socket
             });
         }
     }
+    let mut annotations = decision.keys.annotations().unwrap_or_default();
+    annotations.extend(decision.passwords.annotations(Kind::Container).unwrap_or_default());
     StatefulSet {
         metadata: metadata(valid, valid.names.containers()),
         spec: Some(StatefulSetSpec {
@@ -119,7 +121,7 @@ pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: Socket
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(valid.names.part_labels(Component::Container)),
-                    annotations: decision.keys.annotations(),
+                    annotations: (!annotations.is_empty()).then_some(annotations),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod),
@@ -158,12 +160,12 @@ pub fn common(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
     ]
 }
 
-fn environment(valid: &Valid, keys: &Keys) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
+fn environment(valid: &Valid, decision: &Decision) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     let mut variables = vec![
         pod::of_pod("POD_NAME", "metadata.name"),
         pod::of_pod("POD_IP", "status.podIP"),
     ];
-    variables.extend(pod::keys(valid, keys));
+    variables.extend(pod::keys(valid, &decision.keys));
     match valid.spec.external_redis() {
         Some(external) => {
             variables.push(match (&external.secret, &external.url) {
@@ -182,7 +184,7 @@ fn environment(valid: &Valid, keys: &Keys) -> Vec<k8s_openapi::api::core::v1::En
         }
         None => {
             let (service, namespace) = (valid.names.redis(), &valid.names.namespace);
-            variables.push(pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD));
+            variables.push(pod::redis_password(valid, decision.passwords.presents));
             let url = match valid.has_redis_instances() {
                 true => redis_instances::url(valid),
                 false => format!("redis://:$(REDIS_PASSWORD)@{service}.{namespace}.svc:{REDIS}"),

@@ -21,19 +21,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::keys::id;
 use super::names::{Component, FIRST_KEY};
+use super::passwords::Passwords;
 use super::plan::Decision;
 use super::validate::Valid;
 
 /// The key of a Secret under which the affinity key lies.
 pub const AFFINITY_KEY: &str = "affinity-key";
 
-/// The key of the first one under which the password of the cluster's own Redis lies.
+/// The key of a Secret under which a password of the cluster's own Redis lies.
 pub const REDIS_PASSWORD: &str = "redis-password";
 
 /// The children. Whoever adds one here has to say in `apply` when it is applied.
 pub struct Children {
     /// The keys that pods have, each in a Secret of its own.
     pub keys: BTreeSet<u32>,
+    /// The later passwords of the cluster's own Redis, each in a Secret of its own, too: the first lies beside the first key.
+    pub redis_passwords: BTreeSet<u32>,
     /// The containers' headless Service.
     pub container_service: Service,
     /// The proxies' headless Service.
@@ -85,10 +88,12 @@ pub struct Workload {
 /// Builds all of it.
 #[must_use]
 pub fn build(valid: &Valid, decision: &Decision) -> Children {
+    let passwords = decision.passwords.accepts.iter().copied();
     // The first one hashes transactions for ever.
     let keys = decision.keys.verifies.iter().copied().chain([FIRST_KEY]).collect();
     Children {
         keys,
+        redis_passwords: passwords.filter(|number| *number != FIRST_KEY).collect(),
         container_service: containers::service(valid),
         proxy_service: proxies::service(valid),
         dispatcher: dispatcher::service(valid),
@@ -100,7 +105,7 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
         proxy_budget: protection::budget(valid, &valid.names.proxies(), Component::Proxy),
         container_policy: protection::containers(valid),
         proxy_policy: protection::proxies(valid),
-        redis: valid.has_own_redis().then(|| own_redis(valid)),
+        redis: valid.has_own_redis().then(|| own_redis(valid, &decision.passwords)),
         workload: valid
             .advertised
             .filter(|_| valid.knows_redis())
@@ -112,37 +117,51 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
     }
 }
 
-fn own_redis(valid: &Valid) -> Redis {
+fn own_redis(valid: &Valid, passwords: &Passwords) -> Redis {
     let policy = protection::redis(valid);
     if valid.has_redis_instances() {
         Redis {
             services: redis_instances::services(valid),
             policy,
             budget: Some(protection::budget(valid, &valid.names.redis(), Component::Redis)),
-            set: redis_instances::set(valid),
+            set: redis_instances::set(valid, passwords),
         }
     } else {
         Redis {
             services: vec![redis::service(valid)],
             policy,
             budget: None,
-            set: Some(redis::set(valid)),
+            set: Some(redis::set(valid, passwords)),
         }
     }
 }
 
-/// The Secret of a key, the first of a cluster with the password of its own Redis. It is created once and never written again: calls carry what it
-/// holds, and a process that starts anew in its pod reads it again.
+/// The Secret of a key, the first of a cluster with the first password of its own Redis.
 #[must_use]
 pub fn key(valid: &Valid, number: u32, key: [u8; 16], redis_password: [u8; 16]) -> Secret {
-    let digits = |bytes: [u8; 16]| format!("{:032x}", u128::from_be_bytes(bytes));
     let data = match number {
         FIRST_KEY => vec![(AFFINITY_KEY, digits(key)), (REDIS_PASSWORD, digits(redis_password))],
         _ => vec![(AFFINITY_KEY, format!("{}:{}", id(number), digits(key)))],
     };
+    secret(valid, valid.names.key(number), data)
+}
+
+/// The Secret of a later password of the cluster's own Redis.
+#[must_use]
+pub fn redis_password(valid: &Valid, number: u32, password: [u8; 16]) -> Secret {
+    let name = valid.names.redis_password(number);
+    secret(valid, name, vec![(REDIS_PASSWORD, digits(password))])
+}
+
+fn digits(bytes: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// It is created once and never written again: calls carry what it holds, and a process that starts anew in its pod reads it again.
+fn secret(valid: &Valid, name: String, data: Vec<(&str, String)>) -> Secret {
     let data = data.into_iter();
     Secret {
-        metadata: metadata(valid, valid.names.key(number)),
+        metadata: metadata(valid, name),
         immutable: Some(true),
         data: Some(
             data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())))

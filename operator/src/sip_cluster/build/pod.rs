@@ -1,5 +1,7 @@
 //! What the pods of all parts have in common.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
     PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
@@ -7,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::AFFINITY_KEY;
+use super::{AFFINITY_KEY, REDIS_PASSWORD};
 use crate::sip_cluster::keys::Keys;
 use crate::sip_cluster::names::{ADMIN, Component};
 use crate::sip_cluster::validate::Valid;
@@ -207,6 +209,24 @@ pub fn of_pod(name: &str, field: &str) -> EnvVar {
 /// A variable out of the cluster's first Secret.
 pub fn secret(valid: &Valid, name: &str, key: &str) -> EnvVar {
     of_secret(valid.names.keys(), name, key)
+}
+
+/// The variable that holds this password of the cluster's own Redis.
+pub fn redis_password(valid: &Valid, number: u32) -> EnvVar {
+    of_secret(valid.names.redis_password(number), "REDIS_PASSWORD", REDIS_PASSWORD)
+}
+
+/// The variables that hold the others of them, and what stands for each where Kubernetes expands variables.
+pub fn other_redis_passwords<'a>(
+    valid: &'a Valid,
+    all: &'a BTreeSet<u32>,
+    first: u32,
+) -> impl Iterator<Item = (EnvVar, String)> + 'a {
+    all.iter().filter(move |number| **number != first).map(move |number| {
+        let name = format!("REDIS_PASSWORD_{number}");
+        let variable = of_secret(valid.names.redis_password(*number), &name, REDIS_PASSWORD);
+        (variable, format!("$({name})"))
+    })
 }
 
 /// The variables by which a process finds the keys that it issues with and verifies.

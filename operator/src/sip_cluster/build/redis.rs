@@ -5,9 +5,10 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, Probe, Service, Servi
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::metadata;
 use super::pod::{self, Process};
-use super::{REDIS_PASSWORD, metadata};
 use crate::sip_cluster::names::{Component, REDIS};
+use crate::sip_cluster::passwords::Passwords;
 use crate::sip_cluster::validate::Valid;
 
 /// Its address. One that stays when the pod does not.
@@ -29,7 +30,7 @@ pub fn service(valid: &Valid) -> Service {
 }
 
 /// The server.
-pub fn set(valid: &Valid) -> StatefulSet {
+pub fn set(valid: &Valid, passwords: &Passwords) -> StatefulSet {
     let connects = Probe {
         tcp_socket: Some(TCPSocketAction {
             port: IntOrString::String("redis".into()),
@@ -37,6 +38,18 @@ pub fn set(valid: &Valid) -> StatefulSet {
         }),
         ..Probe::default()
     };
+    // Which of them is presented is nothing to it, so it is not to be replaced for that.
+    let first = *passwords.accepts.first().unwrap_or(&passwords.presents);
+    let (mut env, others): (Vec<_>, Vec<_>) = pod::other_redis_passwords(valid, &passwords.accepts, first).unzip();
+    env.insert(0, pod::redis_password(valid, first));
+    let mut opened_by = vec!["--requirepass".to_owned(), "$(REDIS_PASSWORD)".to_owned()];
+    if !others.is_empty() {
+        // One user may have several.
+        opened_by = ["--user", "default", "on", "~*", "&*", "+@all", ">$(REDIS_PASSWORD)"]
+            .map(Into::into)
+            .into();
+        opened_by.extend(others.iter().map(|password| format!(">{password}")));
+    }
     let process = Process {
         component: Component::Redis,
         image: &valid.images.redis,
@@ -46,13 +59,13 @@ pub fn set(valid: &Valid) -> StatefulSet {
             ["--save", ""],
             ["--appendonly", "no"],
             ["--maxmemory-policy", "noeviction"],
-            ["--requirepass", "$(REDIS_PASSWORD)"],
         ]
         .concat()
         .into_iter()
         .map(Into::into)
+        .chain(opened_by)
         .collect(),
-        env: vec![pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD)],
+        env,
         ports: vec![pod::port("redis", REDIS, "TCP")],
         resources: valid.resources[2].clone(),
         probes: (connects.clone(), connects),
@@ -62,11 +75,11 @@ pub fn set(valid: &Valid) -> StatefulSet {
         affinity: Some(pod::apart_from(valid, &[pod::both_copies(Component::Container)])),
         ..pod::spec(valid, process)
     };
-    of_pods(valid, 1, pod)
+    of_pods(valid, 1, pod, passwords)
 }
 
 /// So many such pods.
-pub(super) fn of_pods(valid: &Valid, count: u32, pod: PodSpec) -> StatefulSet {
+pub(super) fn of_pods(valid: &Valid, count: u32, pod: PodSpec, passwords: &Passwords) -> StatefulSet {
     StatefulSet {
         metadata: metadata(valid, valid.names.redis()),
         spec: Some(StatefulSetSpec {
@@ -83,6 +96,7 @@ pub(super) fn of_pods(valid: &Valid, count: u32, pod: PodSpec) -> StatefulSet {
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(valid.names.part_labels(Component::Redis)),
+                    annotations: passwords.annotations(valid.redis_kind()),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod),

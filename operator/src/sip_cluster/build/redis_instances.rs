@@ -15,8 +15,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::containers::headless;
 use super::pod::{self, Process};
-use super::{REDIS_PASSWORD, metadata, redis};
+use super::{metadata, redis};
 use crate::sip_cluster::names::{Component, REDIS, REDIS_INSTANCES, SENTINEL};
+use crate::sip_cluster::passwords::Passwords;
 use crate::sip_cluster::validate::Valid;
 
 /// The image's script.
@@ -59,11 +60,11 @@ pub fn services(valid: &Valid) -> Vec<Service> {
 }
 
 /// The StatefulSet; nothing until all addresses are known.
-pub fn set(valid: &Valid) -> Option<StatefulSet> {
+pub fn set(valid: &Valid, passwords: &Passwords) -> Option<StatefulSet> {
     if valid.redis_addresses.is_empty() {
         return None;
     }
-    let mut pod = pod::spec(valid, server(valid));
+    let mut pod = pod::spec(valid, server(valid, passwords));
     let [server] = &mut pod.containers[..] else {
         unreachable!("a pod of one process")
     };
@@ -82,7 +83,7 @@ pub fn set(valid: &Valid) -> Option<StatefulSet> {
         readiness.period_seconds = Some(LOOK);
         readiness.timeout_seconds = Some(LOOK);
     }
-    pod.containers.push(sentinel(valid));
+    pod.containers.push(sentinel(valid, passwords));
     let mut affinity = pod::apart_from(valid, &[pod::both_copies(Component::Container)]);
     // Two on one node would be lost with it, and with them a majority.
     affinity
@@ -103,7 +104,7 @@ pub fn set(valid: &Valid) -> Option<StatefulSet> {
         }]),
         ..pod
     };
-    Some(redis::of_pods(valid, valid.spec.redis_instances(), pod))
+    Some(redis::of_pods(valid, valid.spec.redis_instances(), pod, passwords))
 }
 
 /// The URL by which containers find the master.
@@ -120,7 +121,7 @@ pub fn url(valid: &Valid) -> String {
     )
 }
 
-fn server(valid: &Valid) -> Process<'_> {
+fn server<'a>(valid: &'a Valid, passwords: &Passwords) -> Process<'a> {
     let is_in_sync = Probe {
         exec: Some(script("ready")),
         ..Probe::default()
@@ -129,20 +130,20 @@ fn server(valid: &Valid) -> Process<'_> {
         component: Component::Redis,
         image: &valid.images.redis,
         args: vec!["server".into()],
-        env: environment(valid),
+        env: environment(valid, passwords),
         ports: vec![pod::port("redis", REDIS, "TCP")],
         resources: valid.resources[2].clone(),
         probes: (connects("redis"), is_in_sync),
     }
 }
 
-fn sentinel(valid: &Valid) -> Container {
+fn sentinel(valid: &Valid, passwords: &Passwords) -> Container {
     let quantities = [("cpu", "10m"), ("memory", "32Mi")].map(|(name, text)| (name.to_owned(), Quantity(text.into())));
     let process = Process {
         component: Component::Redis,
         image: &valid.images.redis,
         args: vec!["sentinel".into()],
-        env: environment(valid),
+        env: environment(valid, passwords),
         ports: vec![pod::port("sentinel", SENTINEL, "TCP")],
         resources: Some(ResourceRequirements {
             requests: Some(quantities.into()),
@@ -183,14 +184,21 @@ fn connects(port: &str) -> Probe {
     }
 }
 
-fn environment(valid: &Valid) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
+fn environment(valid: &Valid, passwords: &Passwords) -> Vec<k8s_openapi::api::core::v1::EnvVar> {
     let addresses: Vec<_> = valid.redis_addresses.iter().map(IpAddr::to_string).collect();
-    vec![
+    let Passwords { presents, accepts } = passwords;
+    let (others, values): (Vec<_>, Vec<_>) = pod::other_redis_passwords(valid, accepts, *presents).unzip();
+    let mut variables = vec![
         pod::of_pod("POD_NAME", "metadata.name"),
         pod::variable("REDIS_CLUSTER", &valid.names.cluster),
         pod::variable(REDIS_INSTANCES, addresses.join(" ")),
-        pod::secret(valid, "REDIS_PASSWORD", REDIS_PASSWORD),
-    ]
+        pod::redis_password(valid, *presents),
+    ];
+    if !others.is_empty() {
+        variables.extend(others);
+        variables.push(pod::variable("REDIS_OTHER_PASSWORDS", values.join(" ")));
+    }
+    variables
 }
 
 fn service_port(name: &str, port: i32) -> ServicePort {
