@@ -51,7 +51,7 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
-pub const ALL: [Scenario; 23] = [
+pub const ALL: [Scenario; 24] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     fault("a container killed (kill -9)", container_killed),
@@ -60,6 +60,7 @@ pub const ALL: [Scenario; 23] = [
     fault("rolling upgrade of the proxies", proxies_upgraded),
     fault("rolling upgrade of Redis", redis_upgraded),
     fault("rotation of the key", key_rotated),
+    fault("rotation of the password of Redis", password_rotated),
     planned("the operator killed in the middle of scaling, 2 to 4", |world| {
         operator_killed(world, |world| begin_to_scale(world, 4))?;
         world.ready(4).map(drop)
@@ -221,6 +222,46 @@ fn key_rotated(world: &World) -> anyhow::Result<()> {
         .kubectl(&["events", "--for", &format!("sipcluster/{NAME}")])?;
     for step in [format!("all parts learn key {next}"), format!("key {next} is taken")] {
         ensure!(events.contains(&step), "no event says {step:?}: {events}");
+    }
+    Ok(())
+}
+
+/// Three rollouts of Redis and one of containers; at the end the old password opens neither a server nor a Sentinel, and the new one all.
+fn password_rotated(world: &World) -> anyhow::Result<()> {
+    let before = world.status()?.redis_password();
+    let next = before + 1;
+    world.patch(&format!(
+        r#"{{"spec": {{"redis": {{"managed": {{"password": {next}}}}}}}}}"#
+    ))?;
+    let steps = [
+        format!("Redis learns password {next}"),
+        format!("password {next} of Redis is taken"),
+        format!("password {before} of Redis is forgotten"),
+    ];
+    for step in &steps {
+        world.until_within(2 * LIMIT, step, |status| {
+            let ready = status.condition("Ready");
+            ready.is_some_and(|(_, why)| why.contains(step))
+        })?;
+    }
+    in_sync(world)?;
+    let events = world
+        .kubernetes
+        .kubectl(&["events", "--for", &format!("sipcluster/{NAME}")])?;
+    for step in &steps {
+        ensure!(events.contains(step), "no event says {step:?}: {events}");
+    }
+    let passwords = [world.redis_password(before)?, world.redis_password(next)?];
+    for pod in world.redis_pods() {
+        for port in ["6379", "26379"] {
+            let [old, new] = passwords
+                .each_ref()
+                .map(|password| world.redis_opens(&pod, port, password));
+            ensure!(
+                !old? && new?,
+                "port {port} of {pod} is to be opened by the new password alone"
+            );
+        }
     }
     Ok(())
 }

@@ -77,6 +77,11 @@ impl Status {
         self.0["status"]["keys"]["issuing"].as_u64()
     }
 
+    /// The number of the password of its Redis, as the manifest has it.
+    pub fn redis_password(&self) -> u64 {
+        self.0["spec"]["redis"]["managed"]["password"].as_u64().unwrap_or(1)
+    }
+
     /// The cluster's address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.0["status"]["address"].as_str()?.parse().ok()
@@ -251,8 +256,28 @@ impl World {
         Ok(())
     }
 
+    /// The password of Redis of this number.
+    pub fn redis_password(&self, number: u64) -> anyhow::Result<String> {
+        let secret = match number {
+            1 => format!("{NAME}-keys"),
+            _ => format!("{NAME}-redis-password-{number}"),
+        };
+        let of = r#"-o=go-template={{index .data "redis-password" | base64decode}}"#;
+        self.kubernetes.kubectl(&["get", "secret", &secret, of])
+    }
+
+    /// Whether a port of an instance of Redis is opened by this password.
+    pub fn redis_opens(&self, pod: &str, port: &str, password: &str) -> anyhow::Result<bool> {
+        let said = self.redis_cli_as(pod, password, &format!("-p {port} PING"))?;
+        Ok(said.trim() == "PONG")
+    }
+
     fn redis_cli(&self, pod: &str, words: &str) -> anyhow::Result<String> {
-        let line = format!("REDISCLI_AUTH=$REDIS_PASSWORD exec redis-cli {words}");
+        self.redis_cli_as(pod, "$REDIS_PASSWORD", words)
+    }
+
+    fn redis_cli_as(&self, pod: &str, password: &str, words: &str) -> anyhow::Result<String> {
+        let line = format!("REDISCLI_AUTH={password} exec redis-cli {words}");
         self.kubernetes
             .kubectl(&["exec", pod, "-c", "redis", "--", "/bin/sh", "-c", &line])
     }
