@@ -788,6 +788,7 @@ fn a_callee_that_leaves_the_proxy_out_aims_nothing_at_others() {
         "",
         "Record-Route: <sip:192.0.2.1:5060;lr>\r\n",
         "Record-Route: <sip:198.51.100.9;lr;fl=flow2>\r\n",
+        "Record-Route: <sip:198.51.100.9;lr;a=00000000000000000000;fl=flow2>\r\n",
     ] {
         let mut call = Call::begin("");
         let hostile = call.callee.respond(&call.world, 200, "", SDP);
@@ -806,4 +807,12 @@ fn a_callee_that_leaves_the_proxy_out_aims_nothing_at_others() {
     }
     let out = call.give(&ok);
     assert!(value(find(&out, "ACK"), HeaderName::Route).contains("fl=flow2"));
+
+    // Where each proxy has an address of its own, the token tells that it is one of ours.
+    let mut call = Call::begin("");
+    let ok = call.callee.respond(&call.world, 200, "", SDP);
+    let elsewhere = ok.replace("Record-Route: <sip:192.0.2.1:", "Record-Route: <sip:192.0.2.20:");
+    let out = call.give(&elsewhere);
+    let route = value(find(&out, "ACK"), HeaderName::Route);
+    assert!(route.starts_with("<sip:192.0.2.20:5060;lr;a="), "{route}");
 }

@@ -77,6 +77,8 @@ impl Bench {
                 port: 5060,
             }],
             aliases: vec![],
+            route_host: None,
+            stand_in: None,
             emergency: vec![],
             lease: Duration::from_secs(1),
             entropy: 7,

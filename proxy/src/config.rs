@@ -39,6 +39,13 @@ struct Arguments {
     /// Another host name under which clients reach the cluster; repeat for more.
     #[arg(long, env = "SIPCLUSTER_ALIASES", value_delimiter = ',')]
     alias: Vec<String>,
+    /// A host name that leads to every proxy of the cluster, where each has an address of its own: it stands in Record-Route in place of the
+    /// address, and is an alias.
+    #[arg(long, env = "SIPCLUSTER_ROUTE_HOST")]
+    route_host: Option<String>,
+    /// The host that containers are told as the advertised one, where each proxy has an address of its own: in Contact that address takes its place.
+    #[arg(long, env = "SIPCLUSTER_STAND_IN")]
+    stand_in: Option<String>,
     /// A number, or a service such as urn:service:police, whose calls are refused last in an overload, as those to urn:service:sos always are;
     /// repeat for more.
     #[arg(long, env = "SIPCLUSTER_EMERGENCY", value_delimiter = ',')]
@@ -121,6 +128,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Other names of the cluster.
     pub aliases: Vec<String>,
+    /// A name of all proxies, for Record-Route.
+    pub route_host: Option<String>,
+    /// What containers write in place of an address.
+    pub stand_in: Option<String>,
     /// Numbers and services of emergency calls.
     pub emergency: Vec<String>,
     /// Where containers and proxies are listed.
@@ -183,6 +194,8 @@ impl Config {
             keyring,
             listeners: self.listeners.clone(),
             aliases: self.aliases.clone(),
+            route_host: self.route_host.clone(),
+            stand_in: self.stand_in.clone(),
             emergency: self.emergency.clone(),
             lease: self.lease,
             entropy,
@@ -223,6 +236,8 @@ impl Arguments {
             bindings,
             listeners,
             aliases: self.alias,
+            route_host: self.route_host.map(|name| host("--route-host", name)).transpose()?,
+            stand_in: self.stand_in.map(|name| host("--stand-in", name)).transpose()?,
             emergency: self.emergency,
             source,
             endpoints,
@@ -288,6 +303,22 @@ fn named(field: &'static str, value: String) -> Result<String, Invalid> {
         });
     }
     Ok(value)
+}
+
+/// A host name as it may stand in a URI (RFC 3261 s25.1).
+fn host(field: &'static str, name: String) -> Result<String, Invalid> {
+    if name.is_empty() || !name.chars().all(is_of_host) {
+        return Err(Invalid {
+            field,
+            value: name,
+            remedy: "give a host name, such as sip.example.com".into(),
+        });
+    }
+    Ok(name)
+}
+
+fn is_of_host(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.')
 }
 
 fn number(field: &'static str, text: &str, least: u64, most: u64) -> Result<u64, Invalid> {
@@ -411,11 +442,10 @@ fn advertised_address(text: &str) -> Result<(String, u16), Invalid> {
     let split = text
         .rsplit_once(':')
         .and_then(|(host, port)| Some((host, port.parse::<u16>().ok().filter(|port| *port > 0)?)));
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     let host = split.and_then(
         |(host, port)| match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(v6) => v6.parse::<std::net::Ipv6Addr>().ok().map(|_| (v6.to_owned(), port)),
-            None => (!host.is_empty() && host.chars().all(fits)).then(|| (host.to_owned(), port)),
+            None => (!host.is_empty() && host.chars().all(is_of_host)).then(|| (host.to_owned(), port)),
         },
     );
     host.ok_or_else(|| Invalid {
@@ -487,13 +517,18 @@ mod tests {
     #[test]
     fn a_wrong_value_names_field_value_and_remedy() {
         let udp = "udp:127.0.0.1:5060";
-        let cases: [(&[&'static str], &str); 9] = [
+        let cases: [(&[&'static str], &str); 11] = [
             (&["--listen", "sctp:127.0.0.1:5060"], "--listen"),
             (&["--listen", "udp:localhost"], "--listen"),
             (&["--listen", "udp:127.0.0.1:0"], "--listen"),
             (&["--listen", "udp:0.0.0.0:5060"], "--listen"),
             (&["--listen", udp, "--listen", udp], "--listen"),
             (&["--listen", udp, "--advertised", "nowhere"], "--advertised"),
+            (
+                &["--listen", udp, "--route-host", "sip.example.com:5060"],
+                "--route-host",
+            ),
+            (&["--listen", udp, "--stand-in", "a b"], "--stand-in"),
             (&["--listen", udp, "--workers", "0"], "--workers"),
             (&["--listen", udp, "--partitions", "70000"], "--partitions"),
             (&["--listen", udp, "--admin", "9090"], "--admin"),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use proxy::forward::{Config, DropReason, Kind, LinkId, Outcome};
 use support::{
-    KEY, PARTITIONS, Proxy, begun, config, fields, keyring, one, param, partition, request, response, tag, tcp, udp,
+    KEY, PARTITIONS, Proxy, begun, config, config_of_node, fields, keyring, one, param, partition, request, response,
+    tag, tcp, udp,
 };
 use ucf::PartitionId;
 use ucf::flow::{Flow, Transport};
@@ -458,6 +459,60 @@ fn a_strict_router_is_understood() {
     let inner = one(proxy.arrived(link));
     assert!(inner.starts_with("BYE sip:bob@10.0.0.1 SIP/2.0\r\n"), "{inner}");
     assert_eq!(fields(&inner, "Route"), ["<sip:192.0.2.98;lr>"]);
+}
+
+/// A proxy that has its node's address.
+fn of_node(address: &str, incarnation: u64, route_host: Option<&str>) -> (Proxy, LinkId) {
+    let mut config = config_of_node(incarnation, address);
+    config.route_host = route_host.map(Into::into);
+    let mut proxy = Proxy::new(config);
+    let link = proxy.container(A, &ALL, 1);
+    (proxy, link)
+}
+
+#[test]
+fn a_call_that_came_by_one_nodes_address_goes_on_by_anothers() {
+    let (mut first, first_link) = of_node("192.0.2.10", 1, None);
+    first.client(udp(CALLER), &invite("1", ""));
+    let inner = one(first.arrived(first_link));
+    let route = fields(&inner, "Record-Route")[0].to_owned();
+    assert!(route.starts_with("<sip:192.0.2.10:5060;lr;a="), "{route}");
+    let ok = response(&inner, "200 OK", &tag(partition(&inner)));
+    let contact = "Contact: <sip:sipcluster.invalid:5060;a=x>\r\nContent-Length";
+    first.container_says(first_link, &ok.replacen("Content-Length", contact, 1));
+    let (_, answer) = first.sent();
+    assert_eq!(fields(&answer, "Contact"), ["<sip:192.0.2.10:5060;a=x>"]);
+
+    // The first one is gone with its node.
+    let (mut second, link) = of_node("192.0.2.20", 2, None);
+    let routed = format!("Route: {route}\r\n");
+    second.client(udp(CALLER), &request("BYE", URI, "2", &tag(P), &routed));
+    assert!(fields(&one(second.arrived(link)), "Route").is_empty());
+    second.container_says(link, &from_container(&routed));
+    let (to, bye) = second.sent();
+    assert_eq!(to.remote, udp(CALLER).remote, "the flow that the Route names");
+    assert!(fields(&bye, "Route").is_empty());
+    assert!(fields(&bye, "Via")[0].starts_with("SIP/2.0/UDP 192.0.2.20:5060;"));
+    // A request that has been here before, through the other one.
+    first.client(udp(CALLER), &request("OPTIONS", URI, "3", "", ""));
+    let looped = one(first.arrived(first_link));
+    second.client(udp("192.0.2.10:5060"), &looped);
+    assert!(second.sent().1.starts_with("SIP/2.0 482 "));
+}
+
+#[test]
+fn a_name_of_all_proxies_stands_in_record_route_and_leads_here() {
+    let (mut proxy, link) = of_node("192.0.2.10", 1, Some("sip.example.com"));
+    proxy.client(udp(CALLER), &invite("1", ""));
+    let inner = one(proxy.arrived(link));
+    // Without a port, which would keep peers from looking for SRV records.
+    let route = fields(&inner, "Record-Route")[0];
+    assert!(route.starts_with("<sip:sip.example.com;lr;a="), "{route}");
+    // Answers come back to this one.
+    assert!(fields(&inner, "Via")[0].starts_with("SIP/2.0/UDP 192.0.2.10:5060;"));
+    let plain = "Route: <sip:sip.example.com;lr>\r\n";
+    proxy.client(udp(CALLER), &request("BYE", URI, "2", &tag(P), plain));
+    assert!(fields(&one(proxy.arrived(link)), "Route").is_empty());
 }
 
 fn from_container(route: &str) -> String {

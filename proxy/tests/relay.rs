@@ -4,11 +4,13 @@ mod support;
 
 use std::time::Duration;
 
-use proxy::forward::LinkId;
-use support::{Proxy, config, fields, keyring, one, partition, request, response, tag, tcp, udp};
+use proxy::forward::{Config, LinkId};
+use support::{
+    Proxy, config, config_of_node, fields, keyring, one, param, partition, request, response, tag, tcp, udp,
+};
 use ucf::PartitionId;
 use ucf::transactions::Keys;
-use ucf::wire::{Body, Heartbeat, Hello, Transactions, View};
+use ucf::wire::{Body, Heartbeat, Hello, KeepOpen, Transactions, View};
 
 const A: u64 = 0xa;
 const B: u64 = 0xb;
@@ -47,7 +49,11 @@ fn hello(incarnation: u64) -> Hello {
 
 impl Pair {
     fn new() -> Self {
-        let (mut cut, mut other) = (Proxy::new(config(1)), Proxy::new(config(2)));
+        Self::of(config(1), config(2))
+    }
+
+    fn of(cut: Config, other: Config) -> Self {
+        let (mut cut, mut other) = (Proxy::new(cut), Proxy::new(other));
         let links = (
             cut.forwarder.peer_up(cut.now, &hello(2)).expect("a proxy of ours"),
             other.forwarder.peer_up(other.now, &hello(1)).expect("a proxy of ours"),
@@ -151,6 +157,53 @@ fn calls_of_a_container_out_of_reach_go_on_through_the_other_proxy_in_both_direc
     pair.pump();
     assert!(one(pair.other.arrived(a)).starts_with("SIP/2.0 200 OK"));
     assert_eq!(pair.cut.forwarder.counters().relayed, 3);
+}
+
+#[test]
+fn what_is_for_a_datagrams_flow_leaves_from_the_address_that_the_peer_knows() {
+    let mut pair = Pair::of(config_of_node(1, "192.0.2.10"), config_of_node(2, "192.0.2.20"));
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(100));
+    pair.other.active(a);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &request("INVITE", URI, "1", "", ""));
+    pair.pump();
+    let inner = one(pair.other.arrived(a));
+    pair.other
+        .container_says(a, &response(&inner, "200 OK", &tag(PartitionId(2))));
+    let (through, to, _) = pair.answer();
+    assert_eq!((through, to.remote), (1, udp(CALLER).remote));
+    // The container's own request, whose answer comes back there with the other's Via.
+    let route = fields(&inner, "Record-Route")[0];
+    let branch = format!("{}-1", keyring().token(PartitionId(2)));
+    let bye = request(
+        "BYE",
+        "sip:alice@192.0.2.1",
+        &branch,
+        "alice",
+        &format!("Route: {route}\r\n"),
+    );
+    pair.other.container_says(a, &bye);
+    let (through, _, bye) = pair.answer();
+    assert_eq!(through, 1);
+    pair.cut.client(udp(CALLER), &response(&bye, "200 OK", ""));
+    pair.pump();
+    assert!(one(pair.other.arrived(a)).starts_with("SIP/2.0 200 OK"));
+    // A ping as well.
+    let flow = param(route, "fl").expect("a flow").as_bytes().to_vec();
+    pair.other.frame(a, Body::KeepOpen(KeepOpen { flows: vec![flow] }));
+    assert_eq!(pair.answer().0, 1);
+    // Once that proxy is gone the other does what it can.
+    pair.other.down(pair.links.1);
+    let again = request(
+        "INFO",
+        "sip:alice@192.0.2.1",
+        &branch,
+        "alice",
+        &format!("Route: {route}\r\n"),
+    );
+    pair.other.container_says(a, &again);
+    assert_eq!(pair.answer().0, 2);
 }
 
 #[test]

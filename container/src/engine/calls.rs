@@ -176,7 +176,8 @@ impl Actor<'_> {
     }
 
     /// Whether the dialog's requests will go by our proxy, on the flow that its Record-Route names. A callee that leaves that out, or puts
-    /// something else there, would aim what we send by its Contact at whomever it likes (invariant 5).
+    /// something else there, would aim what we send by its Contact at whomever it likes (invariant 5). Proxies know a Route as their own by the
+    /// address that we have in common, or by our token, where each has an address of its own.
     fn comes_back_here(&self, facts: &Facts<'_>) -> bool {
         // The last one stands nearest to us: the route set of a caller is the reverse (RFC 3261 s12.1.2).
         let nearest = facts.record_route.last().and_then(|route| NameAddr::parse(route));
@@ -186,10 +187,9 @@ impl Actor<'_> {
         };
         let port = |uri: &Uri<'_>| uri.port.unwrap_or(5060);
         let has = |name: &[u8]| nearest.params.get(name);
-        nearest.host == ours.host
-            && port(&nearest) == port(&ours)
-            && has(b"lr").is_some()
-            && has(b"fl").is_some_and(|flow| !flow.is_empty())
+        let is_address = nearest.host == ours.host && port(&nearest) == port(&ours);
+        let is_token = || has(b"a").is_some_and(|token| self.shared.keyring.verify(token).partition().is_some());
+        (is_address || is_token()) && has(b"lr").is_some() && has(b"fl").is_some_and(|flow| !flow.is_empty())
     }
 
     /// The call is over with its early dialogs.

@@ -1,7 +1,8 @@
 //! The flow token: where a peer was seen, so that whoever carries a message to it can use the same way.
 //!
 //! Parameter `fl` of the Via and the Record-Route that a proxy adds. A container copies it unseen. One leading byte says what
-//! follows: proxy and worker that hold the connection (connections only), listener, remote address, 64 bits of keyed check.
+//! follows: proxy and worker that hold it (connections, and datagrams where each proxy has an address of its own), listener, remote address,
+//! 64 bits of keyed check.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -52,7 +53,7 @@ pub struct Flow {
     /// Of datagrams: the peer's Via named another address than the observed one, or we are known by another address than we listen at. A NAT stands
     /// between, whose binding closes unless something passes (RFC 4787 s4.3).
     pub translated: bool,
-    /// For a stream that was accepted or opened: which one.
+    /// For a stream that was accepted or opened: which one. Of datagrams: the proxy that has the address, where each has one of its own.
     pub held: Option<Held>,
 }
 

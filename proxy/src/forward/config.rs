@@ -22,6 +22,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Host names, other than the advertised addresses, under which clients reach the cluster.
     pub aliases: Vec<String>,
+    /// A host name that leads to every proxy of the cluster: it stands in Record-Route in place of this one's address.
+    pub route_host: Option<String>,
+    /// The host that containers write into Contact where proxies have an address each: this one's takes its place.
+    pub stand_in: Option<String>,
     /// Besides `urn:service:sos` (RFC 5031), whose calls are refused last: user part of a sip, sips or tel URI, or another URN.
     pub emergency: Vec<String>,
     /// The lease L of members: output from memory whose heartbeat is older than 0.8 L is dropped.

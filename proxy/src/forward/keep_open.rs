@@ -8,7 +8,7 @@ use ucf::wire::KeepOpen;
 
 use super::Core;
 use super::counters::DropReason;
-use super::effects::{Effect, Effects};
+use super::effects::Effects;
 use super::own::DEFAULT_PORT;
 
 /// RFC 5626 s3.5.1. On datagrams no more than a packet that everybody ignores.
@@ -24,10 +24,7 @@ impl Core {
                 continue;
             };
             self.counters.pings += 1;
-            effects.push_message(
-                |out| out.extend_from_slice(PING),
-                |message| Effect::Client { to, message },
-            );
+            self.send(to, effects, |out| out.extend_from_slice(PING));
         }
     }
 }

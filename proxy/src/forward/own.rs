@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sip::Host;
+use sip::{Edit, Host, Message};
 use ucf::flow::{FlowToken, Transport};
 use ucf::token::Token;
 
@@ -16,6 +16,10 @@ pub(super) const DEFAULT_PORT: u16 = 5060;
 pub(super) struct Own {
     listeners: Vec<Address>,
     aliases: Vec<Vec<u8>>,
+    /// What containers write into Contact in place of an address.
+    stand_in: Option<Vec<u8>>,
+    /// Each proxy of the cluster has an address of its own.
+    apart: bool,
 }
 
 #[derive(Debug)]
@@ -26,6 +30,8 @@ struct Address {
     port: u16,
     /// `host:port`.
     text: Vec<u8>,
+    /// What stands in Record-Route.
+    route: Vec<u8>,
     /// It is not where we listen: something between translates.
     translated: bool,
 }
@@ -38,8 +44,16 @@ impl Own {
                 Some(IpAddr::V6(ip)) => format!("[{ip}]"),
                 _ => listener.host.clone(),
             };
+            let text = format!("{host}:{}", listener.port);
             Address {
-                text: format!("{host}:{}", listener.port).into_bytes(),
+                route: match &config.route_host {
+                    // A port would keep peers from looking for SRV records (RFC 3263 s4.2).
+                    Some(name) if listener.port == DEFAULT_PORT => name.clone(),
+                    Some(name) => format!("{name}:{}", listener.port),
+                    None => text.clone(),
+                }
+                .into_bytes(),
+                text: text.into_bytes(),
                 host: host.into_bytes(),
                 ip,
                 port: listener.port,
@@ -48,7 +62,11 @@ impl Own {
         });
         Self {
             listeners: listeners.collect(),
-            aliases: config.aliases.iter().map(|alias| alias.clone().into_bytes()).collect(),
+            aliases: (config.aliases.iter().chain(&config.route_host))
+                .map(|alias| alias.clone().into_bytes())
+                .collect(),
+            stand_in: config.stand_in.clone().map(String::into_bytes),
+            apart: config.stand_in.is_some() || config.route_host.is_some(),
         }
     }
 
@@ -59,6 +77,17 @@ impl Own {
             .iter()
             .any(|address| address.port == number && address.is_at(host))
             || self.aliases.iter().any(|alias| alias.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether each proxy has an address of its own, so that what one sends by datagram, no other can.
+    pub(super) fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    /// Whether a proxy of this cluster may have written a Via with this sent-by. Where each has an address of its own, any may be another's; what
+    /// stands behind it has the cluster's keyed hash or token in any case, for everybody can write our address.
+    pub(super) fn may_have_sent(&self, host: &[u8], port: Option<u16>) -> bool {
+        self.apart || self.is_us(host, port)
     }
 
     /// The listener for a peer of this address: the first of its family.
@@ -93,7 +122,9 @@ impl Own {
         flow: &FlowToken,
     ) {
         out.extend_from_slice(b"<sip:");
-        self.write_address(out, listener);
+        if let Some(address) = self.address(listener) {
+            out.extend_from_slice(&address.route);
+        }
         if transport == Transport::Tcp {
             out.extend_from_slice(b";transport=tcp");
         }
@@ -104,12 +135,25 @@ impl Own {
         out.push(b'>');
     }
 
+    /// Puts our address into a container's Contact, if it was left to us.
+    pub(super) fn fill_contact(&self, message: &Message<'_>, listener: u8, edit: &mut Edit) {
+        let Some(stand_in) = &self.stand_in else { return };
+        let uri = message.contact().and_then(|contact| contact.uri());
+        let host = uri.map(|uri| uri.host).filter(|host| host == stand_in);
+        if let (Some(span), Some(address)) = (host.and_then(|host| message.span_of(host)), self.address(listener)) {
+            edit.replace(span, &address.host);
+        }
+    }
+
     fn write_address(&self, out: &mut Vec<u8>, listener: u8) {
-        // A flow of an older configuration may name a listener that is no more: the first one stands in for it.
-        let address = self.listeners.get(usize::from(listener)).or(self.listeners.first());
-        if let Some(address) = address {
+        if let Some(address) = self.address(listener) {
             out.extend_from_slice(&address.text);
         }
+    }
+
+    fn address(&self, listener: u8) -> Option<&Address> {
+        // A flow of an older configuration may name a listener that is no more: the first one stands in for it.
+        self.listeners.get(usize::from(listener)).or(self.listeners.first())
     }
 }
 

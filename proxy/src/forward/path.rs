@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sip::{Edit, Header, HeaderName, Host, Instant, Message, Method, Via};
 use ucf::PartitionId;
-use ucf::flow::{Flow, Transport};
+use ucf::flow::{ConnectionId, Flow, Held, Transport};
 use ucf::load::Urgency;
 use ucf::routing::{HEADER_PREFIX, HEARTBEAT_HEADER, Slot};
 use ucf::token::Affinity;
@@ -130,7 +130,7 @@ impl Core {
     /// RFC 3261 s16.3 step 4: it has been here, and nothing that routing depends on has changed since.
     fn check_loop(&self, request: &Request<'_>) -> Result<(), Refusal> {
         let been_here = |via: &Via<'_>| {
-            self.own.is_us(via.host, via.port)
+            self.own.may_have_sent(via.host, via.port)
                 && via
                     .branch()
                     .and_then(Keys::of_branch)
@@ -260,7 +260,7 @@ impl Core {
                 || is_translated(&request.via, source),
             ..*source
         };
-        let flow = flow.encode(&self.config.keyring);
+        let flow = self.with_holder(flow).encode(&self.config.keyring);
         edit.clear();
         remove_own_fields(message, edit);
         edit.push_above_with(message, HeaderName::Via, |out| {
@@ -296,7 +296,8 @@ impl Core {
     fn peer_response(&mut self, arrival: Arrival<'_>, edit: &mut Edit, effects: &mut Effects) {
         let message = arrival.message;
         let mut vias = message.vias();
-        let ours = vias.next().is_some_and(|via| self.own.is_us(via.host, via.port));
+        let ours = vias.next();
+        let ours = ours.is_some_and(|via| self.own.may_have_sent(via.host, via.port));
         let partition = vias
             .next()
             .filter(|_| ours)
@@ -432,6 +433,7 @@ impl Core {
             self.transactions.end(now, keys.transaction);
         }
         edit.pop(message, HeaderName::Via, 1);
+        self.own.fill_contact(message, flow.listener, edit);
         edit.set_overload_control(message, &client, self.overload);
         self.send(response_flow(flow, &client), effects, |out| {
             edit.apply_into(message, out);
@@ -484,6 +486,7 @@ impl Core {
             out.extend_from_slice(b";rport");
         });
         edit.decrement_max_forwards(message);
+        self.own.fill_contact(message, flow.listener, edit);
         if routes.own > 0 {
             edit.pop(message, HeaderName::Route, routes.own);
         }
@@ -491,7 +494,7 @@ impl Core {
             && request.makes_dialog()
         {
             let token = self.config.keyring.token(partition);
-            let text = flow.encode(&self.config.keyring);
+            let text = self.with_holder(*flow).encode(&self.config.keyring);
             edit.push_above_with(message, HeaderName::RecordRoute, |out| {
                 self.own
                     .write_record_route(out, flow.listener, flow.transport, token, &text);
@@ -525,9 +528,22 @@ impl Core {
         })
     }
 
+    /// The flow as others are told it: where each proxy has an address of its own, a datagram's flow is held as a connection is.
+    fn with_holder(&self, flow: Flow) -> Flow {
+        let is_datagram = flow.transport == Transport::Udp && flow.held.is_none();
+        let held = Held {
+            by: self.config.me,
+            connection: ConnectionId(0),
+        };
+        Flow {
+            held: flow.held.or((is_datagram && self.own.is_apart()).then_some(held)),
+            ..flow
+        }
+    }
+
     // ---- out ----
 
-    /// Sends to a client, through the worker that holds its connection.
+    /// Sends to a client, through the worker that holds its connection, or the proxy that has the address of its flow.
     pub(super) fn send(&self, mut to: Flow, effects: &mut Effects, write: impl FnOnce(&mut Vec<u8>)) {
         let me = self.config.me;
         match to.held {
@@ -539,7 +555,8 @@ impl Core {
                 }
                 to.held = None;
             }
-            Some(held) if held.by != me => {
+            // All workers have the socket's address.
+            Some(held) if held.by != me && to.transport == Transport::Tcp => {
                 let worker = held.by.worker;
                 return effects.push_message(write, |message| Effect::Worker { worker, to, message });
             }

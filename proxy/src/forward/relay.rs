@@ -3,7 +3,7 @@
 //! What a container tells a proxy, the proxy passes on to those that do not reach it ([`Heard`]): who owns what, which transactions live,
 //! how much there is to do. So all proxies route alike, and a message that was routed here travels as it would have been written to the
 //! container ([`Relay`]), once, to a proxy that answers for it from then on. What is for a client whose connection another proxy holds is
-//! given to that proxy ([`ToClient`]).
+//! given to that proxy ([`ToClient`]), a datagram too where that one alone has the address.
 
 use std::time::Duration;
 
@@ -217,7 +217,7 @@ impl Core {
         }
     }
 
-    /// The frame that has a client's message sent by the proxy that holds its connection; none if there is no link with it.
+    /// The frame that has a client's message sent by the proxy that holds its flow; none if there is no link with it.
     pub(super) fn through_holder(&self, to: &Flow, held: Held) -> Option<(LinkId, ToClient)> {
         let link = self.peers.of(held.by.incarnation)?;
         let flow = to.encode(&self.config.keyring).as_bytes().to_vec();
@@ -225,7 +225,7 @@ impl Core {
         Some((link, ToClient { flow, message }))
     }
 
-    /// A message for a client whose connection this process holds.
+    /// A message for a client whose flow this process holds.
     fn take_to_client(&mut self, message: &ToClient, effects: &mut Effects) {
         let me = self.config.me.incarnation;
         let flow = decode_held(&message.flow, &self.config.keyring, me);

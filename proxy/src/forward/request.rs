@@ -81,10 +81,7 @@ impl<'a> Request<'a> {
     /// The partition that the Request-URI names: it is the Contact of a container.
     pub(super) fn target_affinity(&self, keyring: &Keyring) -> Affinity {
         let uri = self.message.request_uri();
-        match uri.and_then(|uri| uri.params.get(b"a")) {
-            Some(token) => keyring.verify(token),
-            None => Affinity::Absent,
-        }
+        uri.map_or(Affinity::Absent, |uri| affinity_of(&uri, keyring))
     }
 
     /// The partition of the dialog that the request wants to replace, join or prove itself by (RFC 3891, RFC 3911, RFC 4538).
@@ -107,6 +104,17 @@ fn sent_by<'a>(via: &Via<'a>) -> &'a [u8] {
     let from = (via.host.as_ptr() as usize).saturating_sub(raw.as_ptr() as usize);
     let upto = raw.len() - via.params.as_bytes().len();
     raw.get(from..upto).unwrap_or_default().trim_ascii_end()
+}
+
+fn affinity_of(uri: &Uri<'_>, keyring: &Keyring) -> Affinity {
+    let token = uri.params.get(b"a");
+    token.map_or(Affinity::Absent, |token| keyring.verify(token))
+}
+
+/// Whether a URI of a Route is one that a proxy of this cluster wrote: by its address, or by a token of ours, for other proxies may have another address,
+/// and be gone. Who puts a token that he was given beside a host of his own has it taken away, no more: flows are checked by themselves.
+fn is_ours(uri: &Uri<'_>, affinity: Affinity, own: &Own) -> bool {
+    own.is_us(uri.host, uri.port) || affinity.partition().is_some()
 }
 
 /// The Route of a request (RFC 3261 s16.4).
@@ -135,14 +143,13 @@ impl<'a> Routes<'a> {
         };
         for address in message.routes() {
             let Some(uri) = address.uri() else { break };
-            if !own.is_us(uri.host, uri.port) {
+            let affinity = affinity_of(&uri, keyring);
+            if !is_ours(&uri, affinity, own) {
                 routes.next = Some(uri);
                 break;
             }
-            if routes.affinity == Affinity::Absent
-                && let Some(token) = uri.params.get(b"a")
-            {
-                routes.affinity = keyring.verify(token);
+            if routes.affinity == Affinity::Absent {
+                routes.affinity = affinity;
             }
             if routes.own == 0 {
                 routes.flow = uri.params.get(b"fl");
@@ -158,13 +165,14 @@ impl<'a> Routes<'a> {
     /// A strict router puts our Record-Route, which has `lr`, into the Request-URI.
     fn read_strict(&mut self, request: &Request<'a>, own: &Own, keyring: &Keyring) {
         let message = request.message;
-        let Some(uri) = message.request_uri() else { return };
-        if !uri.params.has(b"lr") || !own.is_us(uri.host, uri.port) {
+        let Some(uri) = message.request_uri().filter(|uri| uri.params.has(b"lr")) else {
+            return;
+        };
+        let affinity = affinity_of(&uri, keyring);
+        if !is_ours(&uri, affinity, own) {
             return;
         }
-        if let Some(token) = uri.params.get(b"a") {
-            self.affinity = keyring.verify(token);
-        }
+        self.affinity = affinity;
         if let Some(last) = message.values(HeaderName::Route).last()
             && let Some(address) = sip::NameAddr::parse(last.bytes)
         {

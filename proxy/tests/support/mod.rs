@@ -42,12 +42,25 @@ pub fn config(incarnation: u64) -> Config {
         keyring: keyring(),
         listeners: vec![listener("192.0.2.10"), listener("2001:db8::10")],
         aliases: vec!["sip.example.com".to_owned()],
+        route_host: None,
+        stand_in: None,
         emergency: ["112", "urn:service:police"].map(str::to_owned).into(),
         lease: Duration::from_secs(1),
         entropy: 7,
         started: STARTED,
         limits: Limits::default(),
     }
+}
+
+/// The same of a proxy that has its node's address.
+pub fn config_of_node(incarnation: u64, address: &str) -> Config {
+    let mut config = config(incarnation);
+    config.listeners.truncate(1);
+    config.listeners[0].local.set_ip(address.parse().expect("an address"));
+    config.listeners[0].host = address.into();
+    config.aliases.clear();
+    config.stand_in = Some("sipcluster.invalid".into());
+    config
 }
 
 /// What a proxy did for the outside since it was last asked.

@@ -115,6 +115,8 @@ impl Proxy {
                 port: local.port(),
             }],
             aliases: Vec::new(),
+            route_host: None,
+            stand_in: None,
             emergency: Vec::new(),
             lease: crate::sim::LEASE,
             entropy: ctx.rng.bits(),
