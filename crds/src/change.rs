@@ -36,7 +36,7 @@ pub struct Change {
 }
 
 /// By field; the first that the field is, or lies below, counts.
-const EFFECTS: [(&str, Effect); 19] = [
+const EFFECTS: [(&str, Effect); 20] = [
     ("spec.replicas", Effect::Live),
     ("spec.paused", Effect::Live),
     ("spec.dispatcher.service", Effect::Live),
@@ -56,6 +56,10 @@ const EFFECTS: [(&str, Effect); 19] = [
     ("spec.dispatcher.address", fixed("calls carry the address")),
     ("spec.dispatcher.port", fixed("calls carry the port")),
     ("spec.dispatcher.advertised", fixed("calls carry the address")),
+    (
+        "spec.dispatcher.hostNetwork",
+        fixed("calls carry the addresses that go with it"),
+    ),
     (
         "spec.redis",
         fixed("all containers must agree on who owns what in one Redis"),

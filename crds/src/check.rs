@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::Problem;
-use crate::sip_cluster::{EMERGENCY_PATTERN, REDIS_URL_PATTERN};
+use crate::sip_cluster::{EMERGENCY_PATTERN, HOST_PATTERN, REDIS_URL_PATTERN};
 use crate::values::PERIOD_PATTERN;
 
 /// What of `value`, which stands at `field`, the schema does not allow.
@@ -114,6 +114,7 @@ fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Prob
         (_, Some(PERIOD_PATTERN)) => text.parse::<crate::Period>().is_ok(),
         (_, Some(REDIS_URL_PATTERN)) => is_redis_url(text),
         (_, Some(EMERGENCY_PATTERN)) => is_emergency(text),
+        (_, Some(HOST_PATTERN)) => is_host(text),
         (_, Some(pattern)) => unreachable!("no reader for the pattern {pattern}"),
         (_, None) => {
             let length = text.chars().count() as u64;
@@ -149,6 +150,18 @@ fn is_redis_url(text: &str) -> bool {
     }
 }
 
+fn is_host(text: &str) -> bool {
+    let is_small = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.iter().all(|b| is_small(*b) || *b == b'-')
+            && bytes.first().is_some_and(|b| is_small(*b))
+            && bytes.last().is_some_and(|b| is_small(*b))
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(is_label) && last.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
 fn is_emergency(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text
@@ -178,6 +191,7 @@ fn remedy(schema: &Value) -> String {
             "write a number as it is dialled, in quotes, such as \"112\", or a service, such as urn:service:police"
                 .into()
         }
+        (_, _, Some(HOST_PATTERN)) => "write a host name in small letters, such as sip.example.com".into(),
         (Some("integer"), ..) => match range {
             (Some(least), Some(most)) => format!("write a whole number from {least} to {most}"),
             _ => "write a whole number".into(),

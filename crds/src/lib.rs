@@ -18,9 +18,9 @@ pub use manifest::parse;
 pub use reference::{generated, reference};
 pub use rules::broken;
 pub use sip_cluster::{
-    Answer, Application, B2bua, CaKey, Containers, Custom, Dispatcher, External, Keys, Managed, Media, Mode, Proxies,
-    Redis, Replication, Resources, Route, RoutedMethod, SecretKey, Service, ServiceType, SipCluster, SipClusterSpec,
-    TrafficPolicy, Transport,
+    Answer, Application, B2bua, CaKey, Containers, Custom, Dispatcher, External, HostNetwork, Keys, Managed, Media,
+    Mode, Proxies, Redis, Replication, Resources, Route, RoutedMethod, SecretKey, Service, ServiceType, SipCluster,
+    SipClusterSpec, TrafficPolicy, Transport,
 };
 pub use status::SipClusterStatus;
 pub use values::Period;

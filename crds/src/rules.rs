@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{Application, Keys, Media, Period, Problem, Redis, Route, SipCluster};
+use crate::{
+    Application, Dispatcher, HostNetwork, Keys, Media, Period, Problem, Redis, Route, Service, ServiceType, SipCluster,
+    TrafficPolicy,
+};
 
 /// RFC 4028 s4: a session interval is never below this.
 const SHORTEST_SESSION: std::time::Duration = std::time::Duration::from_secs(90);
@@ -22,6 +25,12 @@ pub fn broken(cluster: &SipCluster) -> Vec<Problem> {
     problems.extend(redis(&spec.redis));
     problems.extend(transports(cluster));
     problems.extend(advertised(cluster));
+    problems.extend(
+        spec.dispatcher
+            .host_network
+            .as_ref()
+            .and_then(|host_network| in_host_network(&spec.dispatcher, host_network)),
+    );
     problems.extend(keys(spec.keys));
     problems.extend(outside("spec.containers.quiesce", spec.containers.quiesce, "0s", "24h"));
     problems.extend(outside("spec.proxies.drain", spec.proxies.drain, "0s", "10m"));
@@ -280,6 +289,70 @@ fn transports(cluster: &SipCluster) -> Option<Problem> {
         wrong: "a transport stands there twice".into(),
         remedy: "write [udp, tcp]".into(),
     })
+}
+
+/// The lowest port at which a process without privileges may listen.
+const UNPRIVILEGED: u16 = 1024;
+
+/// The first thing that makes no sense for proxies in the network of their nodes.
+fn in_host_network(dispatcher: &Dispatcher, host_network: &HostNetwork) -> Option<Problem> {
+    let problem = |field: &str, value: String, wrong: &str, remedy: &str| {
+        Some(Problem {
+            field: format!("spec.dispatcher.{field}"),
+            value,
+            wrong: wrong.into(),
+            remedy: remedy.into(),
+        })
+    };
+    if let Some(advertised) = dispatcher.advertised {
+        let wrong = "with hostNetwork each proxy has its node's address";
+        let remedy = "leave it out, and write a name that leads to all of them into spec.dispatcher.hostNetwork.host";
+        return problem("advertised", advertised.to_string(), wrong, remedy);
+    }
+    if let Some((field, value)) = of_service(&dispatcher.service) {
+        let wrong = "with hostNetwork nothing stands in front of the proxies";
+        return problem(&format!("service.{field}"), value, wrong, "leave it out");
+    }
+    let (
+        port,
+        HostNetwork {
+            ucf_port, admin_port, ..
+        },
+    ) = (dispatcher.port, host_network);
+    if port < UNPRIVILEGED {
+        let wrong = "proxies have no privileges in their nodes' network";
+        return problem("port", port.to_string(), wrong, "write a number from 1024 on");
+    }
+    if port == *ucf_port || port == *admin_port || ucf_port == admin_port {
+        let wrong = "a proxy cannot listen twice at one port of its node";
+        let remedy = "write different numbers for spec.dispatcher.port, ucfPort and adminPort";
+        let value = format!("{port}, {ucf_port} and {admin_port}");
+        return problem("hostNetwork", value, wrong, remedy);
+    }
+    None
+}
+
+/// What the manifest says of a Service, as far as it can be told from what holds where it says nothing.
+fn of_service(service: &Service) -> Option<(&'static str, String)> {
+    let Service {
+        kind,
+        class,
+        annotations,
+        external_traffic_policy,
+        node_port,
+    } = service;
+    match (class, annotations.keys().next(), node_port) {
+        (Some(class), ..) => return Some(("class", class.clone())),
+        (_, Some(annotation), _) => return Some(("annotations", annotation.clone())),
+        (.., Some(port)) => return Some(("nodePort", port.to_string())),
+        (None, None, None) => {}
+    }
+    match (kind, external_traffic_policy) {
+        (ServiceType::LoadBalancer, TrafficPolicy::Local) => None,
+        (ServiceType::LoadBalancer, TrafficPolicy::Cluster) => Some(("externalTrafficPolicy", "Cluster".into())),
+        (ServiceType::NodePort, _) => Some(("type", "NodePort".into())),
+        (ServiceType::ClusterIp, _) => Some(("type", "ClusterIP".into())),
+    }
 }
 
 /// A wildcard is a place to listen, but nobody can answer to it.

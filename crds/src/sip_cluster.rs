@@ -21,6 +21,9 @@ pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|rediss://[^\s#]+|r
 /// What a number or a service looks like: what a user part (RFC 3261 s25.1) has without escapes, a URN (RFC 5031) as well, and no comma.
 pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
 
+/// What a host name looks like: what is left of an IPv4 address has no letter in its last label (RFC 3261 s25.1).
+pub(crate) const HOST_PATTERN: &str = r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?$";
+
 /// What a SipCluster shall be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
@@ -54,6 +57,7 @@ pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
     validation = ("self.replicas <= self.partitions", "partitions: fewer than the containers, some would have nothing to do; leave it out (1024), or write several hundred per container"),
     validation = ("has(self.dispatcher.advertised) == has(oldSelf.dispatcher.advertised) && (!has(self.dispatcher.advertised) || self.dispatcher.advertised == oldSelf.dispatcher.advertised)", "dispatcher.advertised cannot be changed, since calls carry the address: put back the old value, or create another SipCluster"),
     validation = ("self.dispatcher.port == oldSelf.dispatcher.port", "dispatcher.port cannot be changed, since calls carry the port: put back the old number, or create another SipCluster"),
+    validation = ("has(self.dispatcher.hostNetwork) == has(oldSelf.dispatcher.hostNetwork) && (!has(self.dispatcher.hostNetwork) || self.dispatcher.hostNetwork == oldSelf.dispatcher.hostNetwork)", "dispatcher.hostNetwork cannot be changed, since calls carry the addresses that go with it: put back what was there, or create another SipCluster"),
     validation = ("self.replication.lease == oldSelf.replication.lease", "replication.lease cannot be changed, since containers promise one another things for as long as it is: put back the old value, or create another SipCluster"),
     validation = ("has(self.redis.external) == has(oldSelf.redis.external) && (!has(self.redis.external) || has(self.redis.external.url) == has(oldSelf.redis.external.url) && (!has(self.redis.external.url) || self.redis.external.url == oldSelf.redis.external.url) && has(self.redis.external.secret) == has(oldSelf.redis.external.secret) && (!has(self.redis.external.secret) || self.redis.external.secret == oldSelf.redis.external.secret) && self.redis.external.instances == oldSelf.redis.external.instances)", "redis cannot be changed, since all containers must agree on who owns what in one Redis: put back the old value, or create another SipCluster"),
     validation = ("(has(self.redis.managed) ? self.redis.managed.instances : 1) == (has(oldSelf.redis.managed) ? oldSelf.redis.managed.instances : 1)", "redis.managed.instances cannot be changed, since containers and Sentinels count on the number: put back the old one, or create another SipCluster"),
@@ -294,7 +298,13 @@ pub struct Proxies {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// How many proxies share the address. With two or more the loss of one loses no call.
+    /// On Kubernetes: the labels of the nodes that proxies may run on, such as `{example.com/edge: "true"}`. Left out: any. With
+    /// `dispatcher.hostNetwork` choose as many nodes as there are proxies, so that each proxy's successor has its address.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+    pub node_selector: serde_json::Map<String, serde_json::Value>,
+
+    /// How many proxies share the address, or have one each (`dispatcher.hostNetwork`). With two or more the loss of one loses no call.
     #[serde(default = "defaults::proxies")]
     #[schemars(range(min = 1, max = 64))]
     pub replicas: u32,
@@ -320,6 +330,7 @@ impl Default for Proxies {
         Self {
             image: None,
             resources: None,
+            node_selector: serde_json::Map::new(),
             replicas: defaults::proxies(),
             workers: None,
             emergency: Vec::new(),
@@ -328,11 +339,15 @@ impl Default for Proxies {
     }
 }
 
-/// The cluster's single address.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// The cluster's address, or its nodes'.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = ("!has(self.hostNetwork) || !has(self.advertised)", "dispatcher.advertised: with hostNetwork each proxy has its node's address: leave it out, and write a name that leads to all of them into hostNetwork.host"),
+    validation = ("!has(self.hostNetwork) || self.service.type == 'LoadBalancer' && self.service.externalTrafficPolicy == 'Local' && !has(self.service.class) && !has(self.service.annotations) && !has(self.service.nodePort)", "dispatcher.service: with hostNetwork nothing stands in front of the proxies: leave out its type, class, annotations, externalTrafficPolicy and nodePort"),
+    validation = ("!has(self.hostNetwork) || self.port >= 1024", "dispatcher.port: proxies have no privileges in their nodes' network: write a number from 1024 on"),
+    validation = ("!has(self.hostNetwork) || self.port != self.hostNetwork.ucfPort && self.port != self.hostNetwork.adminPort && self.hostNetwork.ucfPort != self.hostNetwork.adminPort", "dispatcher.hostNetwork: a proxy cannot listen twice at one port of its node: write different numbers for dispatcher.port, ucfPort and adminPort"))]
 pub struct Dispatcher {
-    /// The IP address at which proxies listen on one machine. On Kubernetes the Service's address takes its place.
+    /// The IP address at which proxies listen on one machine. On Kubernetes the Service's address takes its place, or each node's.
     #[serde(default = "defaults::address")]
     #[schemars(with = "String", extend("format" = "ip"))]
     pub address: IpAddr,
@@ -355,6 +370,32 @@ pub struct Dispatcher {
     /// On Kubernetes: the Service in front of the proxies.
     #[serde(default)]
     pub service: Service,
+
+    /// On Kubernetes: proxies are in the network of their nodes, at most one on each; then there is no Service with an address in front of them, and
+    /// what the cluster sends leaves from these nodes' addresses. `{}` is enough. It cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_network: Option<HostNetwork>,
+}
+
+/// Proxies in the network of their nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HostNetwork {
+    /// A name that leads peers to all these nodes, by A, AAAA or SRV records (RFC 3263): Record-Route and Contact have it, so that what belongs to a
+    /// call reaches another node when the one that it began at is lost. Left out: they have the address of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = HOST_PATTERN), length(max = 253))]
+    pub host: Option<String>,
+
+    /// The nodes' port for the links between proxies. Clusters that may share a node need different ones.
+    #[serde(default = "defaults::ucf_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub ucf_port: u16,
+
+    /// The nodes' port for the proxies' health, metrics and state. Clusters that may share a node need different ones.
+    #[serde(default = "defaults::admin_port")]
+    #[schemars(range(min = 1024, max = 65535))]
+    pub admin_port: u16,
 }
 
 /// The Service in front of the proxies. Its address stands in the messages of every call, so the cluster starts once it has one: the load
@@ -433,6 +474,7 @@ impl Default for Dispatcher {
             transports: defaults::transports(),
             advertised: None,
             service: Service::default(),
+            host_network: None,
         }
     }
 }
@@ -738,6 +780,14 @@ mod defaults {
 
     pub(super) fn port() -> u16 {
         5060
+    }
+
+    pub(super) fn ucf_port() -> u16 {
+        5071
+    }
+
+    pub(super) fn admin_port() -> u16 {
+        9090
     }
 
     pub(super) fn transports() -> Vec<Transport> {

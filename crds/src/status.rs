@@ -33,9 +33,14 @@ pub struct SipClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
 
-    /// The cluster's address, such as `203.0.113.7:5060`.
+    /// The cluster's address, such as `203.0.113.7:5060`. With `dispatcher.hostNetwork` its name, or the first of `addresses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+
+    /// With `dispatcher.hostNetwork`: the address of each proxy that serves, which is its node's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub addresses: Vec<String>,
 
     /// Each container; counts are at most ten seconds old, states are as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -73,6 +73,50 @@ const RULES: &[Case] = &[
         refuses: &["{proxies: {drain: 600001ms}}"],
     },
     Case {
+        rule: "spec.dispatcher: dispatcher.advertised: with hostNetwork",
+        passes: &[
+            "{dispatcher: {hostNetwork: {}}}",
+            "{dispatcher: {hostNetwork: {host: sip.example.com}}}",
+            "{dispatcher: {advertised: 192.0.2.1}}",
+        ],
+        refuses: &["{dispatcher: {hostNetwork: {}, advertised: 192.0.2.1}}"],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.service: with hostNetwork",
+        passes: &[
+            "{dispatcher: {hostNetwork: {}, service: {type: LoadBalancer}}}",
+            "{dispatcher: {service: {type: ClusterIP, class: c, annotations: {a: b}, externalTrafficPolicy: Cluster, nodePort: 30000}}}",
+        ],
+        refuses: &[
+            "{dispatcher: {hostNetwork: {}, service: {type: NodePort}}}",
+            "{dispatcher: {hostNetwork: {}, service: {type: ClusterIP}}}",
+            "{dispatcher: {hostNetwork: {}, service: {class: example.com/balancer}}}",
+            "{dispatcher: {hostNetwork: {}, service: {annotations: {a: b}}}}",
+            "{dispatcher: {hostNetwork: {}, service: {externalTrafficPolicy: Cluster}}}",
+            "{dispatcher: {hostNetwork: {}, service: {nodePort: 30000}}}",
+        ],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.port: proxies have no privileges",
+        passes: &[
+            "{dispatcher: {hostNetwork: {}, port: 1024}}",
+            "{dispatcher: {port: 1023}}",
+        ],
+        refuses: &["{dispatcher: {hostNetwork: {}, port: 1023}}"],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.hostNetwork: a proxy cannot listen twice",
+        passes: &[
+            "{dispatcher: {hostNetwork: {ucfPort: 5081, adminPort: 9091}}}",
+            "{dispatcher: {port: 5071}}",
+        ],
+        refuses: &[
+            "{dispatcher: {hostNetwork: {}, port: 5071}}",
+            "{dispatcher: {hostNetwork: {}, port: 9090}}",
+            "{dispatcher: {hostNetwork: {ucfPort: 9090}}}",
+        ],
+    },
+    Case {
         rule: "spec.redis: managed and external exclude one another",
         passes: &[
             "{redis: {}}",
@@ -182,6 +226,25 @@ const CHANGES: &[Change] = &[
         from: "{}",
         passes: &["{proxies: {replicas: 3}}"],
         refuses: &["{dispatcher: {advertised: 192.0.2.1}}"],
+    },
+    Change {
+        rule: "spec: dispatcher.hostNetwork cannot be changed",
+        from: "{}",
+        passes: &["{dispatcher: {transports: [udp]}}"],
+        refuses: &["{dispatcher: {hostNetwork: {}}}"],
+    },
+    Change {
+        rule: "spec: dispatcher.hostNetwork cannot be changed",
+        from: "{dispatcher: {hostNetwork: {host: sip.example.com}}}",
+        passes: &[
+            "{dispatcher: {hostNetwork: {host: sip.example.com, ucfPort: 5071}}, proxies: {nodeSelector: {edge: yes}}}",
+        ],
+        refuses: &[
+            "{}",
+            "{dispatcher: {hostNetwork: {}}}",
+            "{dispatcher: {hostNetwork: {host: sip.example.org}}}",
+            "{dispatcher: {hostNetwork: {host: sip.example.com, ucfPort: 5072}}}",
+        ],
     },
     Change {
         rule: "spec: replication.lease cannot be changed",

@@ -123,6 +123,32 @@ fn a_wrong_value_names_field_value_and_remedy() {
              set spec.dispatcher.advertised to the address by which peers reach this cluster\n",
         ),
         (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {}, advertised: 192.0.2.1}}",
+            "spec.dispatcher.advertised: 192.0.2.1: with hostNetwork each proxy has its node's address; leave it out, and write a name that \
+             leads to all of them into spec.dispatcher.hostNetwork.host\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {}, service: {type: NodePort, nodePort: 30000}}}",
+            "spec.dispatcher.service.nodePort: 30000: with hostNetwork nothing stands in front of the proxies; leave it out\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {}, service: {externalTrafficPolicy: Cluster}}}",
+            "spec.dispatcher.service.externalTrafficPolicy: Cluster: with hostNetwork nothing stands in front of the proxies; leave it out\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {}, port: 506}}",
+            "spec.dispatcher.port: 506: proxies have no privileges in their nodes' network; write a number from 1024 on\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {ucfPort: 5060}}}",
+            "spec.dispatcher.hostNetwork: 5060, 5060 and 9090: a proxy cannot listen twice at one port of its node; \
+             write different numbers for spec.dispatcher.port, ucfPort and adminPort\n",
+        ),
+        (
+            "{application: {answer: {}}, dispatcher: {hostNetwork: {host: 192.0.2.1}}}",
+            "spec.dispatcher.hostNetwork.host: \"192.0.2.1\": it does not read like one; write a host name in small letters, such as sip.example.com\n",
+        ),
+        (
             "{application: {answer: {}}, redis: {managed: {}, external: {url: redis://localhost}}}",
             "spec.redis: managed and external: they exclude one another; leave one out\n",
         ),

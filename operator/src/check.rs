@@ -64,25 +64,67 @@ impl Check {
                 cluster: cluster.name_any(),
                 namespace: cluster.namespace().unwrap_or_default(),
             };
-            for transport in &cluster.spec.dispatcher.transports {
-                let said = match one(&client, &cluster, &names, *transport).await {
+            let places = match places(&client, &cluster, &names).await {
+                Ok(places) => places,
+                Err(error) => {
+                    all_answer = false;
+                    println!("{}/{}: {error:#}", names.namespace, names.cluster);
+                    continue;
+                }
+            };
+            let transports = &cluster.spec.dispatcher.transports;
+            for (place, transport) in places
+                .iter()
+                .flat_map(|place| transports.iter().map(move |one| (place, one)))
+            {
+                let said = match one(&cluster, *place, *transport).await {
                     Ok(took) => format!("200 within {} ms", took.as_millis()),
                     Err(error) => {
                         all_answer = false;
                         format!("{error:#}")
                     }
                 };
-                println!("{}/{}, {}: {said}", names.namespace, names.cluster, name(*transport));
+                let node = cluster
+                    .spec
+                    .dispatcher
+                    .host_network
+                    .as_ref()
+                    .map(|_| format!(" at {place}"));
+                println!(
+                    "{}/{}, {}{}: {said}",
+                    names.namespace,
+                    names.cluster,
+                    name(*transport),
+                    node.unwrap_or_default()
+                );
             }
         }
         Ok(all_answer)
     }
 }
 
-async fn one(client: &Client, cluster: &SipCluster, names: &Names, transport: Transport) -> anyhow::Result<Duration> {
+async fn one(cluster: &SipCluster, place: SocketAddr, transport: Transport) -> anyhow::Result<Duration> {
+    let address = address(cluster)?;
+    let begun = Instant::now();
+    options(place, address, transport, LIMIT).await?;
+    Ok(begun.elapsed())
+}
+
+fn address(cluster: &SipCluster) -> anyhow::Result<&str> {
     let status = cluster.status.as_ref();
     let address = status.and_then(|status| status.address.as_deref());
-    let address = address.context("it has no address yet: kubectl describe sipcluster says what it waits for")?;
+    address.context("it has no address yet: kubectl describe sipcluster says what it waits for")
+}
+
+/// Where it is asked: at its Service, or at each of its nodes.
+async fn places(client: &Client, cluster: &SipCluster, names: &Names) -> anyhow::Result<Vec<SocketAddr>> {
+    address(cluster)?;
+    if cluster.spec.dispatcher.host_network.is_some() {
+        let addresses = cluster.status.iter().flat_map(|status| &status.addresses);
+        let places: Vec<SocketAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
+        ensure!(!places.is_empty(), "none of its proxies serves");
+        return Ok(places);
+    }
     let services: Api<Service> = Api::namespaced(client.clone(), &names.namespace);
     let service = services.get(&names.dispatcher()).await?;
     // Peers' address may be one that only they reach.
@@ -90,9 +132,7 @@ async fn one(client: &Client, cluster: &SipCluster, names: &Names, transport: Tr
     let inside: IpAddr = inside
         .and_then(|ip| ip.parse().ok())
         .context("its Service has no address")?;
-    let begun = Instant::now();
-    options((inside, cluster.spec.dispatcher.port).into(), address, transport, LIMIT).await?;
-    Ok(begun.elapsed())
+    Ok(vec![(inside, cluster.spec.dispatcher.port).into()])
 }
 
 /// Asks by OPTIONS (RFC 3261 s11) who is called `uri_host`, over the server at `to`.

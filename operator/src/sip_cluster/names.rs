@@ -30,6 +30,8 @@ pub const CONTAINER_SIP: i32 = 5070;
 pub const UCF: i32 = 5071;
 /// Health, metrics and state.
 pub const ADMIN: i32 = 9090;
+/// What containers write as their host where each proxy puts its own address in its place. Nobody can look it up (RFC 2606 s2).
+pub const STAND_IN: &str = "sipcluster.invalid";
 /// Redis.
 pub const REDIS: i32 = 6379;
 /// The Sentinel beside each instance of a Redis of several.

@@ -1,6 +1,6 @@
 //! Asks the containers what they hold, and puts together what the planner has to know.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use ucf::plan::{Instant, Life, Observed, Part};
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{
-    has_seen, is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, wanted_revision,
+    has_ended, has_seen, is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, trouble,
+    wanted_revision,
 };
 use super::redis::Redis;
 use super::unmade::Unmade;
@@ -46,6 +47,10 @@ pub struct Observation {
     pub proxies_ready: u16,
     /// The proxies' Deployment has nothing left to do.
     pub proxies_settled: bool,
+    /// The addresses of the nodes whose proxies serve, in their order.
+    pub proxy_nodes: Vec<IpAddr>,
+    /// Why a proxy's pod does not run, such as that another has its ports on every node.
+    pub proxy_trouble: Option<String>,
     /// The cluster's own Redis.
     pub redis: Redis,
     /// Partitions that no container says it owns.
@@ -98,6 +103,8 @@ pub async fn observe(
             .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX)),
         proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
         proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
+        proxy_nodes: proxy_nodes(&found.proxy_pods),
+        proxy_trouble: proxy_trouble(&found.proxy_pods),
         redis: Redis::seen(valid, found),
         is_current: is_current(found, &valid.names, &applied),
         is_behind: set
@@ -222,6 +229,26 @@ fn is_current(found: &Found, names: &Names, applied: &impl Fn(&str) -> Option<Ma
     containers.map(Made::of) == applied(&names.containers())
         && redis.map(Made::of) == applied(&names.redis())
         && containers.is_none_or(has_seen)
+}
+
+/// The addresses of the nodes that have a proxy which serves, and is not about to end.
+#[must_use]
+pub fn proxy_nodes(pods: &[Arc<Pod>]) -> Vec<IpAddr> {
+    let serving = pods.iter().filter(|pod| is_ready(pod) && !is_told_to_leave(pod));
+    let nodes: BTreeSet<IpAddr> = serving
+        .filter_map(|pod| pod.status.as_ref()?.host_ip.as_deref()?.parse().ok())
+        .collect();
+    nodes.into_iter().collect()
+}
+
+/// Why one of them does not run. While another ends, one that finds no room may be waiting for just that.
+#[must_use]
+pub fn proxy_trouble(pods: &[Arc<Pod>]) -> Option<String> {
+    let mut pods = pods.iter().filter(|pod| !has_ended(pod));
+    if pods.clone().any(|pod| is_told_to_leave(pod)) {
+        return None;
+    }
+    pods.find_map(|pod| Some(format!("{}: {}", pod.metadata.name.as_deref()?, trouble(pod)?)))
 }
 
 fn proxies_ready(deployment: &Deployment) -> u16 {

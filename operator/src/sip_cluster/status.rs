@@ -1,12 +1,13 @@
 //! What people see: conditions, counts, events.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use admin::Takeover;
 use crds::status::{ContainerStatus, Failover, KeysInUse};
-use crds::{Problem, SipCluster, SipClusterStatus};
+use crds::{HostNetwork, Problem, SipCluster, SipClusterStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -165,6 +166,7 @@ pub fn status(
             name,
         }
     });
+    let addresses = addresses(valid, observation);
     SipClusterStatus {
         observed_generation: cluster.metadata.generation,
         conditions: conditions(now, cluster, &facts(valid, observation, decision, active, failure)),
@@ -172,12 +174,27 @@ pub fn status(
         ready_replicas: active,
         dialogs: answers.values().map(|answer| answer.dialogs).sum(),
         selector: Some(selector(&valid.names)),
-        address: valid.advertised.map(|address| address.to_string()),
+        address: match valid.host_network() {
+            Some(HostNetwork { host: None, .. }) => addresses.first().cloned(),
+            _ => valid.advertised.clone(),
+        },
+        addresses,
         containers: containers.collect(),
         gate: decision.gate.clone(),
         keys: Some(keys_in_use(now, &decision.keys_in_use, before.keys)),
         last_failover: last_failover(observation, before.last_failover),
     }
+}
+
+/// The address of each proxy that serves, if each has one of its own.
+fn addresses(valid: &Valid, observation: &Observation) -> Vec<String> {
+    let nodes = observation
+        .proxy_nodes
+        .iter()
+        .filter(|_| valid.host_network().is_some());
+    nodes
+        .map(|node| SocketAddr::new(*node, valid.spec.dispatcher.port).to_string())
+        .collect()
 }
 
 /// The time changes with the key that issues only.
@@ -261,6 +278,7 @@ fn facts(
     });
     let troubled = troubled
         .or_else(|| observation.unmade.clone())
+        .or_else(|| observation.proxy_trouble.clone())
         .or_else(|| observation.redis.trouble.clone());
     let troubled = failure.map(str::to_owned).or(troubled);
     let memory = observation
@@ -336,14 +354,37 @@ fn facts(
             )
             .into(),
         ),
-        fact(
-            "EgressAddress",
+        egress_address(valid, observation),
+    ]
+}
+
+/// Where what the cluster sends leaves from.
+fn egress_address(valid: &Valid, observation: &Observation) -> Fact {
+    let (holds, reason, message) = match valid.host_network() {
+        None => (
             valid.advertised.is_some(),
-            unless(valid.advertised.is_some(), "Service", "NoAddress"),
+            "Service",
             "answers leave by the flow of the request; calls that the cluster itself makes leave from a node's address"
                 .into(),
         ),
-    ]
+        Some(_) => {
+            let addresses = addresses(valid, observation);
+            let message = match addresses[..] {
+                [] => "no proxy serves yet, so no node has an address of the cluster".into(),
+                _ => format!(
+                    "all that the cluster sends leaves from the addresses of its proxies' nodes: {}",
+                    addresses.join(", ")
+                ),
+            };
+            (!addresses.is_empty(), "HostNetwork", message)
+        }
+    };
+    Fact {
+        kind: "EgressAddress",
+        holds,
+        reason: if holds { reason } else { "NoAddress" },
+        message,
+    }
 }
 
 /// Conditions as the API conventions have them: a time changes with the status only.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crds::{Problem, Resources, ServiceType, SipCluster, SipClusterSpec};
+use crds::{HostNetwork, Problem, Resources, ServiceType, SipCluster, SipClusterSpec};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -12,7 +12,7 @@ use kube::Resource as _;
 use serde_json::{Map, Value};
 
 use super::dereference::Found;
-use super::names::{LONGEST_NAME, Names};
+use super::names::{LONGEST_NAME, Names, STAND_IN};
 use super::passwords::Kind;
 use crate::config::Images;
 
@@ -25,8 +25,8 @@ pub struct Valid {
     pub owner: OwnerReference,
     /// What is wanted.
     pub spec: SipClusterSpec,
-    /// What stands in Via, Record-Route and Contact; nothing until the Service has its address.
-    pub advertised: Option<SocketAddr>,
+    /// `HOST:PORT` as containers write it into Via and Contact; nothing until the Service has its address.
+    pub advertised: Option<String>,
     /// Whether datagrams are let in: once the Service has its address, and then for good, for it may be without one for a moment.
     pub opens_udp: bool,
     /// The addresses of the instances of the cluster's own Redis, by ordinal; none until all are known, and for a single one.
@@ -37,6 +37,8 @@ pub struct Valid {
     pub resources: [Option<ResourceRequirements>; 3],
     /// Annotations of the dispatcher's Service.
     pub annotations: BTreeMap<String, String>,
+    /// Labels of the nodes that proxies may run on.
+    pub proxy_nodes: BTreeMap<String, String>,
 }
 
 impl Valid {
@@ -59,6 +61,12 @@ impl Valid {
             true => Kind::OneOfSeveral,
             false => Kind::Alone,
         }
+    }
+
+    /// What the manifest says of proxies in the network of their nodes, if that is where they are.
+    #[must_use]
+    pub fn host_network(&self) -> Option<&HostNetwork> {
+        self.spec.dispatcher.host_network.as_ref()
     }
 
     /// Whether containers can be told where Redis is.
@@ -107,6 +115,8 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
         &spec.dispatcher.service.annotations,
     );
     problems.extend(wrong);
+    let (proxy_nodes, wrong) = texts("spec.proxies.nodeSelector", &spec.proxies.node_selector);
+    problems.extend(wrong);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -127,19 +137,25 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
         },
         resources,
         annotations,
+        proxy_nodes,
         names,
         spec,
     })
 }
 
-/// The address of calls. For a Service's port that nodes offer it is theirs, so the manifest names both.
-fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<SocketAddr> {
+/// The address of calls. For a Service's port that nodes offer it is theirs, so the manifest names both. Which of its nodes' addresses a call has,
+/// the proxy knows that carries it.
+fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<String> {
+    if let Some(HostNetwork { host, .. }) = &spec.dispatcher.host_network {
+        let host = host.as_deref().unwrap_or(STAND_IN);
+        return Some(format!("{host}:{}", spec.dispatcher.port));
+    }
     let port = match (spec.dispatcher.service.kind, spec.dispatcher.service.node_port) {
         (ServiceType::NodePort, Some(port)) => port,
         _ => spec.dispatcher.port,
     };
     let ip = spec.dispatcher.advertised.or_else(|| found.service_address())?;
-    Some(SocketAddr::new(ip, port))
+    Some(SocketAddr::new(ip, port).to_string())
 }
 
 /// All of them, or none.

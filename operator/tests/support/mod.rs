@@ -357,6 +357,8 @@ impl Model {
                 self.valid.spec.partitions
             },
             proxies_ready: self.valid.spec.proxies.replicas as u16,
+            proxy_nodes: Vec::new(),
+            proxy_trouble: None,
             proxies_settled: self.proxies.iter().all(|keys| *keys == self.keys),
             redis: Redis::seen(&self.valid, &self.found()),
             is_current: true,

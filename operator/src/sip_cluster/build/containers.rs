@@ -1,7 +1,5 @@
 //! The containers: a StatefulSet whose order is the planner's, and the Service that lists them.
 
-use std::net::SocketAddr;
-
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::{
     KeyToPath, PodSpec, PodTemplateSpec, SecretVolumeSource, Service, ServicePort, ServiceSpec, Volume, VolumeMount,
@@ -58,7 +56,7 @@ pub fn headless(valid: &Valid, name: String, component: Component, ports: &[(&st
 }
 
 /// The StatefulSet.
-pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: SocketAddr) -> StatefulSet {
+pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: &str) -> StatefulSet {
     let spec = &valid.spec;
     let process = Process {
         component: Component::Container,
@@ -132,10 +130,10 @@ pub fn set(valid: &Valid, decision: &Decision, replicas: u16, advertised: Socket
     }
 }
 
-fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
+fn arguments(valid: &Valid, advertised: &str) -> Vec<String> {
     let spec = &valid.spec;
     let application = serde_json::to_string(&spec.application).expect("an application is JSON");
-    let mut arguments = common(valid, advertised);
+    let mut arguments = common(valid, (UCF, ADMIN), Some(advertised));
     arguments.extend([
         format!("--sip=$(POD_IP):{CONTAINER_SIP}"),
         format!("--quiesce-ms={}", spec.containers.quiesce.duration().as_millis()),
@@ -146,18 +144,21 @@ fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
     arguments
 }
 
-/// What containers and proxies are told alike.
-pub fn common(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
+/// What containers and proxies are told alike: with the ports of links and of admin pages.
+pub fn common(valid: &Valid, (ucf, admin): (i32, i32), advertised: Option<&str>) -> Vec<String> {
     let spec = &valid.spec;
-    vec![
+    let mut arguments = vec![
         format!("--cluster={}", valid.names.cluster),
         "--name=$(POD_NAME)".into(),
-        format!("--ucf=$(POD_IP):{UCF}"),
-        format!("--admin=$(POD_IP):{ADMIN}"),
-        format!("--advertised={advertised}"),
+        format!("--ucf=$(POD_IP):{ucf}"),
+        format!("--admin=$(POD_IP):{admin}"),
+    ];
+    arguments.extend(advertised.map(|advertised| format!("--advertised={advertised}")));
+    arguments.extend([
         format!("--partitions={}", spec.partitions),
         format!("--lease-ms={}", spec.replication.lease.duration().as_millis()),
-    ]
+    ]);
+    arguments
 }
 
 fn environment(valid: &Valid, decision: &Decision) -> Vec<k8s_openapi::api::core::v1::EnvVar> {

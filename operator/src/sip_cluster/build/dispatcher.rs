@@ -1,4 +1,4 @@
-//! The dispatcher: one Service, and with it one address, in front of all proxies.
+//! The dispatcher: one Service, and with it one address, in front of all proxies; or the list of their nodes' addresses.
 //!
 //! Its port for UDP opens when its address is known, and not before. What peers send to an address before the nodes have rules for it leaves
 //! an entry in their connection tracking that leads nowhere and lives on with every datagram. kube-proxy clears such entries when the first endpoint of
@@ -14,6 +14,41 @@ use crate::sip_cluster::validate::Valid;
 
 /// The Service.
 pub fn service(valid: &Valid) -> Service {
+    match valid.host_network() {
+        Some(_) => names(valid),
+        None => address(valid),
+    }
+}
+
+/// No address of its own: its name leads to the nodes whose proxies serve. One that drains is not among them, so new callers do not find it.
+fn names(valid: &Valid) -> Service {
+    let dispatcher = &valid.spec.dispatcher;
+    let ports = dispatcher.transports.iter().enumerate().map(|(at, transport)| {
+        let (name, protocol) = match transport {
+            Transport::Udp => ("sip-udp", "UDP"),
+            Transport::Tcp => ("sip-tcp", "TCP"),
+        };
+        ServicePort {
+            // Its SRV record is that of SIP (RFC 3263 s4.2), `_sip._udp`; two ports of one name there may not be.
+            name: Some(if at == 0 { "sip" } else { name }.into()),
+            port: dispatcher.port.into(),
+            protocol: Some(protocol.into()),
+            ..ServicePort::default()
+        }
+    });
+    Service {
+        metadata: metadata(valid, valid.names.dispatcher()),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            selector: Some(valid.names.part(Component::Proxy)),
+            ports: Some(ports.collect()),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn address(valid: &Valid) -> Service {
     let dispatcher = &valid.spec.dispatcher;
     let wanted = &dispatcher.service;
     let is_outside = wanted.kind != ServiceType::ClusterIp;

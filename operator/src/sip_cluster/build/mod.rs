@@ -41,7 +41,7 @@ pub struct Children {
     pub container_service: Service,
     /// The proxies' headless Service.
     pub proxy_service: Service,
-    /// The cluster's single address.
+    /// The cluster's single address, or the list of its nodes'.
     pub dispatcher: Service,
     /// Whom containers run as: nobody who may ask the API server anything.
     pub container_account: ServiceAccount,
@@ -108,6 +108,7 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
         redis: valid.has_own_redis().then(|| own_redis(valid, &decision.passwords)),
         workload: valid
             .advertised
+            .as_deref()
             .filter(|_| valid.knows_redis())
             .zip(decision.replicas)
             .map(|(advertised, replicas)| Workload {

@@ -81,7 +81,7 @@ pub fn container(valid: &Valid, process: Process<'_>) -> Container {
     }
 }
 
-/// The pod around it, which meets that standard too.
+/// The pod around it, which meets that standard too, unless it is put into the network of its node.
 pub fn spec(valid: &Valid, process: Process<'_>) -> PodSpec {
     let component = process.component;
     PodSpec {
@@ -137,6 +137,21 @@ pub fn apart_from(valid: &Valid, others: &[(Component, i32)]) -> Affinity {
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
             preferred_during_scheduling_ignored_during_execution: Some(others.iter().map(preferred).collect()),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+/// At most one of these on each node, of those that this cluster has.
+pub fn never_beside(valid: &Valid, component: Component) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            required_during_scheduling_ignored_during_execution: Some(vec![PodAffinityTerm {
+                topology_key: "kubernetes.io/hostname".into(),
+                label_selector: Some(valid.names.selector(component)),
+                ..PodAffinityTerm::default()
+            }]),
             ..PodAntiAffinity::default()
         }),
         ..Affinity::default()

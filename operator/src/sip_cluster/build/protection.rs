@@ -25,8 +25,22 @@ pub fn budget(valid: &Valid, name: &str, component: Component) -> PodDisruptionB
 }
 
 /// SIP from proxies only, UCF from both kinds; pages are for the operator and for whoever scrapes metrics, in any namespace.
+///
+/// Proxies in the network of their nodes are no pods to a policy, and which address a node sends from to a pod of another one is the network
+/// plugin's affair. So these ports are open then, as SIP of proxies is: a link proves the cluster's key, and SIP is read from none that has not.
 pub fn containers(valid: &Valid) -> NetworkPolicy {
     let (proxies, containers) = (from(valid, Component::Proxy), from(valid, Component::Container));
+    if valid.host_network().is_some() {
+        return policy(
+            valid,
+            valid.names.containers(),
+            Component::Container,
+            vec![
+                rule(None, vec![port(CONTAINER_SIP, "TCP"), port(UCF, "TCP")]),
+                rule(Some(vec![anywhere_inside()]), vec![port(ADMIN, "TCP")]),
+            ],
+        );
+    }
     policy(
         valid,
         valid.names.containers(),
@@ -39,9 +53,22 @@ pub fn containers(valid: &Valid) -> NetworkPolicy {
     )
 }
 
-/// SIP from everywhere: that is what they are for.
+/// SIP from everywhere: that is what they are for. In the network of their nodes few network plugins ask a policy; for those that do, the links of
+/// proxies, which come from nodes too, are as open as containers' are.
 pub fn proxies(valid: &Valid) -> NetworkPolicy {
     let sip = i32::from(valid.spec.dispatcher.port);
+    if let Some(host_network) = valid.host_network() {
+        let (ucf, admin) = (host_network.ucf_port.into(), host_network.admin_port.into());
+        return policy(
+            valid,
+            valid.names.proxies(),
+            Component::Proxy,
+            vec![
+                rule(None, vec![port(sip, "UDP"), port(sip, "TCP"), port(ucf, "TCP")]),
+                rule(Some(vec![anywhere_inside()]), vec![port(admin, "TCP")]),
+            ],
+        );
+    }
     policy(
         valid,
         valid.names.proxies(),

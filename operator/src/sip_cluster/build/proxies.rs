@@ -1,7 +1,5 @@
 //! The proxies: a Deployment that replaces them one by one, and the Service by which they find one another.
 
-use std::net::SocketAddr;
-
 use crds::Transport;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{EnvVar, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Service, SleepAction};
@@ -12,7 +10,7 @@ use super::containers::{common, headless};
 use super::pod::{self, Process};
 use super::{AFFINITY_KEY, metadata};
 use crate::sip_cluster::keys::Keys;
-use crate::sip_cluster::names::{Component, FIRST_KEY, UCF};
+use crate::sip_cluster::names::{ADMIN, Component, FIRST_KEY, STAND_IN, UCF};
 use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
@@ -24,13 +22,24 @@ const LEAVING: i64 = 5;
 
 /// Lists the proxies, for one another.
 pub fn service(valid: &Valid) -> Service {
-    headless(valid, valid.names.proxies(), Component::Proxy, &[("ucf", UCF)])
+    let (ucf, _) = ports(valid);
+    headless(valid, valid.names.proxies(), Component::Proxy, &[("ucf", ucf)])
+}
+
+/// The ports of links and of admin pages: those of a node are others' too, so the manifest may choose them.
+fn ports(valid: &Valid) -> (i32, i32) {
+    let host_network = valid.host_network();
+    host_network.map_or((UCF, ADMIN), |host_network| {
+        (host_network.ucf_port.into(), host_network.admin_port.into())
+    })
 }
 
 /// The Deployment.
-pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) -> Deployment {
+pub fn deployment(valid: &Valid, decision: &Decision, advertised: &str) -> Deployment {
     let spec = &valid.spec;
     let port = spec.dispatcher.port;
+    let in_host_network = valid.host_network().is_some();
+    let (ucf, admin) = ports(valid);
     let mut ports: Vec<_> = spec
         .dispatcher
         .transports
@@ -40,7 +49,13 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) ->
             Transport::Tcp => pod::port("sip-tcp", port.into(), "TCP"),
         })
         .collect();
-    ports.extend([pod::port("ucf", UCF, "TCP"), pod::admin_port()]);
+    ports.extend([pod::port("ucf", ucf, "TCP"), pod::port("admin", admin, "TCP")]);
+    if in_host_network {
+        // What it listens at, whatever is said here; but by this the scheduler keeps pods that want the same ports off the node.
+        for port in &mut ports {
+            port.host_port = Some(port.container_port);
+        }
+    }
     let process = Process {
         component: Component::Proxy,
         image: &valid.images.proxy,
@@ -56,6 +71,13 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) ->
         termination_grace_period_seconds: Some(HEARD_OF + drain + LEAVING),
         ..pod::spec(valid, process)
     };
+    if in_host_network {
+        pod.host_network = Some(true);
+        // It finds the API server by name like any other pod.
+        pod.dns_policy = Some("ClusterFirstWithHostNet".into());
+        pod.affinity = Some(pod::never_beside(valid, Component::Proxy));
+    }
+    pod.node_selector = Some(valid.proxy_nodes.clone()).filter(|labels| !labels.is_empty());
     // It reads EndpointSlices with its token.
     pod.automount_service_account_token = Some(true);
     pod.containers[0].lifecycle = Some(Lifecycle {
@@ -72,9 +94,10 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) ->
             selector: valid.names.selector(Component::Proxy),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".into()),
+                // On a node whose ports one has there is no room for another beside it.
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
+                    max_surge: Some(IntOrString::Int(i32::from(!in_host_network))),
+                    max_unavailable: Some(IntOrString::Int(i32::from(in_host_network))),
                 }),
             }),
             template: PodTemplateSpec {
@@ -94,7 +117,10 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: SocketAddr) ->
 fn environment(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
     let mut variables = vec![
         pod::of_pod("POD_NAME", "metadata.name"),
-        pod::of_pod("POD_IP", "status.podIP"),
+        match valid.host_network() {
+            Some(_) => pod::of_pod("POD_IP", "status.hostIP"),
+            None => pod::of_pod("POD_IP", "status.podIP"),
+        },
     ];
     variables.extend(pod::keys(valid, keys));
     if keys.issues != FIRST_KEY {
@@ -104,9 +130,15 @@ fn environment(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
     variables
 }
 
-fn arguments(valid: &Valid, advertised: SocketAddr) -> Vec<String> {
+fn arguments(valid: &Valid, advertised: &str) -> Vec<String> {
     let spec = &valid.spec;
-    let mut arguments = common(valid, advertised);
+    let host_network = valid.host_network();
+    // In the network of its node a proxy is known by the address at which it listens.
+    let mut arguments = common(valid, ports(valid), Some(advertised).filter(|_| host_network.is_none()));
+    arguments.extend(host_network.map(|host_network| match &host_network.host {
+        Some(name) => format!("--route-host={name}"),
+        None => format!("--stand-in={STAND_IN}"),
+    }));
     for transport in &spec.dispatcher.transports {
         let transport = match transport {
             Transport::Udp => "udp",
