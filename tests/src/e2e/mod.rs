@@ -5,6 +5,7 @@
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
 //! - [`beside`] is other SipClusters, right and wrong ones;
 //! - [`silent`] is a caller behind a NAT;
+//! - [`nodes`] is one whose proxies have their nodes' addresses;
 //! - [`drift`] is what somebody else does to its objects;
 //! - [`refusals`] is what the API server does not take;
 //! - [`scenarios`] is the list of what happens;
@@ -16,6 +17,7 @@ mod calls;
 mod drift;
 mod kubernetes;
 pub mod load;
+mod nodes;
 mod refusals;
 mod scenarios;
 mod silent;

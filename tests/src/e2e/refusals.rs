@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use super::world::World;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 18] = [
+const WRONG: [(&str, &[&str]); 21] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -52,6 +52,18 @@ const WRONG: [(&str, &[&str]); 18] = [
         &["spec.dispatcher.transports"],
     ),
     (
+        r#"{"application": {"answer": {}}, "dispatcher": {"hostNetwork": {}, "service": {"annotations": {"a": "b"}}}}"#,
+        &["dispatcher.service: with hostNetwork nothing stands in front of the proxies"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"hostNetwork": {}, "advertised": "192.0.2.1"}}"#,
+        &["dispatcher.advertised: with hostNetwork each proxy has its node's address"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"hostNetwork": {"ucfPort": 5060}}}"#,
+        &["dispatcher.hostNetwork: a proxy cannot listen twice at one port"],
+    ),
+    (
         r#"{"application": {"custom": {"command": "prepaid"}}}"#,
         &["containers.image: the application is your own"],
     ),
@@ -87,6 +99,10 @@ const FIXED: [(&str, &str); 8] = [
     (
         r#"{"dispatcher": {"advertised": "203.0.113.9"}}"#,
         "dispatcher.advertised cannot be changed",
+    ),
+    (
+        r#"{"dispatcher": {"hostNetwork": {}}}"#,
+        "dispatcher.hostNetwork cannot be changed",
     ),
     (
         r#"{"redis": {"external": {"url": "redis://10.0.0.7"}}}"#,

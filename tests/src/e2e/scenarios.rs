@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, World};
-use super::{beside, drift, silent};
+use super::{beside, drift, nodes, silent};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -92,6 +92,10 @@ pub const ALL: [Scenario; 24] = [
     planned(
         "another SipCluster, deleted in the middle of a rollout",
         beside::deleted,
+    ),
+    fault(
+        "proxies in their nodes' network beside it, one deleted, then all replaced",
+        nodes::replaced,
     ),
     planned(silent::TITLE, silent::ended),
     fault("a node cut off, with a container", |world| node_lost(world, false)),

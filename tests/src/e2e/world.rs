@@ -87,6 +87,13 @@ impl Status {
         self.0["status"]["address"].as_str()?.parse().ok()
     }
 
+    /// The addresses of its proxies, if each has one of its own.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let addresses = self.0["status"]["addresses"].as_array();
+        let addresses = addresses.into_iter().flatten();
+        addresses.filter_map(|address| address.as_str()?.parse().ok()).collect()
+    }
+
     /// Containers that are not active.
     pub fn away(&self) -> usize {
         let containers = self.0["status"]["containers"].as_array();
