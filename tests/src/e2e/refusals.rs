@@ -90,7 +90,7 @@ const WRONG: [(&str, &[&str]); 21] = [
 ];
 
 /// A change of the running cluster, and what has to stand in the refusal.
-const FIXED: [(&str, &str); 8] = [
+const FIXED: [(&str, &str); 9] = [
     (
         r#"{"partitions": 512}"#,
         "partitions cannot be changed: put back the old number",

@@ -51,7 +51,7 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
-pub const ALL: [Scenario; 24] = [
+pub const ALL: [Scenario; 25] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     fault("a container killed (kill -9)", container_killed),
