@@ -43,6 +43,8 @@ failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
 evictionHard: {}
+# No registry has what a node would throw away when its disk is nearly full.
+imageGCHighThresholdPercent: 100
 containerRuntimeEndpoint: unix://$run/containerd.sock
 clusterDNS: ["$master"]
 clusterDomain: cluster.local
