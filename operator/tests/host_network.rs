@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crds::SipClusterStatus;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use operator::sip_cluster::build::{Children, build};
-use operator::sip_cluster::observe::{Observation, proxy_nodes, proxy_trouble};
+use operator::sip_cluster::dereference::Found;
+use operator::sip_cluster::observe::{self, Observation, proxy_nodes, proxy_trouble};
 use operator::sip_cluster::plan::Decision;
 use operator::sip_cluster::status::status;
 use serde_json::{Value, json};
@@ -272,7 +273,7 @@ fn the_status_says_at_which_nodes_it_is() {
 #[test]
 fn a_proxy_that_finds_no_node_is_told_of_unless_one_is_about_to_make_room() {
     let pods = [pod("10.0.0.11", true, false), unplaced()];
-    let trouble = proxy_trouble(&pods).expect("trouble");
+    let trouble = proxy_trouble(Timestamp::UNIX_EPOCH, &pods).expect("trouble");
     assert!(
         trouble.starts_with("demo-proxy-x: 0/3 nodes are available"),
         "{trouble}"
@@ -283,6 +284,57 @@ fn a_proxy_that_finds_no_node_is_told_of_unless_one_is_about_to_make_room() {
     };
     let status = told(&json!({ "dispatcher": { "hostNetwork": {} } }), &observation);
     assert_eq!(condition(&status, "Degraded").2, trouble);
-    assert_eq!(proxy_trouble(&[pod("10.0.0.11", true, true), unplaced()]), None);
-    assert_eq!(proxy_trouble(&[pod("10.0.0.11", true, false)]), None);
+    assert_eq!(
+        proxy_trouble(Timestamp::UNIX_EPOCH, &[pod("10.0.0.11", true, true), unplaced()]),
+        None
+    );
+    let later = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1);
+    let overdue = proxy_trouble(later, &[pod("10.0.0.11", false, true), unplaced()]);
+    assert_eq!(overdue.as_deref(), Some(trouble.as_str()), "its node is lost");
+    assert_eq!(
+        proxy_trouble(Timestamp::UNIX_EPOCH, &[pod("10.0.0.11", true, false)]),
+        None
+    );
+}
+
+#[test]
+fn for_a_proxy_that_finds_no_node_nobody_waits_while_the_others_serve() {
+    let found = |available: u32, updated: u32, pods: Vec<Arc<Pod>>| {
+        let deployment = json!({
+            "metadata": { "generation": 1 },
+            "spec": { "replicas": 2, "selector": {}, "template": {} },
+            "status": { "observedGeneration": 1, "replicas": 2, "updatedReplicas": updated, "availableReplicas": available },
+        });
+        Found {
+            proxies: Some(Arc::new(serde_json::from_value(deployment).expect("a Deployment"))),
+            proxy_pods: pods,
+            ..Found::default()
+        }
+    };
+    let serves = || pod("10.0.0.11", true, false);
+    let gone = || pod("10.0.0.12", false, true);
+    let count = |found: &Found| observe::unplaced(found);
+    assert_eq!(count(&found(1, 2, vec![serves(), gone(), unplaced()])), 1);
+    assert_eq!(count(&found(0, 2, vec![unplaced(), unplaced()])), 0, "nobody serves");
+    assert_eq!(count(&found(0, 2, vec![pod("10.0.0.11", false, false), unplaced()])), 0);
+    assert_eq!(
+        count(&found(1, 1, vec![serves(), unplaced()])),
+        0,
+        "a rollout is under way"
+    );
+    assert_eq!(count(&found(2, 2, vec![serves(), serves()])), 0);
+
+    let spec = json!({ "replicas": 2, "proxies": { "replicas": 2 }, "dispatcher": { "hostNetwork": {} } });
+    let works = |proxies_unplaced| {
+        let observation = Observation {
+            proxies_unplaced,
+            ..Observation::default()
+        };
+        let planned = observation.planned(&valid(&spec), ucf::plan::Instant::default());
+        planned
+            .proxies
+            .iter()
+            .all(|proxy| matches!(proxy.life, ucf::plan::Life::Active { .. }))
+    };
+    assert!(works(1) && !works(0));
 }

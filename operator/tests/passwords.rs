@@ -320,7 +320,7 @@ fn pods_that_have_ended_count_for_nothing_and_one_whose_controller_has_not_looke
         redis_pods: vec![pod("demo-redis-0", "Running")],
         ..Found::default()
     };
-    let seen = Seen::of(&found, Kind::Alone, true);
+    let seen = Seen::of(&found, Kind::Alone, 2, true);
     let named: Vec<_> = seen.parts.iter().map(|part| (part.pod.as_deref(), part.kind)).collect();
     assert_eq!(
         named,
@@ -331,12 +331,22 @@ fn pods_that_have_ended_count_for_nothing_and_one_whose_controller_has_not_looke
             (Some("demo-1"), Kind::Container),
         ]
     );
-    assert!(seen.is_settled && !Seen::of(&found, Kind::Alone, false).is_settled);
+    assert!(seen.is_settled && !Seen::of(&found, Kind::Alone, 2, false).is_settled);
+    let written = json!({ "metadata": { "generation": 2 }, "spec": { "selector": {}, "serviceName": "demo", "template": {
+        "metadata": { "annotations": { "sipcluster.dev/redis-presents": "9" } } } } });
+    found.containers = Some(Arc::new(serde_json::from_value(written).expect("a StatefulSet")));
+    let presented = |seen: &Seen| seen.parts.iter().map(|part| part.says.presents).max();
+    assert_eq!(
+        presented(&Seen::of(&found, Kind::Alone, 2, false)),
+        Some(1),
+        "nobody has asked for 9"
+    );
+    assert_eq!(presented(&Seen::of(&found, Kind::Alone, 9, false)), Some(9));
     found.redis = set(1);
-    assert!(!Seen::of(&found, Kind::Alone, true).is_settled);
+    assert!(!Seen::of(&found, Kind::Alone, 2, true).is_settled);
     found.redis = None;
     assert!(
-        !Seen::of(&found, Kind::Alone, true).is_settled,
+        !Seen::of(&found, Kind::Alone, 2, true).is_settled,
         "somebody has deleted it"
     );
 }

@@ -167,7 +167,7 @@ impl Applier<'_> {
             self.delete(pod, None).await?;
         }
         for pod in &decision.bury {
-            info!(pod = pod.name_any(), "its node is lost: it is given up");
+            info!(pod = pod.name_any(), "nobody confirms its end: it is given up");
             self.delete(pod, Some(0)).await?;
         }
         Ok(())

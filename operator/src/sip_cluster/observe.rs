@@ -9,6 +9,7 @@ use crds::status::{Answer, State};
 use futures_util::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 use ucf::plan::{Instant, Life, Observed, Part};
@@ -16,8 +17,8 @@ use ucf::plan::{Instant, Life, Observed, Part};
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{
-    has_ended, has_seen, is_ready, is_told_to_leave, is_waiting_after_an_end, ready_since, revision_of, trouble,
-    wanted_revision,
+    has_ended, has_seen, is_ready, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since, revision_of,
+    trouble, wanted_revision,
 };
 use super::redis::Redis;
 use super::unmade::Unmade;
@@ -47,6 +48,9 @@ pub struct Observation {
     pub proxies_ready: u16,
     /// The proxies' Deployment has nothing left to do.
     pub proxies_settled: bool,
+    /// Proxies that wait for a node, where each has one of its own and the others have nothing left to do: nobody waits for them, for there may be none
+    /// for as long as a node is away.
+    pub proxies_unplaced: u16,
     /// The addresses of the nodes whose proxies serve, in their order.
     pub proxy_nodes: Vec<IpAddr>,
     /// Why a proxy's pod does not run, such as that another has its ports on every node.
@@ -102,9 +106,10 @@ pub async fn observe(
             .partitions
             .saturating_sub(u32::try_from(owned).unwrap_or(u32::MAX)),
         proxies_ready: found.proxies.as_deref().map_or(0, proxies_ready),
-        proxies_settled: found.proxies.as_deref().is_some_and(proxies_settled),
+        proxies_settled: found.proxies.as_deref().is_some_and(|proxies| settled(proxies, 0)),
+        proxies_unplaced: valid.host_network().map_or(0, |_| unplaced(found)),
         proxy_nodes: proxy_nodes(&found.proxy_pods),
-        proxy_trouble: proxy_trouble(&found.proxy_pods),
+        proxy_trouble: proxy_trouble(Timestamp::now(), &found.proxy_pods),
         redis: Redis::seen(valid, found),
         is_current: is_current(found, &valid.names, &applied),
         is_behind: set
@@ -129,9 +134,11 @@ impl Observation {
     #[must_use]
     pub fn after(mut self, found: &Found, names: &Names, applied: impl Fn(&str, &str) -> Option<Made>) -> Self {
         let proxies = found.proxies.as_deref().map(Made::of);
-        self.proxies_settled &= applied("Deployment", &names.proxies()).is_none_or(|applied| {
+        let is_seen = applied("Deployment", &names.proxies()).is_none_or(|applied| {
             proxies.is_some_and(|proxies| proxies.uid == applied.uid && !proxies.is_behind(&applied))
         });
+        self.proxies_settled &= is_seen;
+        self.proxies_unplaced *= u16::from(is_seen);
         self.is_current = is_current(found, names, &|name| applied("StatefulSet", name));
         self
     }
@@ -160,7 +167,7 @@ impl Observation {
                 .map(|ordinal| Part {
                     ordinal,
                     revision: 0,
-                    life: match ordinal < self.proxies_ready && self.proxies_settled {
+                    life: match self.proxies_settled || self.proxies_unplaced > 0 {
                         true => Life::Active {
                             since: now,
                             replicated: true,
@@ -241,11 +248,17 @@ pub fn proxy_nodes(pods: &[Arc<Pod>]) -> Vec<IpAddr> {
     nodes.into_iter().collect()
 }
 
-/// Why one of them does not run. While another ends, one that finds no room may be waiting for just that.
+/// Why one of them does not run. While another ends, one that finds no room may be waiting for just that; but not if its end is overdue, as on a lost node.
 #[must_use]
-pub fn proxy_trouble(pods: &[Arc<Pod>]) -> Option<String> {
+pub fn proxy_trouble(time: Timestamp, pods: &[Arc<Pod>]) -> Option<String> {
     let mut pods = pods.iter().filter(|pod| !has_ended(pod));
-    if pods.clone().any(|pod| is_told_to_leave(pod)) {
+    let ends = |pod: &Pod| {
+        pod.metadata
+            .deletion_timestamp
+            .as_ref()
+            .is_some_and(|ends| ends.0 >= time)
+    };
+    if pods.clone().any(|pod| ends(pod)) {
         return None;
     }
     pods.find_map(|pod| Some(format!("{}: {}", pod.metadata.name.as_deref()?, trouble(pod)?)))
@@ -257,14 +270,27 @@ fn proxies_ready(deployment: &Deployment) -> u16 {
     u16::try_from(ready).unwrap_or(u16::MAX)
 }
 
-/// Every proxy is of the present template and serves, and none is left over.
-fn proxies_settled(deployment: &Deployment) -> bool {
+/// Every proxy is of the present template and serves, but for these, and none is left over.
+fn settled(deployment: &Deployment, unplaced: u16) -> bool {
     let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else {
         return false;
     };
-    let wanted = spec.replicas;
+    let available = status.available_replicas.unwrap_or(0) + i32::from(unplaced);
     status.observed_generation == deployment.metadata.generation
-        && [status.replicas, status.updated_replicas, status.available_replicas]
+        && [status.replicas, status.updated_replicas, Some(available)]
             .iter()
-            .all(|count| *count == wanted)
+            .all(|count| *count == spec.replicas)
+}
+
+/// How many proxies no node has room for, if some serve and all others do.
+#[must_use]
+pub fn unplaced(found: &Found) -> u16 {
+    let pods = found
+        .proxy_pods
+        .iter()
+        .filter(|pod| !has_ended(pod) && !is_told_to_leave(pod));
+    let count = pods.filter(|pod| is_unplaced(pod)).count();
+    let count = u16::try_from(count).unwrap_or(u16::MAX);
+    let serve = |proxies: &&Deployment| proxies_ready(proxies) > 0 && settled(proxies, count);
+    found.proxies.as_deref().filter(serve).map_or(0, |_| count)
 }

@@ -79,6 +79,10 @@ impl Passwords {
         }
     }
 
+    fn newest(&self) -> u32 {
+        self.accepts.iter().copied().fold(self.presents, u32::max)
+    }
+
     /// What a template says.
     #[must_use]
     pub fn of_template(template: &PodTemplateSpec) -> Self {
@@ -139,7 +143,7 @@ pub struct Seen {
 impl Seen {
     /// Out of what was found.
     #[must_use]
-    pub fn of(found: &Found, redis: Kind, is_current: bool) -> Self {
+    pub fn of(found: &Found, redis: Kind, current: u32, is_current: bool) -> Self {
         let sets = [
             (redis, &found.redis, &found.redis_pods),
             (Kind::Container, &found.containers, &found.container_pods),
@@ -152,6 +156,8 @@ impl Seen {
                 .flat_map(|(kind, set, pods)| {
                     let template = set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
                     let template = template.map(|template| (None, Passwords::of_template(template)));
+                    // The number of the manifest never falls. What is above it, somebody else has written; pods made of it count as they are.
+                    let template = template.filter(|(_, says): &(Option<String>, Passwords)| says.newest() <= current);
                     let pods = pods.iter().filter(|pod| !has_ended(pod));
                     let pods = pods.map(|pod| (Some(pod.name_any()), Passwords::of(&pod.metadata)));
                     let all = template.into_iter().chain(pods);

@@ -61,7 +61,12 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
     let plan = plan(now, &as_wanted(valid, observation), &observation.planned(valid, now));
     let seen = keys::Seen::of(found, observation.is_current && observation.proxies_settled);
     let keys = keys::keys(valid.spec.keys, &seen);
-    let with_redis = passwords::Seen::of(found, valid.redis_kind(), observation.is_current);
+    let with_redis = passwords::Seen::of(
+        found,
+        valid.redis_kind(),
+        valid.spec.redis_password(),
+        observation.is_current,
+    );
     let mut decision = Decision {
         keys_in_use: seen.in_use(&keys),
         keys,
@@ -199,6 +204,7 @@ fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<
     let is_over_since = |pod: &Pod, over: SignedDuration| {
         let ends = pod.metadata.deletion_timestamp.as_ref();
         // Without grace it is being removed: its kubelet has confirmed its end, or it was given up. An API server that stops in between leaves it.
+        // (Its time is then that of the request, so one that was long in leaving may be given up at once, which changes nothing.)
         let over = match pod.metadata.deletion_grace_period_seconds {
             Some(0) => KUBELET,
             _ => over,

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use ucf::plan::Instant;
 
@@ -91,11 +91,20 @@ pub fn trouble(pod: &Pod) -> Option<String> {
         })
     });
     waiting.or_else(|| {
-        let conditions = status.conditions.iter().flatten();
-        let unscheduled =
-            conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-        unscheduled.filter_map(|condition| condition.message.clone()).next()
+        let mut unscheduled = unscheduled(pod);
+        unscheduled.find_map(|condition| condition.message.clone())
     })
+}
+
+fn unscheduled(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+}
+
+/// Whether no node has room for it.
+#[must_use]
+pub fn is_unplaced(pod: &Pod) -> bool {
+    unscheduled(pod).next().is_some()
 }
 
 /// Whether its container has ended before, and does not run now.

@@ -357,6 +357,7 @@ impl Model {
                 self.valid.spec.partitions
             },
             proxies_ready: self.valid.spec.proxies.replicas as u16,
+            proxies_unplaced: 0,
             proxy_nodes: Vec::new(),
             proxy_trouble: None,
             proxies_settled: self.proxies.iter().all(|keys| *keys == self.keys),

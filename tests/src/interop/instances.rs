@@ -205,6 +205,9 @@ impl Instances {
         let addresses = self.nodes.iter().map(|node| node.place.0.address.to_string());
         let Passwords { presents, others } = self.nodes[ordinal].passwords;
         let mut command = Command::new(source_root().join("charts/images/redis/redis-instance"));
+        if !others.is_empty() {
+            command.arg("accepting");
+        }
         command
             .arg(what)
             .env("POD_NAME", format!("demo-redis-{ordinal}"))

@@ -68,7 +68,7 @@ pub fn set(valid: &Valid, passwords: &Passwords) -> Option<StatefulSet> {
     let [server] = &mut pod.containers[..] else {
         unreachable!("a pod of one process")
     };
-    runs(server, "server");
+    runs(server, "server", passwords);
     server.lifecycle = Some(Lifecycle {
         pre_stop: Some(LifecycleHandler {
             exec: Some(script("leave")),
@@ -153,7 +153,7 @@ fn sentinel(valid: &Valid, passwords: &Passwords) -> Container {
     };
     let mut container = pod::container(valid, process);
     container.name = "sentinel".into();
-    runs(&mut container, "sentinel");
+    runs(&mut container, "sentinel", passwords);
     container.volume_mounts = Some(vec![VolumeMount {
         name: "data".into(),
         mount_path: "/data".into(),
@@ -162,9 +162,13 @@ fn sentinel(valid: &Valid, passwords: &Passwords) -> Container {
     container
 }
 
-/// The image's entry point is that of a single server.
-fn runs(container: &mut Container, what: &str) {
-    container.command = script(what).command;
+/// The image's entry point is that of a single server. One that does not know of several passwords has to fail at the first instance, whatever it is.
+fn runs(container: &mut Container, what: &str, passwords: &Passwords) {
+    let words: &[&str] = match passwords.accepts.len() {
+        0 | 1 => &[PROGRAM, what],
+        _ => &[PROGRAM, "accepting", what],
+    };
+    container.command = Some(words.iter().map(|word| (*word).to_owned()).collect());
     container.args = None;
 }
 
