@@ -180,13 +180,15 @@ impl Seen {
 #[must_use]
 pub fn passwords(current: u32, seen: &Seen) -> Passwords {
     let is_known = seen.accepted().all(|accepts| accepts.contains(&current));
-    let so_far = seen.presented().max();
+    let common = seen.accepted().cloned().reduce(|all, more| &all & &more);
+    let common = common.unwrap_or_default();
+    // Where nobody presents any, somebody has deleted all containers. An instance that is yet to come has accepted the first of them the longest.
+    let so_far = seen.presented().max().or(common.first().copied());
     let presents = so_far.filter(|_| !(seen.is_settled && is_known)).unwrap_or(current);
-    let mut accepts: BTreeSet<u32> = seen.presented().chain([current]).collect();
+    let mut accepts: BTreeSet<u32> = seen.presented().chain([presents, current]).collect();
     if !seen.is_settled {
         // A pod may come yet that presents what nobody presents now. Once an instance has ceased to accept it, that was made sure of.
-        let common = seen.accepted().cloned().reduce(|all, more| &all & &more);
-        accepts.extend(common.unwrap_or_default());
+        accepts.extend(common);
     }
     Passwords { presents, accepts }
 }

@@ -204,7 +204,7 @@ impl Model {
         self.redis_revision += u32::from(is_new(self.valid.redis_kind()));
         self.keys = decision.keys.clone();
         self.passwords = now.clone();
-        for pod in &decision.leave {
+        for pod in decision.leave.iter().filter(|pod| of_redis(pod).is_none()) {
             let ordinal = operator::sip_cluster::dereference::ordinal(pod).expect("a number");
             self.leave(ordinal);
         }
@@ -231,12 +231,7 @@ impl Model {
 
     /// The StatefulSet of Redis makes anew what was deleted, at the present template.
     pub fn replace_redis(&mut self, decision: &Decision, broken: bool) -> Vec<u16> {
-        let leaving = decision.leave.iter().filter_map(|pod| {
-            let name = pod.metadata.name.as_deref()?;
-            name.starts_with("demo-redis-")
-                .then(|| operator::sip_cluster::dereference::ordinal(pod))?
-        });
-        let leaving: Vec<_> = leaving.collect();
+        let leaving: Vec<_> = decision.leave.iter().filter_map(|pod| of_redis(pod)).collect();
         for ordinal in &leaving {
             let anew = Instance {
                 in_sync: false,
@@ -369,6 +364,12 @@ impl Model {
             containers,
         }
     }
+}
+
+/// The number of an instance of Redis; nothing for another pod.
+fn of_redis(pod: &Pod) -> Option<u16> {
+    let name = pod.metadata.name.as_deref()?;
+    name.strip_prefix("demo-redis-")?.parse().ok()
 }
 
 /// Of a container.
