@@ -343,7 +343,7 @@ impl Default for Proxies {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = ("!has(self.hostNetwork) || !has(self.advertised)", "dispatcher.advertised: with hostNetwork each proxy has its node's address: leave it out, and write a name that leads to all of them into hostNetwork.host"),
-    validation = ("!has(self.hostNetwork) || self.service.type == 'LoadBalancer' && self.service.externalTrafficPolicy == 'Local' && !has(self.service.class) && (!has(self.service.annotations) || size(self.service.annotations) == 0) && !has(self.service.nodePort)", "dispatcher.service: with hostNetwork nothing stands in front of the proxies: leave out its type, class, annotations, externalTrafficPolicy and nodePort"),
+    validation = ("!has(self.hostNetwork) || self.service.type == 'LoadBalancer' && self.service.externalTrafficPolicy == 'Local' && !has(self.service.class) && !has(self.service.annotations) && !has(self.service.nodePort)", "dispatcher.service: with hostNetwork nothing stands in front of the proxies: leave out its type, class, annotations, externalTrafficPolicy and nodePort"),
     validation = ("!has(self.hostNetwork) || self.port >= 1024", "dispatcher.port: proxies have no privileges in their nodes' network: write a number from 1024 on"),
     validation = ("!has(self.hostNetwork) || self.port != self.hostNetwork.ucfPort && self.port != self.hostNetwork.adminPort && self.hostNetwork.ucfPort != self.hostNetwork.adminPort", "dispatcher.hostNetwork: a proxy cannot listen twice at one port of its node: write different numbers for dispatcher.port, ucfPort and adminPort"))]
 pub struct Dispatcher {
