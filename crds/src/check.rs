@@ -137,13 +137,15 @@ fn number_range(field: &str, number: f64, value: &Value, schema: &Value) -> Opti
     Some(problem(field, value, wrong, remedy(schema)))
 }
 
-/// `redis://`, an authority, no blank; or `redis-sentinel://`, authorities, `#` and the master's name. Each with `rediss`, too.
+/// `redis://`, an authority, no blank; or `redis-sentinel://`, authorities, `#` and the master's name; or `redis-cluster://` and authorities.
+/// Each with `rediss`, too.
 fn is_redis_url(text: &str) -> bool {
     let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
     match text.split_once("://") {
         Some(("redis-sentinel" | "rediss-sentinel", rest)) => rest
             .split_once('#')
             .is_some_and(|(sentinels, master)| is_word(sentinels) && is_word(master) && !master.contains('#')),
+        Some(("redis-cluster" | "rediss-cluster", rest)) => is_word(rest) && !rest.contains(['#', '/']),
         Some(("redis", rest)) => is_word(rest),
         Some(("rediss", rest)) => is_word(rest) && !rest.contains('#'),
         _ => false,
@@ -184,7 +186,8 @@ fn remedy(schema: &Value) -> String {
         (_, Some("ip"), _) => "write an IP address such as 127.0.0.1 or ::1".into(),
         (_, _, Some(PERIOD_PATTERN)) => "write a whole number and its unit: 500ms, 3s, 30m or 1h".into(),
         (_, _, Some(REDIS_URL_PATTERN)) => {
-            "write a URL such as redis://10.0.0.7:6379/0, or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER; with rediss for TLS"
+            "write a URL such as redis://10.0.0.7:6379/0, redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER \
+             or redis-cluster://10.0.0.7:6379,10.0.0.8:6379; with rediss for TLS"
                 .into()
         }
         (_, _, Some(EMERGENCY_PATTERN)) => {

@@ -16,7 +16,8 @@ use crate::Period;
 use crate::status::SipClusterStatus;
 
 /// What the URL of a Redis looks like.
-pub(crate) const REDIS_URL_PATTERN: &str = r"^(redis://[^\s]+|rediss://[^\s#]+|rediss?-sentinel://[^\s#]+#[^\s#]+)$";
+pub(crate) const REDIS_URL_PATTERN: &str =
+    r"^(redis://[^\s]+|rediss://[^\s#]+|rediss?-sentinel://[^\s#]+#[^\s#]+|rediss?-cluster://[^\s#/]+)$";
 
 /// What a number or a service looks like: what a user part (RFC 3261 s25.1) has without escapes, a URN (RFC 5031) as well, and no comma.
 pub(crate) const EMERGENCY_PATTERN: &str = "^[A-Za-z0-9+*._:-]{1,64}$";
@@ -551,7 +552,8 @@ impl Default for Managed {
     validation = ("!has(self.url) || self.url.startsWith('rediss') == (has(self.caSecret) || has(self.caFile))", "redis.external: TLS takes both a url that begins with rediss and a CA (caSecret; on one machine caFile): write both, or neither"))]
 pub struct External {
     /// Its URL: `redis://[:PASSWORD@]HOST:PORT[/DB]`, or, for one whose Sentinels say which server is the master,
-    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`. With `rediss` in place of `redis` servers and Sentinels are spoken to over
+    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`, or, for some nodes of a Redis Cluster,
+    /// `redis-cluster://[:PASSWORD@]HOST:PORT[,HOST:PORT...]`. With `rediss` in place of `redis` servers, Sentinels and nodes are spoken to over
     /// TLS; then their CA is named too. A password in it can be read by whoever may read the SipCluster: on Kubernetes `secret` keeps it from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = REDIS_URL_PATTERN))]

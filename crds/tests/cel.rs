@@ -142,6 +142,8 @@ const RULES: &[Case] = &[
             "{redis: {external: {url: 'redis://10.0.0.7'}}}",
             "{redis: {external: {url: 'rediss://10.0.0.7', caSecret: {name: ca}}}}",
             "{redis: {external: {url: 'rediss-sentinel://10.0.0.7#calls', caFile: ca.crt}}}",
+            "{redis: {external: {url: 'rediss-cluster://10.0.0.7', caFile: ca.crt}}}",
+            "{redis: {external: {url: 'redis-cluster://10.0.0.7'}}}",
             "{redis: {external: {secret: {name: calls}}}}",
             "{redis: {external: {secret: {name: calls}, caSecret: {name: ca}}}}",
         ],

@@ -155,12 +155,17 @@ fn a_wrong_value_names_field_value_and_remedy() {
         (
             "{application: {answer: {}}, redis: {external: {url: localhost}}}",
             "spec.redis.external.url: \"localhost\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
-             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER; with rediss for TLS\n",
+             redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER or redis-cluster://10.0.0.7:6379,10.0.0.8:6379; with rediss for TLS\n",
+        ),
+        (
+            "{application: {answer: {}}, redis: {external: {url: 'redis-cluster://10.0.0.7/2'}}}",
+            "spec.redis.external.url: \"redis-cluster://10.0.0.7/2\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
+             redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER or redis-cluster://10.0.0.7:6379,10.0.0.8:6379; with rediss for TLS\n",
         ),
         (
             "{application: {answer: {}}, redis: {external: {url: 'redis-sentinel://10.0.0.7:26379'}}}",
             "spec.redis.external.url: \"redis-sentinel://10.0.0.7:26379\": it does not read like one; write a URL such as redis://10.0.0.7:6379/0, \
-             or redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER; with rediss for TLS\n",
+             redis-sentinel://10.0.0.7:26379,10.0.0.8:26379#MASTER or redis-cluster://10.0.0.7:6379,10.0.0.8:6379; with rediss for TLS\n",
         ),
         (
             "{application: {answer: {}}, redis: {external: {instances: 1}}}",
@@ -312,6 +317,11 @@ fn redis_is_counted_with_its_replicas() {
     assert_eq!(
         of(&format!("{{external: {{url: '{sentinels}', instances: 9}}}}")),
         (Some(sentinels.into()), 9)
+    );
+    let nodes = "redis-cluster://:secret@10.0.0.7,[::1]:7000";
+    assert_eq!(
+        of(&format!("{{external: {{url: '{nodes}', instances: 2}}}}")),
+        (Some(nodes.into()), 2)
     );
 }
 

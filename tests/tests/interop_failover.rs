@@ -27,23 +27,9 @@ fn caller(cluster: &Cluster, transport: Transport) -> anyhow::Result<Caller> {
     Caller::new(transport, cluster.caller_address(), cluster.address(), 16)
 }
 
-/// Calls at `rate` a second, all of them answered.
-fn raise(caller: &mut Caller, calls: usize, rate: u32) -> anyhow::Result<()> {
-    caller.paced(rate, 0..calls, |caller, _| {
-        caller.invite();
-    });
-    caller.all_answered(LIMIT)?;
-    caller.expect_all_ok("INVITE", 0, calls)
-}
-
-/// One request in every confirmed dialog, all of them answered 200.
+/// One request in every confirmed dialog, all of them answered 200 in time.
 fn in_every_dialog(caller: &mut Caller, method: &'static str, rate: u32) -> anyhow::Result<Spread> {
-    let dialogs = caller.indices(State::Confirmed);
-    let (count, since) = (dialogs.len(), caller.outcomes.len());
-    caller.paced(rate, dialogs, |caller, dialog| caller.request(dialog, method));
-    caller.settle(LIMIT)?;
-    caller.expect_all_ok(method, since, count)?;
-    let spread = caller.spread(method, since);
+    let spread = caller.in_every_dialog(method, rate, LIMIT)?;
     at_most(WORST, method, &spread)?;
     Ok(spread)
 }
@@ -53,7 +39,7 @@ fn dialogs_survive(manifest: Manifest, transport: Transport, kills: usize) -> an
     const DIALOGS: usize = 2_000;
     let cluster = Cluster::start(manifest)?;
     let mut caller = caller(&cluster, transport)?;
-    raise(&mut caller, DIALOGS, 500)?;
+    caller.raise(DIALOGS, 500, LIMIT)?;
     let status = cluster.until("the dialogs are counted", LIMIT, |status| {
         status.dialogs() == DIALOGS as u64
     })?;
@@ -315,7 +301,7 @@ fn timers_that_fall_due_in_the_outage_end_each_session_once() -> anyhow::Result<
     })?;
     let mut caller = caller(&cluster, Transport::Udp)?;
     // Within a tenth of a second: all fall due while nobody has taken over yet, or just afterwards.
-    raise(&mut caller, DUE_CALLS, 4_000)?;
+    caller.raise(DUE_CALLS, 4_000, LIMIT)?;
     let kill = first_sent(&caller) + HOLD - JUST_BEFORE;
     let sessions = kill_two_with_200_sessions(&cluster, &mut caller, kill)?;
     caller.until("every session ended", LIMIT, |caller| {
@@ -349,7 +335,7 @@ fn session_timers_that_fall_due_in_the_outage_end_each_session_once() -> anyhow:
     })?;
     let mut caller = caller(&cluster, Transport::Udp)?;
     caller.session_expires = Some(90);
-    raise(&mut caller, DUE_CALLS, 4_000)?;
+    caller.raise(DUE_CALLS, 4_000, LIMIT)?;
     assert!(
         caller.dialogs.iter().all(|dialog| dialog.granted == Some(90)),
         "Session-Expires: 90 is granted"
@@ -410,7 +396,7 @@ fn a_container_that_comes_back_is_handed_its_share_with_live_dialogs() -> anyhow
         ..Manifest::default()
     })?;
     let mut caller = caller(&cluster, Transport::Udp)?;
-    raise(&mut caller, DIALOGS, 500)?;
+    caller.raise(DIALOGS, 500, LIMIT)?;
     let before = cluster.until("the dialogs are counted", LIMIT, |status| {
         status.dialogs() == DIALOGS as u64
     })?;

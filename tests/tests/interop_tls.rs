@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use container::store::{Lost, Place, Store};
-use tests::interop::caller::{Caller, State, Transport};
+use tests::interop::caller::{Caller, Transport};
 use tests::interop::certificates::{Authority, Certificate};
 use tests::interop::cluster::{Cluster, External, Manifest};
 use tests::interop::process::{scratch, signal, wait_for};
@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// What is refused is told within four of it.
 const BUDGET: Duration = Duration::from_millis(500);
+
+/// Calls and requests a second.
+const RATE: u32 = 400;
 
 const PLAIN: u16 = 6379;
 const TLS: u16 = 6380;
@@ -137,15 +140,6 @@ fn manifest(name: &'static str, last: u8, redis: SocketAddr, ca: PathBuf) -> Man
     }
 }
 
-/// One request in every dialog, all of them answered 200.
-fn in_every_dialog(caller: &mut Caller, method: &'static str) -> anyhow::Result<()> {
-    let dialogs = caller.indices(State::Confirmed);
-    let (count, since) = (dialogs.len(), caller.outcomes.len());
-    caller.paced(400, dialogs, |caller, dialog| caller.request(dialog, method));
-    caller.settle(LIMIT)?;
-    caller.expect_all_ok(method, since, count)
-}
-
 #[test]
 fn dialogs_survive_the_death_of_a_container_and_another_ca() -> anyhow::Result<()> {
     const DIALOGS: usize = 400;
@@ -155,18 +149,14 @@ fn dialogs_survive_the_death_of_a_container_and_another_ca() -> anyhow::Result<(
     std::fs::copy(authority.certificate(), &ca)?;
     let cluster = Cluster::start(manifest("tls-calls", 11, address(10, TLS), ca.clone()))?;
     let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 16)?;
-    caller.paced(400, 0..DIALOGS, |caller, _| {
-        caller.invite();
-    });
-    caller.all_answered(LIMIT)?;
-    caller.expect_all_ok("INVITE", 0, DIALOGS)?;
+    caller.raise(DIALOGS, RATE, LIMIT)?;
     let status = cluster.until("the dialogs are counted", LIMIT, |status| {
         status.dialogs() == DIALOGS as u64
     })?;
     let lost = status.containers[1].dialogs.unwrap_or_default();
     ensure!(lost > 50, "it holds its part of the dialogs: {status:?}");
     signal(status.containers[1].running()?, libc::SIGKILL)?;
-    in_every_dialog(&mut caller, "INVITE")?;
+    caller.in_every_dialog("INVITE", RATE, LIMIT)?;
     cluster.settle(LIMIT)?;
 
     // The CA is exchanged, and with it the server's certificate: containers connect anew, and none is started again.
@@ -179,7 +169,7 @@ fn dialogs_survive_the_death_of_a_container_and_another_ca() -> anyhow::Result<(
     let next = Authority::new(&files.join("next"))?;
     std::fs::copy(next.certificate(), &ca)?;
     show(&server, &next.issue(address(10, 0).ip())?)?;
-    in_every_dialog(&mut caller, "INVITE")?;
+    caller.in_every_dialog("INVITE", RATE, LIMIT)?;
     let replicated = |part: &tests::interop::cluster::Part| part.replicated == Some(true);
     let status = cluster.until("all is in Redis", LIMIT, |status| {
         status.containers.iter().all(replicated)
@@ -188,7 +178,7 @@ fn dialogs_survive_the_death_of_a_container_and_another_ca() -> anyhow::Result<(
         status.containers.iter().map(|part| part.pid).collect::<Vec<_>>(),
         before
     );
-    in_every_dialog(&mut caller, "BYE")?;
+    caller.in_every_dialog("BYE", RATE, LIMIT)?;
     caller.expect_no_call_doubled()?;
     wait_for("no dialog is left", LIMIT, || {
         cluster.status().is_ok_and(|status| status.dialogs() == 0).then_some(())

@@ -30,11 +30,11 @@ struct Arguments {
     /// This container's name, such as demo-0: the same in its next life.
     #[arg(long, env = "SIPCLUSTER_NAME")]
     name: String,
-    /// Where Redis is, such as redis://127.0.0.1:6379, or who knows, such as redis-sentinel://10.0.0.1,10.0.0.2,10.0.0.3/#MASTER. With a password
-    /// better given by the environment.
+    /// Where Redis is, such as redis://127.0.0.1:6379, or who knows: Sentinels, such as redis-sentinel://10.0.0.1,10.0.0.2,10.0.0.3/#MASTER, or
+    /// nodes of a Redis Cluster, such as redis-cluster://10.0.0.1,10.0.0.2. With a password better given by the environment.
     #[arg(long, env = "SIPCLUSTER_REDIS", hide_env_values = true)]
     redis: String,
-    /// A file of the CAs (PEM) that may have signed the certificates of Redis and its Sentinels, where the URL begins with rediss. It is read at
+    /// A file of the CAs (PEM) that may have signed the certificates of Redis, its Sentinels or nodes, where the URL begins with rediss. It is read at
     /// each connection.
     #[arg(long, env = "SIPCLUSTER_REDIS_CA")]
     redis_ca: Option<PathBuf>,
@@ -281,7 +281,8 @@ fn redis(url: &str, replicas: u8, ca: Option<&Path>) -> Result<Place, Invalid> {
             None => url.into(),
         },
         remedy: format!(
-            "give redis://HOST:PORT, such as redis://127.0.0.1:6379, or redis-sentinel://HOST[,HOST...]/#MASTER; with rediss for TLS ({error})"
+            "give redis://HOST:PORT, such as redis://127.0.0.1:6379, redis-sentinel://HOST[,HOST...]/#MASTER or redis-cluster://HOST[,HOST...]; \
+             with rediss for TLS ({error})"
         ),
     })
 }

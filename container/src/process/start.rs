@@ -121,7 +121,7 @@ fn check_redis() -> ExitCode {
         .build()
         .map_err(|error| error.to_string())
         .and_then(|runtime| {
-            let reached = runtime.block_on(Link::new(place, PATIENCE).open());
+            let reached = runtime.block_on(Link::new(place, "sc:", PATIENCE).open());
             // A name server that does not answer is not waited for.
             runtime.shutdown_background();
             reached.map_err(|lost| lost.to_string())

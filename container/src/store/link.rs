@@ -33,6 +33,8 @@ impl From<redis::RedisError> for Lost {
 /// The connection.
 pub struct Link {
     place: Place,
+    /// Whose master it leads to in a Redis Cluster.
+    key: String,
     budget: Duration,
     connection: Option<Connection>,
     /// Where it is, or was, connected to.
@@ -43,11 +45,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link that connects at its first request; an answer later than `budget` counts as lost.
+    /// A link that connects at its first request; an answer later than `budget` counts as lost. Of a Redis Cluster it leads to the master that
+    /// has `key`, and all keys of its hash tag.
     #[must_use]
-    pub fn new(place: Place, budget: Duration) -> Self {
+    pub fn new(place: Place, key: &str, budget: Duration) -> Self {
         Self {
             place,
+            key: key.to_owned(),
             budget,
             connection: None,
             address: "no server yet".into(),
@@ -137,7 +141,7 @@ impl Link {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let (info, watched) = self.place.find(self.budget).await?;
+        let (info, watched) = self.place.find(&self.key, self.budget).await?;
         self.address = place::shown(&info);
         let patience = Patience {
             // It comes after a loss, and one that is refused at once costs nothing.
@@ -153,21 +157,29 @@ impl Link {
         self.made += 1;
         load_scripts(commands).await?;
         let info: String = redis::cmd("INFO").arg("server").query_async(commands).await?;
-        let run_id = info
-            .lines()
-            .find_map(|line| line.strip_prefix("run_id:"))
-            .unwrap_or_default();
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_default()
+        };
+        if field("redis_mode:") == "cluster" && !self.place.is_sharded() {
+            return Err(Lost(format!(
+                "{}: it is a node of a Redis Cluster; write redis-cluster:// and its nodes",
+                self.address
+            )));
+        }
+        let run_id = field("run_id:");
         self.run_id = u64::from_str_radix(run_id.get(..16).unwrap_or("0"), 16).unwrap_or_default();
         Ok(connection)
     }
 }
 
-/// Sentinels name a former master until they have seen the new one.
+/// Who is asked names a former master until it has heard of the new one.
 async fn check_role(connection: &mut MultiplexedConnection) -> Result<(), Lost> {
     let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-        _ => Err(Lost("the Sentinels name a server that is no master".into())),
+        _ => Err(Lost("it is named as the master, and is none".into())),
     }
 }
 

@@ -1,19 +1,10 @@
 //! The store in Redis: the requests of `ucf::store` as scripts, over a link of our own.
 //!
-//! | key | type | holds |
-//! | --- | --- | --- |
-//! | `sc:{CLUSTER:pN}:o` | hash | owner, epoch, running number and hand-over target of partition N |
-//! | `sc:{CLUSTER:pN}:r` | hash | its records |
-//! | `sc:{CLUSTER:m}:members` | hash | member records by incarnation |
-//! | `sc:{CLUSTER:m}:counters` | hash | their counters, and `era`: a random number as old as the data |
-//! | `sc:{CLUSTER:m}:room` | string | nothing: written to learn whether the server takes writes |
-//! | `sc:{CLUSTER:m}:fence:INCARNATION` | hash | `token` and links' generations: lets a member's workers write by plain commands |
-//!
-//! A fence is deleted an hour after its member was removed; until then it tells late packets of dead connections. Scripts touch keys of
-//! several hash tags, so the store is one server (with replicas and Sentinel, if wanted), not a Redis Cluster.
 
+mod asked;
 mod connection;
 mod fence;
+mod keys;
 mod link;
 mod place;
 mod reply;
@@ -30,6 +21,7 @@ use ucf::store::{MemberRecord, StoreReply, StoreRequest};
 use ucf::{Incarnation, PartitionId};
 
 use fence::Fence;
+use keys::Keys;
 pub use link::{Link, Lost};
 pub use place::Place;
 pub use write::Paths;
@@ -37,7 +29,7 @@ pub use write::Paths;
 /// A worker's or the control task's way to Redis.
 pub struct Store {
     link: Link,
-    cluster: String,
+    keys: Keys,
     shas: Shas,
     /// Offered as the data's `era` if it has none.
     entropy: u64,
@@ -106,10 +98,11 @@ impl Store {
             room: link::sha(scripts::ROOM),
         };
         let replicas = place.awaited_replicas();
+        let keys = Keys::new(cluster, place.is_sharded());
         Self {
-            link: Link::new(place, budget),
+            link: Link::new(place, &keys.members(), budget),
             replicas,
-            cluster: cluster.to_owned(),
+            keys,
             shas,
             entropy,
             fence: Fence::new(),
@@ -148,7 +141,7 @@ impl Store {
         let mut won = Vec::new();
         for (request, answer) in requests.iter().zip(answers) {
             if let (StoreRequest::Claim { partition, .. }, StoreReply::Claimed { .. }) = (request, &answer.reply) {
-                pipeline.cmd("HGETALL").arg(self.records_key(*partition));
+                pipeline.cmd("HGETALL").arg(self.keys.records(*partition));
                 won.push(answer);
             }
         }
@@ -200,12 +193,12 @@ impl Store {
                 command
                     .arg(hex(*member))
                     .arg(counter.map(|c| c.to_string()).unwrap_or_default())
-                    .arg(self.fence_prefix());
+                    .arg(self.keys.fences());
                 pipeline.add_command(command);
             }
             StoreRequest::Inspect { partitions } => {
                 for partition in partitions {
-                    let key = self.owner_key(*partition);
+                    let key = self.keys.owner(*partition);
                     pipeline.cmd("HMGET").arg(key).arg("owner").arg("epoch").arg("target");
                 }
             }
@@ -219,7 +212,7 @@ impl Store {
                 let mut command = self.on_owner(&self.shas.claim, *partition);
                 command.arg(hex(*member)).arg(expected.map(hex).unwrap_or_default());
                 command.arg(at_least.0).arg(u8::from(*as_target));
-                command.arg(self.fence_prefix());
+                command.arg(self.keys.fences());
                 pipeline.add_command(command);
             }
             StoreRequest::Write(write) => {
@@ -253,42 +246,20 @@ impl Store {
 
     fn on_members(&self, sha: &str) -> Cmd {
         let mut command = evalsha(sha, 2);
-        command
-            .arg(self.members_key())
-            .arg(format!("sc:{{{}:m}}:counters", self.cluster));
+        command.arg(self.keys.members()).arg(self.keys.counters());
         command
     }
 
     fn ask_for_room(&self) -> Cmd {
         let mut command = evalsha(&self.shas.room, 1);
-        command.arg(format!("sc:{{{}:m}}:room", self.cluster));
+        command.arg(self.keys.room());
         command
     }
 
     fn on_owner(&self, sha: &str, partition: PartitionId) -> Cmd {
         let mut command = evalsha(sha, 1);
-        command.arg(self.owner_key(partition));
+        command.arg(self.keys.owner(partition));
         command
-    }
-
-    fn members_key(&self) -> String {
-        format!("sc:{{{}:m}}:members", self.cluster)
-    }
-
-    fn fence_prefix(&self) -> String {
-        format!("sc:{{{}:m}}:fence:", self.cluster)
-    }
-
-    fn fence_key(&self, member: Incarnation) -> String {
-        format!("sc:{{{}:m}}:fence:{member}", self.cluster)
-    }
-
-    fn owner_key(&self, partition: PartitionId) -> String {
-        format!("sc:{{{}:p{}}}:o", self.cluster, partition.0)
-    }
-
-    fn records_key(&self, partition: PartitionId) -> String {
-        format!("sc:{{{}:p{}}}:r", self.cluster, partition.0)
     }
 }
 

@@ -1,8 +1,9 @@
-//! The scripts: what `ucf::store` means, in Lua. Each touches one hash tag (`write` takes several partitions at once, which a
-//! single server allows) and calls Redis as few times as it can: a call costs about half a microsecond of the one core there is.
+//! The scripts: what `ucf::store` means, in Lua. Each calls Redis as few times as it can: a call costs about half a microsecond of the one core
+//! there is.
 //!
 //! Whatever replaces an owner or an epoch deletes the former owner's token in its fence, on which plain writes rest. A fence that may
-//! expire, because its member is not listed, holds no token, so nothing rests on what a server makes of a watched key that expires.
+//! expire, because its member is not listed, holds no token, so nothing rests on what a server makes of a watched key that expires. That
+//! comes before anything else: while a Redis Cluster moves its keys to another master, a script may end at a fence that has moved already.
 //!
 //! Leases and claims (and what belongs to them) run even when the server is out of memory; `write` does not, and `room` tells.
 //!
@@ -31,10 +32,10 @@ return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
 pub const REMOVE: &str = r"#!lua flags=allow-oom
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('HDEL', ARGV[3] .. ARGV[1], 'token')
 redis.call('EXPIRE', ARGV[3] .. ARGV[1], 3600)
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
 return 1
 ";
 
@@ -48,9 +49,9 @@ if owner ~= ARGV[2] or (ARGV[4] == '1' and s[3] ~= ARGV[1]) then
 end
 epoch = math.max(epoch + 1, tonumber(ARGV[3]))
 epoch = string.format('%.0f', epoch)
+if s[1] then redis.call('HDEL', ARGV[5] .. owner, 'token') end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', epoch, 'seq', '0')
 if s[3] then redis.call('HDEL', KEYS[1], 'target') end
-if s[1] then redis.call('HDEL', ARGV[5] .. owner, 'token') end
 return {'claimed', epoch}
 ";
 
@@ -106,9 +107,9 @@ for i = 3, #K, 2 do
     end
   elseif not s[1] or tonumber(s[2]) < tonumber(epoch) then
     go = true
+    if s[1] then call('HDEL', A[5] .. s[1], 'token') end
     call('HSET', o, 'owner', member, 'epoch', epoch, 'seq', seq)
     call('HDEL', o, 'target')
-    if s[1] then call('HDEL', A[5] .. s[1], 'token') end
     odd[#odd + 1] = {(i - 3) / 2, 'behind'}
   else
     odd[#odd + 1] = {(i - 3) / 2, 'refused', s[1], s[2], call('HGET', o, 'target') or ''}

@@ -47,7 +47,7 @@ impl Store {
         result
     }
 
-    /// Never writes under a watch: for measurements, and for a store whose keys are not all on one server.
+    /// Never writes under a watch: for measurements.
     #[must_use]
     pub fn by_script_only(mut self) -> Self {
         self.watches = false;
@@ -87,7 +87,7 @@ impl Store {
         }
         let generation = fence::random()?;
         let mut command = evalsha(&self.shas.register, 2);
-        command.arg(self.fence_key(member)).arg(self.members_key());
+        command.arg(self.keys.fence(member)).arg(self.keys.members());
         command.arg(hex(member)).arg(&self.fence.link).arg(&generation);
         self.link.run(Pipeline::with_capacity(1).add_command(command)).await?;
         self.fence.generation = Some(generation.clone());
@@ -99,7 +99,7 @@ impl Store {
         let mut pipeline = Pipeline::with_capacity(writes.len() * 2 + 4);
         pipeline.cmd("MULTI").ignore();
         for write in writes {
-            append_plainly(&mut pipeline, write, &self.records_key(write.partition));
+            append_plainly(&mut pipeline, write, &self.keys.records(write.partition));
         }
         pipeline.cmd("EXEC");
         self.append_watch(&mut pipeline, member);
@@ -159,17 +159,19 @@ impl Store {
         partitions: impl ExactSizeIterator<Item = PartitionId>,
     ) -> Cmd {
         let mut command = evalsha(&self.shas.write, 2 + partitions.len() * 2);
-        command.arg(self.fence_key(member)).arg(self.members_key());
+        command.arg(self.keys.fence(member)).arg(self.keys.members());
         for partition in partitions {
-            command.arg(self.owner_key(partition)).arg(self.records_key(partition));
+            command
+                .arg(self.keys.owner(partition))
+                .arg(self.keys.records(partition));
         }
         command.arg(hex(member)).arg(link).arg(generation).arg(token);
-        command.arg(self.fence_prefix());
+        command.arg(self.keys.fences());
         command
     }
 
     fn append_watch(&self, pipeline: &mut Pipeline, member: Incarnation) {
-        let key = self.fence_key(member);
+        let key = self.keys.fence(member);
         pipeline.cmd("WATCH").arg(&key).ignore();
         pipeline.cmd("HMGET").arg(key).arg("token").arg(&self.fence.link);
     }

@@ -82,7 +82,7 @@ pub fn missing() -> Failure {
 }
 
 /// `redis://[user[:password]@]host[:port][/database]`; of `redis-sentinel://[:password@]host[:port][,host[:port]...][/database]#master` the
-/// first Sentinel.
+/// first Sentinel, of `redis-cluster://[:password@]host[:port][,host[:port]...]` the first node.
 fn host_and_port(url: &str) -> String {
     let (rest, port) = match url.split_once("://") {
         Some(("redis-sentinel" | "rediss-sentinel", rest)) => (rest, 26379),
@@ -116,6 +116,7 @@ mod tests {
             ("redis-sentinel://[::1]:7000#calls", "[::1]:7000"),
             ("rediss://10.0.0.7", "10.0.0.7:6379"),
             ("rediss-sentinel://10.0.0.7#calls", "10.0.0.7:26379"),
+            ("redis-cluster://:p@10.0.0.7,10.0.0.8:7000", "10.0.0.7:6379"),
         ] {
             assert_eq!(host_and_port(url), address);
         }

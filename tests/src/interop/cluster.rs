@@ -360,7 +360,8 @@ impl Cluster {
             cluster: self.manifest.name.to_owned(),
             partitions: self.manifest.partitions,
             containers: status.containers.iter().map(admin).collect::<Result<_, _>>()?,
-            redis: redis::named_master(url)?,
+            redis: redis::named_master(url, &format!("sc:{{{}}}", self.manifest.name))?,
+            sharded: url.starts_with("redis-cluster://"),
         })
     }
 

@@ -37,6 +37,8 @@ pub struct Copies {
     pub containers: Vec<SocketAddr>,
     /// Redis.
     pub redis: SocketAddr,
+    /// It is a Redis Cluster, in which all keys have one hash tag.
+    pub sharded: bool,
 }
 
 /// Epoch and records of a partition in Redis.
@@ -108,7 +110,11 @@ impl Copies {
         let mut connection = client.get_connection()?;
         let mut pipeline = redis::pipe();
         for partition in 0..self.partitions {
-            let key = format!("sc:{{{}:p{partition}}}", self.cluster);
+            let key = if self.sharded {
+                format!("sc:{{{}}}:p{partition}", self.cluster)
+            } else {
+                format!("sc:{{{}:p{partition}}}", self.cluster)
+            };
             pipeline.cmd("HGET").arg(format!("{key}:o")).arg("epoch");
             pipeline.cmd("HGETALL").arg(format!("{key}:r"));
         }

@@ -1,4 +1,4 @@
-//! Redis of the test's own, to be harmed in every way: a server, one with replicas and Sentinels, a relay in front of one.
+//! Redis of the test's own, to be harmed in every way: a server, one with replicas and Sentinels, a Redis Cluster, a relay in front of a server.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -252,7 +252,7 @@ impl Watched {
 
     /// Whom the Sentinels name.
     pub fn master(&mut self) -> anyhow::Result<&mut Server> {
-        self.server(named_master(&self.url())?)
+        self.server(named_master(&self.url(), "")?)
     }
 
     /// The one at this address.
@@ -262,8 +262,173 @@ impl Watched {
     }
 }
 
-/// Where the master is, by a URL as containers are told it.
-pub fn named_master(url: &str) -> anyhow::Result<SocketAddr> {
+/// A Redis Cluster of three masters with a replica each.
+pub struct Sharded {
+    /// The masters first, then their replicas in the same order.
+    nodes: Vec<Server>,
+}
+
+/// Slots of a Redis Cluster.
+const SLOTS: u16 = 16_384;
+
+impl Sharded {
+    /// Starts it at the ports from `first` on, and waits until it serves and each replica has its master's data.
+    pub fn start(first: SocketAddr, files: &Path) -> anyhow::Result<Self> {
+        const MASTERS: u16 = 3;
+        let node = |number| {
+            let (ip, port) = (first.ip(), first.port() + number);
+            let words = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-node-timeout", "1000"],
+                ["--cluster-announce-ip", &ip.to_string()],
+            ];
+            let words = words.concat().into_iter().map(Into::into).collect();
+            Server::start_as(
+                SocketAddr::new(ip, port),
+                &files.join(format!("node-{number}")),
+                None,
+                words,
+            )
+        };
+        let nodes = (0..2 * MASTERS).map(node).collect::<Result<Vec<_>, _>>()?;
+        let (masters, replicas) = nodes.split_at(MASTERS.into());
+        for (number, master) in (0..).zip(masters) {
+            let (from, to) = (SLOTS / MASTERS * number, SLOTS / MASTERS * (number + 1) - 1);
+            let to = if number + 1 == MASTERS { SLOTS - 1 } else { to };
+            master.ask(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()])?;
+            master.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()])?;
+        }
+        for other in &nodes[1..] {
+            let (ip, port) = (other.address.ip().to_string(), other.address.port().to_string());
+            nodes[0].ask(&["CLUSTER", "MEET", &ip, &port])?;
+        }
+        let all_say = |what: &str, line: &str| {
+            wait_for(what, PATIENCE * 3, || {
+                let says = |node: &Server| {
+                    node.query::<String>(&["CLUSTER", "INFO"])
+                        .is_ok_and(|info| info.contains(line))
+                };
+                nodes.iter().all(says).then_some(())
+            })
+        };
+        all_say("the nodes know one another", "cluster_known_nodes:6\r")?;
+        for (master, replica) in masters.iter().zip(replicas) {
+            let id: String = master.query(&["CLUSTER", "MYID"])?;
+            // Until it has heard that the other is a master.
+            wait_for("a replica is one", PATIENCE, || {
+                replica.ask(&["CLUSTER", "REPLICATE", &id]).ok()
+            })?;
+        }
+        all_say("the Redis Cluster serves", "cluster_state:ok\r")?;
+        wait_for("replicas have their masters' data", PATIENCE * 3, || {
+            let follows = |replica: &Server| replica.ask(&["ROLE"]).is_ok_and(|role| role.contains("connected"));
+            replicas.iter().all(follows).then_some(())
+        })?;
+        Ok(Self { nodes })
+    }
+
+    /// What containers are told: some nodes, the last one a replica.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.nodes[1..4].iter().map(|node| node.address.to_string()).collect();
+        format!("redis-cluster://{}", hosts.join(","))
+    }
+
+    /// The master that has this key.
+    pub fn master_of(&mut self, key: &str) -> anyhow::Result<&mut Server> {
+        self.node(sharded_master(&self.url(), key)?)
+    }
+
+    /// The one at this address.
+    pub fn node(&mut self, address: SocketAddr) -> anyhow::Result<&mut Server> {
+        let node = self.nodes.iter_mut().find(|node| node.address == address);
+        node.with_context(|| format!("a node of ours at {address}"))
+    }
+
+    /// Begins to move the slot of this key to another master than the one that has it; nothing has moved yet.
+    pub fn moving(&self, key: &str) -> anyhow::Result<Moving<'_>> {
+        let from = sharded_master(&self.url(), key)?;
+        let is_master = |node: &&Server| node.ask(&["ROLE"]).is_ok_and(|role| role.contains("master"));
+        let (source, others): (Vec<_>, Vec<_>) =
+            (self.nodes.iter().filter(is_master)).partition(|node| node.address == from);
+        let (source, target) = (
+            source.first().context("who has it")?,
+            others.first().context("another master")?,
+        );
+        let slot = source.query::<u16>(&["CLUSTER", "KEYSLOT", key])?.to_string();
+        let id = |master: &Server| master.query::<String>(&["CLUSTER", "MYID"]);
+        let (from, to) = (id(source)?, id(target)?);
+        target.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from])?;
+        source.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to])?;
+        Ok(Moving {
+            source,
+            target,
+            to,
+            slot,
+        })
+    }
+}
+
+/// A slot on its way from one master to another.
+pub struct Moving<'a> {
+    source: &'a Server,
+    target: &'a Server,
+    to: String,
+    slot: String,
+}
+
+impl Moving<'_> {
+    /// Moves these keys.
+    pub fn take(&self, keys: &[String]) -> anyhow::Result<()> {
+        let (ip, port) = (
+            self.target.address.ip().to_string(),
+            self.target.address.port().to_string(),
+        );
+        let keys = keys.iter().map(String::as_str);
+        let words = ["MIGRATE", &ip, &port, "", "0", "5000", "KEYS"].into_iter().chain(keys);
+        self.source.ask(&words.collect::<Vec<_>>()).map(drop)
+    }
+
+    /// Those that have not moved yet.
+    pub fn left(&self) -> anyhow::Result<Vec<String>> {
+        self.source.query(&["CLUSTER", "GETKEYSINSLOT", &self.slot, "1000"])
+    }
+
+    /// Moves the rest, and ends it.
+    pub fn finish(self) -> anyhow::Result<()> {
+        self.take(&self.left()?)?;
+        for master in [self.target, self.source] {
+            master.ask(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.to])?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the master of a key is, by the first of the nodes in the URL that answers.
+fn sharded_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
+    let hosts = url.strip_prefix("redis-cluster://").unwrap_or(url);
+    for node in hosts.split(',') {
+        let client = redis::Client::open(format!("redis://{node}/"))?;
+        let Ok(mut connection) = client.get_connection_with_timeout(PATIENCE) else {
+            continue;
+        };
+        let held: redis::RedisResult<i64> = redis::cmd("EXISTS").arg(key).query(&mut connection);
+        return match held {
+            Ok(_) => Ok(node.parse()?),
+            Err(error) => match error.redirect_node() {
+                Some((master, _)) => Ok(master.parse()?),
+                None => Err(error.into()),
+            },
+        };
+    }
+    anyhow::bail!("no node of {url} answers")
+}
+
+/// Where the master is, of a Redis Cluster that of this key, by a URL as containers are told it.
+pub fn named_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
+    if url.starts_with("redis-cluster://") {
+        return sharded_master(url, key);
+    }
     let Some(hosts) = url.strip_prefix("redis-sentinel://") else {
         let address = url.trim_start_matches("redis://").trim_end_matches('/');
         return address.parse().with_context(|| format!("an address: {url}"));

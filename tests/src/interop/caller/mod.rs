@@ -213,6 +213,26 @@ impl Caller {
         })
     }
 
+    /// Calls at `rate` a second, all of them answered 200.
+    pub fn raise(&mut self, calls: usize, rate: u32, limit: Duration) -> anyhow::Result<()> {
+        let since = self.outcomes.len();
+        self.paced(rate, 0..calls, |caller, _| {
+            caller.invite();
+        });
+        self.all_answered(limit)?;
+        self.expect_all_ok("INVITE", since, calls)
+    }
+
+    /// One request in every confirmed dialog at `rate` a second, all of them answered 200; how long that took.
+    pub fn in_every_dialog(&mut self, method: &'static str, rate: u32, limit: Duration) -> anyhow::Result<Spread> {
+        let dialogs = self.indices(State::Confirmed);
+        let (count, since) = (dialogs.len(), self.outcomes.len());
+        self.paced(rate, dialogs, |caller, dialog| caller.request(dialog, method));
+        self.settle(limit)?;
+        self.expect_all_ok(method, since, count)?;
+        Ok(self.spread(method, since))
+    }
+
     /// Number of dialogs in a state.
     #[must_use]
     pub fn count(&self, state: State) -> usize {

@@ -1,0 +1,236 @@
+//! A Redis Cluster: calls outlive one of its masters, and a container, and the move of their slot to another master. Real processes, a real Redis Cluster.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use container::engine::{Write, WriteOutcome};
+use container::records::{Key, Kind};
+use container::store::{Lost, Place, Store};
+use tests::interop::caller::{Caller, Transport};
+use tests::interop::cluster::{Cluster, External, Manifest};
+use tests::interop::process::{scratch, signal, wait_for};
+use tests::interop::redis::{Server, Sharded};
+use ucf::store::{MemberRecord, StoreReply, StoreRequest};
+use ucf::{Epoch, Incarnation, PartitionId};
+
+/// Longer than anything takes on a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Calls and requests a second.
+const RATE: u32 = 400;
+
+/// Of a store that is busy with other tests.
+const BUDGET: Duration = Duration::from_secs(2);
+
+const ONE: Incarnation = Incarnation(1);
+const OTHER: Incarnation = Incarnation(2);
+
+fn address(last: u8, port: u16) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 94, last), port).into()
+}
+
+fn store(url: &str, replicas: u8) -> anyhow::Result<Store> {
+    Ok(Store::new(Place::new(url, replicas, None)?, "c", BUDGET, 1))
+}
+
+fn join(member: Incarnation) -> StoreRequest {
+    StoreRequest::Join {
+        record: MemberRecord {
+            incarnation: member,
+            name: format!("demo-{member}"),
+            sip: "127.0.0.1:1".into(),
+            ucf: "127.0.0.1:2".into(),
+            weight: 100,
+        },
+    }
+}
+
+fn claim(partition: u16, member: Incarnation, expected: Option<Incarnation>) -> StoreRequest {
+    StoreRequest::Claim {
+        partition: PartitionId(partition),
+        member,
+        expected,
+        at_least: Epoch(1),
+        as_target: false,
+    }
+}
+
+/// One record of two partitions, so that a turn reaches more than one.
+fn writes(number: u64) -> [Write; 2] {
+    [0, 1].map(|partition| Write {
+        partition: PartitionId(partition),
+        epoch: Epoch(1),
+        number,
+        replace: false,
+        sets: vec![(
+            Key {
+                kind: Kind::Session,
+                id: number,
+            },
+            Bytes::from_static(b"a"),
+        )],
+        deletes: vec![],
+    })
+}
+
+const WRITTEN: [WriteOutcome; 2] = [WriteOutcome::Written; 2];
+
+/// Until it succeeds: what is lost meanwhile is the store's, not the test's.
+async fn until<T>(mut what: impl AsyncFnMut() -> Result<T, Lost>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match what().await {
+            Ok(done) => return Ok(done),
+            Err(lost) => ensure!(Instant::now() < deadline, "{lost}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_at_one_master_is_there_at_the_next() -> anyhow::Result<()> {
+    let mut sharded = Sharded::start(address(1, 7000), &scratch("sharded-promoted")?)?;
+    let mut store = store(&sharded.url(), 1)?;
+    store
+        .ask(&[join(ONE), claim(0, ONE, None), claim(1, ONE, None)])
+        .await?;
+    // By script, then under the watch, of two partitions each.
+    for number in [1, 2] {
+        assert_eq!(store.write(ONE, &writes(number)).await?, WRITTEN);
+    }
+    assert_eq!((store.paths().scripted, store.paths().watched), (1, 1));
+    let master = sharded.master_of("sc:{c}")?;
+    assert_eq!(store.address(), master.address().to_string());
+    master.kill();
+    // A replica is promoted; with nobody behind it nothing counts, so another store that asks for no replica reads what it has.
+    let mut other = self::store(&sharded.url(), 0)?;
+    let answers = until(async || other.ask(&[claim(0, OTHER, Some(ONE))]).await).await?;
+    assert!(
+        matches!(answers[0].reply, StoreReply::Claimed { epoch: Epoch(2) }),
+        "{answers:?}"
+    );
+    assert_eq!(answers[0].records.len(), 2);
+    let Lost(alone) = store.write(ONE, &writes(3)).await.expect_err("nobody else has it");
+    assert!(alone.contains("replicas"), "{alone}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slot_moves_and_the_fence_goes_with_it() -> anyhow::Result<()> {
+    let sharded = Sharded::start(address(2, 7000), &scratch("sharded-moved")?)?;
+    let mut store = store(&sharded.url(), 0)?;
+    store
+        .ask(&[join(ONE), claim(0, ONE, None), claim(1, ONE, None)])
+        .await?;
+    for number in [1, 2] {
+        assert_eq!(store.write(ONE, &writes(number)).await?, WRITTEN);
+    }
+    let former = store.address().to_owned();
+    let moving = sharded.moving("sc:{c}")?;
+    // The fence of whom it is taken from is at the new master already, the claim's key is not: nothing is claimed.
+    let mut other = self::store(&sharded.url(), 0)?;
+    moving.take(&[format!("sc:{{c}}:m:fence:{ONE}")])?;
+    let between = "it is between two masters";
+    other.ask(&[claim(0, OTHER, Some(ONE))]).await.expect_err(between);
+    // A half of a turn's keys is there as well, the other is not: nothing is written.
+    moving.take(&["sc:{c}:p0:o".into(), "sc:{c}:p0:r".into()])?;
+    store.write(ONE, &writes(3)).await.expect_err(between);
+    moving.finish()?;
+    assert_eq!(until(async || store.write(ONE, &writes(3)).await).await?, WRITTEN);
+    assert_ne!(store.address(), former);
+    // The claim ends the right to write under a watch, as ever.
+    let answers = until(async || other.ask(&[claim(0, OTHER, Some(ONE))]).await).await?;
+    assert_eq!(answers[0].records.len(), 3);
+    let outcomes = store.write(ONE, &writes(4)).await?;
+    assert!(
+        matches!(
+            outcomes[..],
+            [WriteOutcome::Stale { owner: Some(OTHER), .. }, WriteOutcome::Written]
+        ),
+        "{outcomes:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_scheme_is_told_with_its_remedy() -> anyhow::Result<()> {
+    let sharded = Sharded::start(address(3, 7000), &scratch("sharded-scheme")?)?;
+    let single = Server::start(address(3, 6379), &scratch("sharded-single")?)?;
+    let node = sharded.url().replace("redis-cluster://", "");
+    let node = node.split(',').next().context("a node")?;
+    for (url, what) in [
+        (
+            format!("redis://{node}"),
+            "it is a node of a Redis Cluster; write redis-cluster://",
+        ),
+        (
+            format!("redis-cluster://{}", single.address()),
+            "it is no Redis Cluster; write redis://",
+        ),
+        (
+            "redis-cluster://127.0.94.3:1".into(),
+            "none of 1 nodes of the Redis Cluster names a master: 127.0.94.3:1: ",
+        ),
+    ] {
+        let Lost(why) = store(&url, 0)?.time().await.expect_err("it is refused");
+        assert!(why.contains(what), "{url}: {why}");
+    }
+    Ok(())
+}
+
+#[test]
+fn dialogs_survive_a_master_then_a_container_then_the_move_of_their_slot() -> anyhow::Result<()> {
+    const DIALOGS: usize = 400;
+    const NAME: &str = "sharded-calls";
+    let key = format!("sc:{{{NAME}}}");
+    let mut sharded = Sharded::start(address(10, 7000), &scratch("sharded-calls-redis")?)?;
+    let cluster = Cluster::start(Manifest {
+        name: NAME,
+        address: [94, 11],
+        partitions: 256,
+        redis: Some(External {
+            url: sharded.url(),
+            instances: 2,
+            ca: None,
+        }),
+        ..Manifest::default()
+    })?;
+    let mut caller = Caller::new(Transport::Udp, cluster.caller_address(), cluster.address(), 16)?;
+    caller.raise(DIALOGS, RATE, LIMIT)?;
+    cluster.copies()?.until_equal(LIMIT)?;
+
+    // The master dies; its replica is promoted after a second or two, and serves alone until the other is back. Calls go on from memory.
+    let master = sharded.master_of(&key)?;
+    let former = master.address();
+    master.kill();
+    let promoted = caller.in_every_dialog("INVITE", RATE, LIMIT)?;
+    wait_for("its replica is promoted", LIMIT, || {
+        let now = sharded.master_of(&key).ok()?.address();
+        (now != former).then_some(())
+    })?;
+    sharded.node(former)?.start_again()?;
+    let status = cluster.until("all is in Redis again", LIMIT, |status| {
+        status.containers.iter().all(|part| part.replicated == Some(true))
+    })?;
+    cluster.copies()?.until_equal(LIMIT)?;
+
+    let lost = status.containers[1].dialogs.unwrap_or_default();
+    ensure!(lost > 50, "it holds its part of the dialogs: {status:?}");
+    signal(status.containers[1].running()?, libc::SIGKILL)?;
+    let taken_over = caller.in_every_dialog("INVITE", RATE, LIMIT)?;
+    cluster.settle(LIMIT)?;
+
+    sharded.moving(&key)?.finish()?;
+    let moved = caller.in_every_dialog("INVITE", RATE, LIMIT)?;
+    cluster.copies()?.until_equal(LIMIT)?;
+    caller.in_every_dialog("BYE", RATE, LIMIT)?;
+    caller.expect_no_call_doubled()?;
+    cluster.until("no dialog is left", LIMIT, |status| status.dialogs() == 0)?;
+    println!(
+        "{DIALOGS} dialogs, 0 lost; re-INVITEs while a replica is promoted: {promoted}; of {lost} dialogs taken over: {taken_over}; \
+         after their slot has moved: {moved}"
+    );
+    Ok(())
+}
