@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::world::{LIMIT, NAME, REPLICA_PRIORITY, World};
+use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
 use super::{beside, drift, nodes, silent};
 use crate::interop::process::wait_every;
 
@@ -51,27 +51,66 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
-pub const ALL: [Scenario; 25] = [
+pub const ALL: [Scenario; 30] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     fault("a container killed (kill -9)", container_killed),
-    planned("a container's pod deleted", |world| pod_deleted(world, "demo-1")),
+    planned("a container's pod deleted", |world| {
+        pod_deleted(world, "demo-1", |world, delete| {
+            world.kubernetes.kubectl(delete).map(drop)
+        })
+    }),
     planned("rolling upgrade of the containers", upgrade),
-    fault("rolling upgrade of the proxies", proxies_upgraded),
-    fault("rolling upgrade of Redis", redis_upgraded),
+    fault("rolling upgrade of the proxies", |world| {
+        proxies_replaced(world, |world| world.patch(r#"{"spec": {"proxies": {"drain": "5s"}}}"#))
+    }),
+    fault("rolling upgrade of Redis", |world| {
+        redis_replaced(world, |world| {
+            world.patch(r#"{"spec": {"redis": {"managed": {"resources": {"requests": {"cpu": "20m"}}}}}}"#)
+        })
+    }),
     fault("rotation of the key", key_rotated),
     fault("rotation of the password of Redis", password_rotated),
     planned("the operator killed in the middle of scaling, 2 to 4", |world| {
-        operator_killed(world, |world| begin_to_scale(world, 4))?;
+        operator_killed(world, is_away, |world| begin_to_scale(world, 4))?;
         world.ready(4).map(drop)
     }),
     planned("the operator killed in the middle of scaling, 4 to 2", |world| {
-        operator_killed(world, |world| begin_to_scale(world, CONTAINERS))?;
+        operator_killed(world, is_away, |world| begin_to_scale(world, CONTAINERS))?;
         world.ready(CONTAINERS).map(drop)
     }),
     planned("the operator killed in the middle of a rolling upgrade", |world| {
         upgraded(world, "21m", |world, change| {
-            operator_killed(world, |world| world.patch(change))
+            operator_killed(world, is_away, |world| world.patch(change))
+        })
+    }),
+    fault(
+        "the operator killed in the middle of a rolling upgrade of the proxies",
+        |world| {
+            proxies_replaced(world, |world| {
+                operator_killed(world, Status::is_on_its_way, |world| {
+                    world.patch(r#"{"spec": {"proxies": {"drain": "4s"}}}"#)
+                })
+            })
+        },
+    ),
+    fault(
+        "the operator killed in the middle of a rolling upgrade of Redis",
+        |world| {
+            redis_replaced(world, |world| {
+                operator_killed(world, Status::is_on_its_way, |world| {
+                    world.patch(r#"{"spec": {"redis": {"managed": {"resources": {"requests": {"cpu": "30m"}}}}}}"#)
+                })
+            })
+        },
+    ),
+    fault("a container and the operator killed (kill -9)", |world| {
+        operator_killed(world, is_away, |world| world.signal("demo-0", libc::SIGKILL))?;
+        world.ready(CONTAINERS).map(drop)
+    }),
+    planned("a container's pod deleted, and the operator killed", |world| {
+        pod_deleted(world, "demo-1", |world, delete| {
+            operator_killed(world, is_away, |world| world.kubernetes.kubectl(delete).map(drop))
         })
     }),
     planned("an image that cannot be pulled, and one that can", |world| {
@@ -98,9 +137,14 @@ pub const ALL: [Scenario; 25] = [
         nodes::replaced,
     ),
     planned(silent::TITLE, silent::ended),
-    fault("a node cut off, with a container", |world| node_lost(world, false)),
+    fault("a node cut off, with a container", |world| node_lost(world, false, cut)),
+    fault("a node cut off, with a container, and the operator killed", |world| {
+        node_lost(world, false, |world, node| {
+            operator_killed(world, is_away, |world| cut(world, node))
+        })
+    }),
     fault_of_both("a node cut off, with a container and the Redis master", |world| {
-        node_lost(world, true)
+        node_lost(world, true, cut)
     }),
     fault("the Redis master killed (kill -9)", redis_killed),
     fault("the Redis master's pod deleted, without grace", redis_deleted),
@@ -129,9 +173,14 @@ fn container_killed(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
-fn pod_deleted(world: &World, pod: &str) -> anyhow::Result<()> {
+/// It is deleted by `delete`, which is given kubectl's arguments for that.
+fn pod_deleted(
+    world: &World,
+    pod: &str,
+    delete: impl FnOnce(&World, &[&str]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let uid = world.uid(pod).context("it is there")?;
-    world.kubernetes.kubectl(&["delete", "pod", pod, "--wait=false"])?;
+    delete(world, &["delete", "pod", pod, "--wait=false"])?;
     world.replaced(pod, &uid)?;
     world.ready(CONTAINERS).map(drop)
 }
@@ -188,13 +237,14 @@ fn stuck(world: &World, image: &str, reasons: &[&str], session: &str) -> anyhow:
     world.ready(CONTAINERS).map(drop)
 }
 
-fn proxies_upgraded(world: &World) -> anyhow::Result<()> {
+/// All proxies, for a change that is brought in by `begin`.
+fn proxies_replaced(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let names = || -> anyhow::Result<Vec<String>> {
         let pods = world.pods("proxy")?;
         Ok(pods.into_iter().map(|(name, _)| name).collect())
     };
     let before = names()?;
-    world.patch(r#"{"spec": {"proxies": {"drain": "5s"}}}"#)?;
+    begin(world)?;
     wait_every(
         Duration::from_millis(500),
         "all proxies are new",
@@ -270,9 +320,10 @@ fn password_rotated(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn redis_upgraded(world: &World) -> anyhow::Result<()> {
+/// All instances of Redis, for a change that is brought in by `begin`.
+fn redis_replaced(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let before: Vec<_> = world.redis_pods().map(|pod| (world.uid(&pod), pod)).collect();
-    world.patch(r#"{"spec": {"redis": {"managed": {"resources": {"requests": {"cpu": "20m"}}}}}}"#)?;
+    begin(world)?;
     for (uid, pod) in before.into_iter().rev() {
         world.replaced(&pod, &uid.context("it is there")?)?;
     }
@@ -320,15 +371,24 @@ fn in_sync(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
-/// The replica that leads ends without a word when a move of two steps has begun with the first; another one has to go on.
-fn operator_killed(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// A container is not active.
+fn is_away(status: &Status) -> bool {
+    status.away() > 0
+}
+
+/// The replica that leads ends without a word when what begins here is in the middle; another one has to go on.
+fn operator_killed(
+    world: &World,
+    is_in_the_middle: impl Fn(&Status) -> bool,
+    begin: impl FnOnce(&World) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let leader = world.leader()?;
     begin(world)?;
-    world.until("the first container is on its way", |status| status.away() > 0)?;
+    world.until("it is in the middle", is_in_the_middle)?;
     world.kill_operator(&leader)?;
     ensure!(
         !world.status()?.is_current(),
-        "the move was over before the operator was killed"
+        "it was over before the operator was killed"
     );
     wait_every(
         Duration::from_millis(500),
@@ -414,13 +474,22 @@ fn api_away(world: &World) -> anyhow::Result<()> {
     world.ready(CONTAINERS).map(drop)
 }
 
-/// A node that is cut off for as long as it takes until all is well without it.
-fn node_lost(world: &World, with_master: bool) -> anyhow::Result<()> {
+fn cut(world: &World, node: &str) -> anyhow::Result<()> {
+    world.kubernetes.run(&["cut", node]).map(drop)
+}
+
+/// A node that is cut off, by `cut`, for as long as it takes until all is well without it.
+fn node_lost(
+    world: &World,
+    with_master: bool,
+    cut: impl FnOnce(&World, &str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let node = world.node_of("demo-1")?;
     place_master(world, &node, with_master)?;
     let uid = world.uid("demo-1").context("it is there")?;
-    world.kubernetes.run(&["cut", &node])?;
-    let over = world.replaced("demo-1", &uid).and_then(|()| world.ready(CONTAINERS));
+    let over = cut(world, &node)
+        .and_then(|()| world.replaced("demo-1", &uid))
+        .and_then(|()| world.ready(CONTAINERS));
     world.kubernetes.run(&["mend", &node])?;
     over?;
     // The node's kubelet ends what was given up meanwhile; the next scenario is to have nothing of it.

@@ -62,6 +62,11 @@ impl Status {
             && self.condition("Ready").is_some_and(|(status, _)| status == "True")
     }
 
+    /// The newest manifest has been seen, and not all is as it says.
+    pub fn is_on_its_way(&self) -> bool {
+        self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"] && !self.is_current()
+    }
+
     /// So many containers are there, and active.
     pub fn is_counted(&self, containers: u64) -> bool {
         self.0["status"]["readyReplicas"] == containers && self.0["status"]["replicas"] == containers
