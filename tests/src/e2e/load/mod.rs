@@ -12,6 +12,7 @@ mod kubelets;
 mod page;
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -52,7 +53,8 @@ const WHOLE: Size = Size {
     containers: 10,
 };
 
-/// SipClusters of one namespace.
+/// SipClusters of one namespace. They are made together and rolled out together, the next ones once these are Ready: the API server and the controllers
+/// share their processors with the operator, which has to renew its Lease meanwhile.
 const TOGETHER: usize = 10;
 
 /// How long it is looked at what rests.
@@ -64,8 +66,11 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// How often SipClusters are looked at, in memory.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What everything has to be over in.
-const LIMIT: Duration = Duration::from_secs(1500);
+/// No rollout is begun after so long.
+const ENOUGH: Duration = Duration::from_secs(240);
+
+/// What those of a namespace have to be Ready in.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The command line.
 ///
@@ -151,36 +156,39 @@ impl Load {
     /// How long it took until all were made, and what was measured.
     fn run(&self) -> anyhow::Result<(Duration, Vec<Measured>)> {
         let begun = Instant::now();
-        self.runtime.block_on(self.make())?;
-        self.ready(1)?;
+        for numbers in self.namespaces() {
+            self.runtime.block_on(self.make(numbers.clone()))?;
+            self.ready(1, numbers.end)?;
+        }
         let made = begun.elapsed();
         sleep(SETTLE);
         let rest = || {
             sleep(REST);
-            Ok(())
+            Ok(0)
         };
-        let still = self.measured("at rest", 0, rest)?;
+        let still = self.measured("at rest", rest)?;
         self.containers.is_busy.store(true, Ordering::Relaxed);
         sleep(SETTLE);
-        let busy = self.measured("at rest, calls come and go", 0, rest)?;
-        let replaced = self.size.clusters * self.size.containers;
-        let rollout = self.measured("rollout of all containers, calls come and go", replaced, || {
-            self.runtime.block_on(self.change())?;
-            self.ready(2)
-        })?;
+        let busy = self.measured("at rest, calls come and go", rest)?;
+        let rollout = self.measured("rollout, calls come and go", || self.roll_out())?;
         Ok((made, vec![still, busy, rollout]))
     }
 
-    async fn make(&self) -> kube::Result<()> {
-        for number in 0..self.size.clusters {
-            let namespace = namespace_of(number);
-            if number % TOGETHER == 0 {
-                let mut object = Namespace::default();
-                object.metadata.name = Some(namespace.clone());
-                Api::all(self.client.clone())
-                    .create(&PostParams::default(), &object)
-                    .await?;
-            }
+    /// The SipClusters of each, by number.
+    fn namespaces(&self) -> impl Iterator<Item = Range<usize>> {
+        let all = self.size.clusters;
+        let firsts = (0..all).step_by(TOGETHER);
+        firsts.map(move |first| first..(first + TOGETHER).min(all))
+    }
+
+    /// Makes a namespace and what is in it.
+    async fn make(&self, numbers: Range<usize>) -> kube::Result<()> {
+        let mut object = Namespace::default();
+        object.metadata.name = Some(namespace_of(numbers.start));
+        Api::all(self.client.clone())
+            .create(&PostParams::default(), &object)
+            .await?;
+        for number in numbers {
             let cluster = json!({
                 "apiVersion": "sipcluster.dev/v1alpha1",
                 "kind": "SipCluster",
@@ -198,11 +206,23 @@ impl Load {
         Ok(())
     }
 
+    /// Rolls out one namespace after the other, as long as there is time; how many SipClusters that were.
+    fn roll_out(&self) -> anyhow::Result<usize> {
+        let begun = Instant::now();
+        let mut over = 0;
+        for numbers in self.namespaces().take_while(|_| begun.elapsed() < ENOUGH) {
+            over = numbers.end;
+            self.runtime.block_on(self.change(numbers))?;
+            self.ready(2, over)?;
+        }
+        Ok(over)
+    }
+
     /// Changes a field for which every container has to be replaced.
-    async fn change(&self) -> kube::Result<()> {
+    async fn change(&self, numbers: Range<usize>) -> kube::Result<()> {
         let resources = json!({ "requests": { "memory": "64Mi" } });
         let change = Patch::Merge(json!({ "spec": { "containers": { "resources": resources } } }));
-        let changes = (0..self.size.clusters).map(|number| {
+        let changes = numbers.map(|number| {
             let (api, change) = (self.api(number), &change);
             async move {
                 api.patch(&name_of(number), &PatchParams::default(), change)
@@ -217,8 +237,8 @@ impl Load {
         Api::namespaced(self.client.clone(), &namespace_of(number))
     }
 
-    /// Waits until all that is wanted of this generation works.
-    fn ready(&self, generation: i64) -> anyhow::Result<()> {
+    /// Waits until so many SipClusters are of this generation, and all that it wants works.
+    fn ready(&self, generation: i64, wanted: usize) -> anyhow::Result<()> {
         let is_ready = |cluster: &Arc<SipCluster>| {
             cluster.status.as_ref().is_some_and(|status| {
                 let mut conditions = status.conditions.iter();
@@ -227,21 +247,18 @@ impl Load {
                     && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
             })
         };
-        let over = wait_every(LOOK, "all SipClusters are Ready", LIMIT, || {
+        let what = format!("{wanted} SipClusters of generation {generation} are Ready");
+        let over = wait_every(LOOK, &what, LIMIT, || {
             let ready = self.clusters.state().iter().filter(|cluster| is_ready(cluster)).count();
             let is_alone = !lives(self.operator.pid());
-            (ready == self.size.clusters || is_alone).then_some(is_alone)
+            (ready == wanted || is_alone).then_some(is_alone)
         });
         ensure!(!over?, "the operator has ended");
         Ok(())
     }
 
-    fn measured(
-        &self,
-        title: &'static str,
-        replaced: usize,
-        act: impl FnOnce() -> anyhow::Result<()>,
-    ) -> anyhow::Result<Measured> {
+    /// What is asked meanwhile; `act` tells how many SipClusters it has rolled out.
+    fn measured(&self, title: &'static str, act: impl FnOnce() -> anyhow::Result<usize>) -> anyhow::Result<Measured> {
         let processes = [
             ("operator", self.operator.pid()),
             ("API server", self.kubernetes.pid("apiserver")?),
@@ -254,7 +271,7 @@ impl Load {
         let before = counts()?;
         let (from, cpu) = (audit::length(&log)?, processes.map(|(_, pid)| cpu_time(pid)));
         let begun = Instant::now();
-        act()?;
+        let rolled_out = act()?;
         let took = begun.elapsed();
         let used = processes.iter().zip(cpu).map(|(&(name, pid), before)| Used {
             name,
@@ -267,7 +284,7 @@ impl Load {
         Ok(Measured {
             title,
             took,
-            replaced,
+            rolled_out,
             requests,
             counted: after.0 - before.0,
             looks: after.1 - before.1,

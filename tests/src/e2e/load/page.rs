@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::audit::{Requests, Who};
+use super::{ENOUGH, TOGETHER};
 use crate::bench::machine;
 
 /// Fewer requests than this, a second, share a line.
@@ -16,8 +17,8 @@ pub struct Measured {
     pub title: &'static str,
     /// How long it was.
     pub took: Duration,
-    /// Containers that were replaced.
-    pub replaced: usize,
+    /// SipClusters of which every container was replaced.
+    pub rolled_out: usize,
     /// By the API server's log.
     pub requests: Requests,
     /// By the API server's own count.
@@ -55,20 +56,24 @@ pub fn page(Size { clusters, containers }: Size, version: &str, made: Duration, 
     let mut text = format!(
         "# The load on the API server
 
-Written by `make apiload CLUSTERS={clusters} CONTAINERS={containers}`: what {clusters} SipClusters of {containers} containers and two proxies each, ten to a
-namespace, ask of an API server.
+Written by `make apiload CLUSTERS={clusters} CONTAINERS={containers}`: what {clusters} SipClusters of {containers} containers and two proxies each, {TOGETHER} to
+a namespace, ask of an API server.
 
 Real are etcd, the API server and the controller manager ({version}, with their defaults; etcd does not wait for a disk), and the operator, which has the
 chart's rights and its Lease, and runs beside them. Nothing runs in the pods: a stand-in puts them on nodes, writes their status as a kubelet does (0.5 s
 to a pod's process, another second to its readiness, one from its signal to its end), confirms their end, and answers the operator for the containers.
 What a scheduler and kubelets ask besides is left out. Requests are those of the API server's audit log; a watch counts when it begins.
 
-Machine: {machine}; all of it at once.
+They were made {TOGETHER} at a time, a namespace's, each time once those before were Ready: {made:.0} s from the first to the last that was Ready. At rest are all
+{clusters}. For the rollout a field was changed for which every container has to be replaced: in the {TOGETHER} of a namespace at once, while all others
+were at rest, then in those of the next once these were Ready. As none are begun after {enough} s, it is the rollout of {rolled_out} of the {clusters}.
 
-From the first SipCluster to the last that was Ready: {made:.0} s.
+Machine: {machine}; all of it at once.
 ",
         machine = machine::description(),
         made = made.as_secs_f64(),
+        enough = ENOUGH.as_secs(),
+        rolled_out = all.iter().map(|measured| measured.rolled_out).sum::<usize>(),
     );
     let columns: Vec<_> = all
         .iter()
@@ -120,7 +125,7 @@ From the first SipCluster to the last that was Ready: {made:.0} s.
         }
     });
     row(&mut text, "refused, in all", refused);
-    let replaced = all.iter().map(|measured| match measured.replaced {
+    let replaced = all.iter().map(|measured| match measured.rolled_out * containers {
         0 => String::new(),
         replaced => shown(measured.requests.of_all(Who::Operator) as f64 / replaced as f64),
     });
