@@ -25,15 +25,15 @@ run: build ## Start the cluster of MANIFEST (examples/sipcluster.yaml) on this m
 build: install ## Build the three executables in target/release.
 	cargo build --release -p cli -p proxy -p container
 
-test: test-install helm lint ## Every test but e2e: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
+test: test-install programs lint ## Every test but e2e: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
 	cargo build --workspace --bins
 	mkdir -p $(TARGET)
 	SIPCLUSTER_BIN_DIR=$(TARGET)/debug cargo test --workspace 2>&1 | tee $(TARGET)/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
 		END { print "make test: " passed " tests passed, " failed " failed, " ignored " ignored" }' $(TARGET)/test.log
 
-helm: ## Helm, with which the chart is tested: built from its source unless it has been.
-	@tests/e2e/cluster/cluster program helm
+programs: ## Helm, etcd and the API server, with which the chart is tested: built from their source unless they have been.
+	@E2E_NODES=none tests/e2e/cluster/cluster build
 
 lint: lint-install ## Formatting and clippy.
 	cargo fmt --all --check
@@ -99,4 +99,4 @@ bench-install:
 lint-install:
 	@.ci/install cc clippy fmt
 
-.PHONY: help run build test helm lint fuzz generate report soak bench images e2e apiload kubernetes install test-install e2e-install apiload-install bench-install lint-install
+.PHONY: help run build test programs lint fuzz generate report soak bench images e2e apiload kubernetes install test-install e2e-install apiload-install bench-install lint-install

@@ -1,5 +1,6 @@
 //! A real Kubernetes on this machine, by the script `tests/e2e/cluster/cluster`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,6 +22,8 @@ pub struct Kubernetes {
     /// Where the script keeps what belongs to it.
     state: PathBuf,
     keep: bool,
+    /// Whoever else wants one of this kind waits, until this one is dropped, or its process is no more.
+    _lock: File,
 }
 
 impl Kubernetes {
@@ -34,18 +37,30 @@ impl Kubernetes {
         Self::of("0", "sipcluster-control-plane")
     }
 
+    /// Starts etcd and an API server, and nobody who does anything about what it is told. Another may be up beside it.
+    pub fn api_server() -> anyhow::Result<Self> {
+        Self::of("none", "sipcluster-api-server")
+    }
+
     fn of(nodes: &'static str, state: &str) -> anyhow::Result<Self> {
+        let state = std::env::var_os("E2E_STATE").map_or_else(|| std::env::temp_dir().join(state), PathBuf::from);
+        let lock = state.with_extension("lock");
+        // One that another user has made is opened, but not made again.
+        let lock = File::open(&lock).or_else(|_| File::create(&lock));
+        let lock = lock.context("the lock of a Kubernetes")?;
+        lock.lock()?;
         let kubernetes = Self {
             script: source_root().join("tests/e2e/cluster/cluster"),
             nodes,
-            state: std::env::var_os("E2E_STATE").map_or_else(|| std::env::temp_dir().join(state), PathBuf::from),
+            state,
             keep: false,
+            _lock: lock,
         };
         // What an earlier run may have left, if it was killed.
         kubernetes.run(&["down"])?;
         kubernetes
             .run(&["up"])
-            .with_context(|| format!("a Kubernetes of {nodes} nodes"))?;
+            .with_context(|| format!("a Kubernetes, of nodes: {nodes}"))?;
         Ok(kubernetes)
     }
 
@@ -119,6 +134,31 @@ impl Kubernetes {
         let mut config: Value = serde_yaml_ng::from_str(&admin)?;
         config["users"][0]["user"]["token"] = token.trim().into();
         Ok(std::fs::write(file, config.to_string())?)
+    }
+
+    /// Installs the chart, with these arguments of `helm install` besides.
+    pub fn install(&self, more: &[&str]) -> anyhow::Result<()> {
+        let chart = source_root().join("charts/sipcluster").display().to_string();
+        let install = [
+            "helm",
+            "install",
+            "sipcluster",
+            &chart,
+            "-n",
+            "sipcluster",
+            "--create-namespace",
+        ];
+        self.run(&[&install[..], more].concat()).map(drop)
+    }
+
+    /// What the API server says to a new object, which it does not keep.
+    ///
+    /// # Errors
+    /// It does not take it, and says why.
+    pub fn try_create(&self, manifest: &str, scratch: &Path) -> anyhow::Result<String> {
+        let file = scratch.join("tried.yaml");
+        std::fs::write(&file, manifest)?;
+        self.kubectl(&["create", "--dry-run=server", "-f", &file.display().to_string()])
     }
 
     /// Applies a manifest.

@@ -15,13 +15,13 @@
 mod beside;
 mod calls;
 mod drift;
-mod kubernetes;
+pub mod kubernetes;
 pub mod load;
 mod nodes;
-mod refusals;
+pub mod refusals;
 mod scenarios;
 mod silent;
 mod table;
 mod world;
 
-pub use table::{main, play};
+pub use table::{MANIFEST, main, play};

@@ -1,8 +1,11 @@
 //! Manifests that the API server itself refuses, with a sentence that names the field and the remedy.
 
+use std::path::Path;
+
 use anyhow::{bail, ensure};
 
-use super::world::World;
+use super::kubernetes::Kubernetes;
+use super::world::NAME;
 
 /// A spec in JSON, and what has to stand in the refusal.
 const WRONG: [(&str, &[&str]); 21] = [
@@ -126,44 +129,35 @@ const FIXED: [(&str, &str); 9] = [
     ),
 ];
 
-/// Tries each; how many were refused.
-pub fn all(world: &World) -> anyhow::Result<usize> {
+/// Tries each, the changes with a SipCluster of the tests' manifest; how many were refused.
+///
+/// # Errors
+/// The API server takes one, or refuses it with other words.
+pub fn all(kubernetes: &Kubernetes, scratch: &Path) -> anyhow::Result<usize> {
     for (spec, said) in WRONG {
         let manifest = format!(
             r#"{{"apiVersion": "sipcluster.dev/v1alpha1", "kind": "SipCluster", "metadata": {{"name": "wrong"}}, "spec": {spec}}}"#
         );
-        let file = world.scratch().join("wrong.json");
-        std::fs::write(&file, manifest)?;
-        refused(
-            world,
-            &["create", "--dry-run=server", "-f", &file.display().to_string()],
-            spec,
-            said,
-        )?;
+        refused(kubernetes.try_create(&manifest, scratch), spec, said)?;
     }
     for (change, said) in FIXED {
         let patch = format!(r#"{{"spec": {change}}}"#);
-        let name = super::world::NAME;
-        refused(
-            world,
-            &[
-                "patch",
-                "sipcluster",
-                name,
-                "--dry-run=server",
-                "--type=merge",
-                "-p",
-                &patch,
-            ],
-            change,
-            &[said],
-        )?;
+        let patch = [
+            "patch",
+            "sipcluster",
+            NAME,
+            "--dry-run=server",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        refused(kubernetes.kubectl(&patch), change, &[said])?;
     }
     Ok(WRONG.len() + FIXED.len())
 }
 
-fn refused(world: &World, arguments: &[&str], what: &str, said: &[&str]) -> anyhow::Result<()> {
-    let Err(error) = world.kubernetes.kubectl(arguments) else {
+fn refused(answer: anyhow::Result<String>, what: &str, said: &[&str]) -> anyhow::Result<()> {
+    let Err(error) = answer else {
         bail!("the API server takes {what}");
     };
     let error = error.to_string();

@@ -16,7 +16,7 @@ use super::world::World;
 use crate::interop::process::{source_root, wait_every};
 
 /// The SipCluster under test. The load balancer's nodes hand on with the true source (`Local`).
-const MANIFEST: &str = "
+pub const MANIFEST: &str = "
 apiVersion: sipcluster.dev/v1alpha1
 kind: SipCluster
 metadata: {name: demo}
@@ -80,7 +80,7 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
     println!("{}", world.helm_test()?.trim());
     println!(
         "{} wrong manifests and changes refused by the API server",
-        super::refusals::all(&world)?
+        super::refusals::all(&world.kubernetes, world.scratch())?
     );
     println!(
         "| with calls up | lost | refused | calls | over after | worst answer |\n| --- | --- | --- | --- | --- | --- |"
@@ -188,31 +188,16 @@ fn world() -> anyhow::Result<World> {
             .load(&name_of(image), &images.join(image))
             .with_context(|| format!("the image of the {image}"))?;
     }
-    let chart = source_root().join("charts/sipcluster").display().to_string();
-    let mut install: Vec<String> = [
-        "helm",
-        "install",
-        "sipcluster",
-        &chart,
-        "-n",
-        "sipcluster",
-        "--create-namespace",
-        "--wait",
-        "--timeout=120s",
-    ]
-    .map(Into::into)
-    .into();
-    for image in IMAGES {
-        install.push(format!("--set=images.{image}={}", name_of(image)));
-    }
+    let images = IMAGES.map(|image| format!("--set=images.{image}={}", name_of(image)));
+    let mut install = vec!["--wait", "--timeout=120s"];
+    install.extend(images.iter().map(String::as_str));
     let world = World {
         kubernetes,
         scratch,
         silent: Mutex::default(),
     };
-    let install: Vec<&str> = install.iter().map(String::as_str).collect();
     let ready = || -> anyhow::Result<()> {
-        world.kubernetes.run(&install)?;
+        world.kubernetes.install(&install)?;
         ensure!(world.helm_test().is_err(), "helm test finds that nothing answers");
         let told = world.check_log()?;
         ensure!(told.contains("there is no SipCluster yet"), "{told}");

@@ -8,26 +8,47 @@ packages=(
     ./coredns ./loadbalancer
 )
 
+# All that an API server alone takes, with etcd (`server`).
+few=(server kube-apiserver kubectl helm)
+
 build() {
+    if [ -z "$controllers" ]; then
+        program "${few[@]}" >/dev/null
+        return
+    fi
     compile "$programs.new" "${packages[@]}"
     rm -rf "$programs"
     mv "$programs.new" "$programs"
 }
 
-# program NAME: where it lies; built alone if it is not there.
+# program NAME...: where they lie; those that are not there are built, and they alone.
 program() {
-    local path=$programs/$1 package
-    if [ ! -x "$path" ]; then
-        for package in "${packages[@]}"; do [ "${package##*/}" != "$1" ] || break; done
-        [ "${package##*/}" = "$1" ] || fail "$1 is none of its programs"
+    local name package missing=()
+    for name in "$@"; do
+        [ ! -x "$programs/$name" ] || continue
+        package=$(package_of "$name")
+        missing+=("$package")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
         mkdir -p "$programs"
-        # Others may ask for it at the same time.
+        # Others may ask for them at the same time.
         scratch=$(mktemp -d "$programs/XXXXXX")
         trap 'rm -rf "$scratch"' EXIT
-        compile "$scratch" "$package"
-        mv "$scratch/$1" "$path"
+        compile "$scratch" "${missing[@]}"
+        mv "$scratch"/* "$programs/"
     fi
-    echo "$path"
+    printf "$programs/%s\n" "$@"
+}
+
+# package_of NAME: as Go names programs, by the last part of their path that is no version.
+package_of() {
+    local package path
+    for package in "${packages[@]}"; do
+        path=${package%/v[0-9]}
+        [ "${path##*/}" != "$1" ] || break
+    done
+    [ "${path##*/}" = "$1" ] || fail "$1 is none of its programs"
+    echo "$package"
 }
 
 # compile DIR PACKAGE...

@@ -1,13 +1,12 @@
-# etcd, API server, controller manager, scheduler; then DNS and the load balancer. Everybody is known by a token.
+# etcd and API server; but for one that is alone the controller manager, and with nodes a scheduler, DNS and the load balancer. Everybody is known by
+# a token.
 
 control_plane() {
-    local n audit=() controllers='*'
+    local n audit=()
     if [ "$nodes" -eq 0 ]; then
         audit=(--audit-policy-file "$state/audit.yaml" --audit-log-path "$state/log/audit.log" --audit-log-maxsize 0)
         # What begins with a brace would be taken for JSON.
         printf '%s\n' 'apiVersion: audit.k8s.io/v1' 'kind: Policy' 'omitStages: [RequestReceived]' 'rules: [{level: Metadata}]' >"$state/audit.yaml"
-        # Nodes that somebody only says are there renew no leases.
-        controllers='*,-node-lifecycle-controller'
     fi
     openssl genrsa -out "$state/accounts.key" 2048 2>/dev/null
     openssl rsa -in "$state/accounts.key" -pubout -out "$state/accounts.pub" 2>/dev/null
@@ -25,6 +24,7 @@ control_plane() {
         --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$state/accounts.pub" \
         --service-account-signing-key-file "$state/accounts.key" --allow-privileged --kubelet-preferred-address-types InternalIP "${audit[@]}"
     wait_for "the API server" kubectl get --raw /readyz
+    [ -n "$controllers" ] || return 0
     background controllers $hub "$programs/kube-controller-manager" --kubeconfig "$state/controllers.kubeconfig" \
         --use-service-account-credentials --service-account-private-key-file "$state/accounts.key" \
         --root-ca-file "$state/apiserver/apiserver.crt" --cluster-cidr 198.18.0.0/20 --allocate-node-cidrs \

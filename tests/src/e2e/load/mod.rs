@@ -126,9 +126,7 @@ impl Load {
         kubernetes.kubectl(&kubelets)?;
         let may = "clusterrolebinding kubelets --clusterrole=cluster-admin --serviceaccount=kube-system:kubelets";
         kubernetes.kubectl(&["create"].into_iter().chain(may.split(' ')).collect::<Vec<_>>())?;
-        let chart = source_root().join("charts/sipcluster").display().to_string();
-        let install = ["helm", "install", "sipcluster", &chart, "-n", "sipcluster"];
-        kubernetes.run(&[&install[..], &["--create-namespace"]].concat())?;
+        kubernetes.install(&[])?;
         let [theirs, operators] = ["kubelets", "operator"].map(|name| scratch.join(name).with_extension("kubeconfig"));
         kubernetes.kubeconfig("kube-system", "kubelets", &theirs)?;
         kubernetes.kubeconfig("sipcluster", "sipcluster-operator", &operators)?;
