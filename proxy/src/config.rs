@@ -9,7 +9,7 @@ use admin::logging::Format;
 use clap::Parser;
 use proxy::forward::{Config as ForwarderConfig, Listener};
 use ucf::flow::MAX_LISTENERS;
-use ucf::token::Key;
+use ucf::token::{Key, Unfit, other_keys};
 
 use crate::endpoints::file::{self, Unreadable};
 use crate::endpoints::{Endpoint, Source};
@@ -166,6 +166,16 @@ impl fmt::Display for Invalid {
     }
 }
 
+impl Invalid {
+    fn key(field: &'static str, Unfit { value, remedy }: Unfit) -> Self {
+        Self {
+            field,
+            value,
+            remedy: remedy.into(),
+        }
+    }
+}
+
 impl Config {
     /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
     pub fn from_process() -> Self {
@@ -244,7 +254,7 @@ impl Arguments {
             workers: workers as u16,
             partitions: number("--partitions", &self.partitions, 1, 65_536)? as u32,
             key: current,
-            other_keys: other_keys(current, &self.other_key)?,
+            other_keys: other_keys(current, &self.other_key).map_err(|unfit| Invalid::key("--other-key", unfit))?,
             transaction_key: match &self.transaction_key {
                 Some(text) => key("--transaction-key", text)?,
                 None => current,
@@ -345,26 +355,8 @@ fn address(field: &'static str, text: &str, remedy: &str) -> Result<SocketAddr, 
     })
 }
 
-/// Secrets are not repeated in the message.
 fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
-    text.parse().map_err(|ucf::token::NoKey| Invalid {
-        field,
-        value: format!("<{} characters>", text.len()),
-        remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS".into(),
-    })
-}
-
-fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Invalid> {
-    let others = texts.iter().map(|text| key("--other-key", text));
-    let others = others.collect::<Result<Vec<_>, _>>()?;
-    match ucf::token::id_of_two(&[&[current], &others[..]].concat()) {
-        None => Ok(others),
-        Some(id) => Err(Invalid {
-            field: "--other-key",
-            value: format!("{id}:<digits>"),
-            remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
-        }),
-    }
+    text.parse().map_err(|unfit| Invalid::key(field, unfit))
 }
 
 /// Groups the listeners by address: UDP and TCP on one address are one listener.

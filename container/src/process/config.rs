@@ -10,7 +10,7 @@ use crate::application::Application;
 use crate::store::Place;
 use admin::logging::Format;
 use clap::Parser;
-use ucf::token::Key;
+use ucf::token::{Key, Unfit, other_keys};
 
 use super::start::Applications;
 
@@ -135,6 +135,16 @@ impl fmt::Display for Invalid {
     }
 }
 
+impl Invalid {
+    fn key(field: &'static str, Unfit { value, remedy }: Unfit) -> Self {
+        Self {
+            field,
+            value,
+            remedy: remedy.into(),
+        }
+    }
+}
+
 impl Config {
     /// The process's configuration; ends the process with what is wrong and how to mend it if it is not valid.
     pub fn from_process(applications: &Applications<'_>) -> Self {
@@ -185,7 +195,7 @@ impl Arguments {
             workers: workers as u16,
             partitions: number("--partitions", &self.partitions, 1, 65_535)? as u16,
             key: current,
-            other_keys: other_keys(current, &self.other_key)?,
+            other_keys: other_keys(current, &self.other_key).map_err(|unfit| Invalid::key("--other-key", unfit))?,
             weight: number("--weight", &self.weight, 1, 10_000)? as u16,
             lease: Duration::from_millis(number("--lease-ms", &self.lease_ms, 100, 600_000)?),
             quiesce: Duration::from_millis(number("--quiesce-ms", &self.quiesce_ms, 0, 86_400_000)?),
@@ -287,26 +297,8 @@ fn redis(url: &str, replicas: u8, ca: Option<&Path>) -> Result<Place, Invalid> {
     })
 }
 
-/// Secrets are not repeated in the message.
 fn key(field: &'static str, text: &str) -> Result<Key, Invalid> {
-    text.parse().map_err(|ucf::token::NoKey| Invalid {
-        field,
-        value: format!("<{} characters>", text.len()),
-        remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS".into(),
-    })
-}
-
-fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Invalid> {
-    let others = texts.iter().map(|text| key("--other-key", text));
-    let others = others.collect::<Result<Vec<_>, _>>()?;
-    match ucf::token::id_of_two(&[&[current], &others[..]].concat()) {
-        None => Ok(others),
-        Some(id) => Err(Invalid {
-            field: "--other-key",
-            value: format!("{id}:<digits>"),
-            remedy: "another key has that id; give each an id of its own, as ID:DIGITS".into(),
-        }),
-    }
+    text.parse().map_err(|unfit| Invalid::key(field, unfit))
 }
 
 #[cfg(test)]

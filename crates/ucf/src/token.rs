@@ -92,21 +92,30 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A text is no key: it is not repeated, for it may be a secret all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoKey;
+/// A text that is no key, or none beside others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// The text without what may be a secret.
+    pub value: String,
+    /// What to give in its place.
+    pub remedy: &'static str,
+}
 
 /// 32 hexadecimal digits; with another id than 0 `ID:DIGITS`.
 impl FromStr for Key {
-    type Err = NoKey;
+    type Err = Unfit;
 
-    fn from_str(text: &str) -> Result<Self, NoKey> {
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let unfit = || Unfit {
+            value: format!("<{} characters>", text.len()),
+            remedy: "give 32 hexadecimal digits, with an id from 0 to 31 as ID:DIGITS",
+        };
         let (id, digits) = text.split_once(':').unwrap_or(("0", text));
-        let id = id.parse().ok().filter(|id| *id < IDS).ok_or(NoKey)?;
+        let id = id.parse().ok().filter(|id| *id < IDS).ok_or_else(unfit)?;
         if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(NoKey);
+            return Err(unfit());
         }
-        let secret = u128::from_str_radix(digits, 16).map_err(|_| NoKey)?;
+        let secret = u128::from_str_radix(digits, 16).map_err(|_| unfit())?;
         Ok(Self {
             id,
             secret: secret.to_be_bytes(),
@@ -114,12 +123,23 @@ impl FromStr for Key {
     }
 }
 
-/// The id of the first key that another one before it has, too: none may, for a token names its key by the id alone.
-#[must_use]
-pub fn id_of_two(keys: &[Key]) -> Option<u8> {
-    let mut before = keys.iter().enumerate();
-    let of_two = before.find(|(at, key)| keys[..*at].iter().any(|other| other.id == key.id));
-    of_two.map(|(_, key)| key.id)
+/// The keys that verify beside `current`. No two have one id, for a token names its key by the id alone.
+///
+/// # Errors
+/// The first text that is no key, or whose id another one before it has.
+pub fn other_keys(current: Key, texts: &[String]) -> Result<Vec<Key>, Unfit> {
+    let mut others: Vec<Key> = Vec::new();
+    for text in texts {
+        let key: Key = text.parse()?;
+        if std::iter::once(&current).chain(&others).any(|other| other.id == key.id) {
+            return Err(Unfit {
+                value: format!("{}:<digits>", key.id),
+                remedy: "another key has that id; give each an id of its own, as ID:DIGITS",
+            });
+        }
+        others.push(key);
+    }
+    Ok(others)
 }
 
 /// The keys that verify, and the one that issues.
@@ -402,9 +422,18 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_two_keys_is_found() {
-        assert_eq!(id_of_two(&[key(3), key(1), key(2)]), None);
-        assert_eq!(id_of_two(&[key(3), key(1), key(2), key(1), key(3)]), Some(1));
+    fn other_keys_have_ids_of_their_own() {
+        let others = |ids: &[u8]| {
+            let texts = ids.iter().map(|id| format!("{id}:000102030405060708090a0b0c0d0e0f"));
+            let others = other_keys(key(3), &texts.collect::<Vec<_>>());
+            others
+                .map(|keys| keys.iter().map(|key| key.id).collect::<Vec<_>>())
+                .map_err(|unfit| unfit.value)
+        };
+        assert_eq!(others(&[1, 2]), Ok(vec![1, 2]));
+        assert_eq!(others(&[1, 2, 1, 3]), Err("1:<digits>".into()), "as one before it");
+        assert_eq!(others(&[1, 2, 3]), Err("3:<digits>".into()), "as the current one");
+        assert_eq!(others(&[1, 32]), Err("<35 characters>".into()), "no key");
     }
 
     #[test]
@@ -423,7 +452,8 @@ mod tests {
             &format!("32:{digits}"),
             &format!("+{}", &digits[1..]),
         ] {
-            assert_eq!(wrong.parse::<Key>().err(), Some(NoKey), "{wrong}");
+            let unfit = wrong.parse::<Key>().expect_err("no key");
+            assert_eq!(unfit.value, format!("<{} characters>", wrong.len()));
         }
     }
 }
