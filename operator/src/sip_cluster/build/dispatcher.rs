@@ -24,10 +24,7 @@ pub fn service(valid: &Valid) -> Service {
 fn names(valid: &Valid) -> Service {
     let dispatcher = &valid.spec.dispatcher;
     let ports = dispatcher.transports.iter().enumerate().map(|(at, transport)| {
-        let (name, protocol) = match transport {
-            Transport::Udp => ("sip-udp", "UDP"),
-            Transport::Tcp => ("sip-tcp", "TCP"),
-        };
+        let (name, protocol) = port(*transport);
         ServicePort {
             // Its SRV record is that of SIP (RFC 3263 s4.2), `_sip._udp`; two ports of one name there may not be.
             name: Some(if at == 0 { "sip" } else { name }.into()),
@@ -56,10 +53,7 @@ fn address(valid: &Valid) -> Service {
     let opens =
         |transport: &&Transport| valid.opens_udp || **transport != Transport::Udp || dispatcher.transports.len() == 1;
     let ports = dispatcher.transports.iter().filter(opens).map(|transport| {
-        let (name, protocol) = match transport {
-            Transport::Udp => ("sip-udp", "UDP"),
-            Transport::Tcp => ("sip-tcp", "TCP"),
-        };
+        let (name, protocol) = port(*transport);
         ServicePort {
             name: Some(name.into()),
             port: dispatcher.port.into(),
@@ -92,6 +86,14 @@ fn address(valid: &Valid) -> Service {
             ..ServiceSpec::default()
         }),
         status: None,
+    }
+}
+
+/// The name and the protocol of a transport's port, here and at a proxy.
+pub(super) fn port(transport: Transport) -> (&'static str, &'static str) {
+    match transport {
+        Transport::Udp => ("sip-udp", "UDP"),
+        Transport::Tcp => ("sip-tcp", "TCP"),
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::containers::{common, headless};
 use super::pod::{self, Process};
-use super::{AFFINITY_KEY, metadata};
+use super::{AFFINITY_KEY, dispatcher, metadata};
 use crate::sip_cluster::keys::Keys;
 use crate::sip_cluster::names::{ADMIN, Component, FIRST_KEY, STAND_IN, UCF};
 use crate::sip_cluster::plan::Decision;
@@ -40,15 +40,11 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: &str) -> Deplo
     let port = spec.dispatcher.port;
     let in_host_network = valid.host_network().is_some();
     let (ucf, admin) = ports(valid);
-    let mut ports: Vec<_> = spec
-        .dispatcher
-        .transports
-        .iter()
-        .map(|transport| match transport {
-            Transport::Udp => pod::port("sip-udp", port.into(), "UDP"),
-            Transport::Tcp => pod::port("sip-tcp", port.into(), "TCP"),
-        })
-        .collect();
+    let sip = spec.dispatcher.transports.iter().map(|transport| {
+        let (name, protocol) = dispatcher::port(*transport);
+        pod::port(name, port.into(), protocol)
+    });
+    let mut ports: Vec<_> = sip.collect();
     ports.extend([pod::port("ucf", ucf, "TCP"), pod::port("admin", admin, "TCP")]);
     if in_host_network {
         // What it listens at, whatever is said here; but by this the scheduler keeps pods that want the same ports off the node.
