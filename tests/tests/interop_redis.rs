@@ -43,6 +43,17 @@ fn assert_whole(instances: &Instances) {
     }
 }
 
+/// Ends the master with its Sentinel, which both come back, and another is the master.
+fn lose_master(instances: &mut Instances) -> anyhow::Result<()> {
+    let former = instances.in_sync()?;
+    instances.lose_pod(former)?;
+    instances.start_sentinel(former)?;
+    instances.start_server(former)?;
+    assert_ne!(instances.in_sync()?, former);
+    assert_whole(instances);
+    Ok(())
+}
+
 #[test]
 fn a_master_that_comes_back_empty_follows_another_and_empties_nobody() -> anyhow::Result<()> {
     let _alone = alone();
@@ -71,12 +82,7 @@ fn a_master_that_is_lost_with_its_sentinel_comes_back_in_another_life() -> anyho
     let _alone = alone();
     let mut instances = filled("redis-pod")?;
     for _ in 0..2 {
-        let former = instances.in_sync()?;
-        instances.lose_pod(former)?;
-        instances.start_sentinel(former)?;
-        instances.start_server(former)?;
-        assert_ne!(instances.in_sync()?, former);
-        assert_whole(&instances);
+        lose_master(&mut instances)?;
     }
     Ok(())
 }
@@ -152,13 +158,7 @@ fn a_password_is_rotated_in_three_rollouts_and_nobody_is_refused() -> anyhow::Re
         assert_ne!(refused, "", "{ordinal} notes what it has just refused");
     }
     // Sentinels open one another too.
-    let former = instances.in_sync()?;
-    instances.lose_pod(former)?;
-    instances.start_sentinel(former)?;
-    instances.start_server(former)?;
-    assert_ne!(instances.in_sync()?, former);
-    assert_whole(&instances);
-    Ok(())
+    lose_master(&mut instances)
 }
 
 /// Linux goes on reporting the refusal for a connection that is made at the next attempt.
