@@ -171,6 +171,21 @@ fn while_the_cache_is_behind_the_statefulset_is_left_alone() {
     assert_eq!((decision.replicas, decision.leave.len()), (None, 0));
 }
 
+/// Its template is read to know which password comes next.
+#[test]
+fn while_the_cache_is_behind_redis_is_left_alone() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    for is_behind in [false, true] {
+        let mut observation = model.observation();
+        observation.redis.is_behind = is_behind;
+        let decision = operator::sip_cluster::plan::decide(model.now, &model.valid, &model.found(), &observation);
+        let redis = operator::sip_cluster::build::build(&model.valid, &decision).redis;
+        let set = redis.expect("it has one").set;
+        assert_eq!(set.is_none(), is_behind);
+    }
+}
+
 #[test]
 fn somebody_elses_statefulset_is_put_back_and_nobody_replaced_for_it() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use admin::Takeover;
 use crds::status::{Answer, State};
 use futures_util::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
@@ -100,6 +100,10 @@ pub async fn observe(
         .filter_map(|container| container.answer)
         .fold(0, |sum: u64, answer| sum.saturating_add(answer.partitions));
     let set = found.containers.as_deref();
+    let is_behind = |set: Option<&StatefulSet>, name: &str| {
+        set.zip(applied(name))
+            .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied))
+    };
     Observation {
         unowned: valid
             .spec
@@ -110,11 +114,12 @@ pub async fn observe(
         proxies_unplaced: valid.host_network().map_or(0, |_| unplaced(found)),
         proxy_nodes: proxy_nodes(&found.proxy_pods),
         proxy_trouble: proxy_trouble(Timestamp::now(), &found.proxy_pods),
-        redis: Redis::seen(valid, found),
+        redis: Redis {
+            is_behind: is_behind(found.redis.as_deref(), &valid.names.redis()),
+            ..Redis::seen(valid, found)
+        },
         is_current: is_current(found, &valid.names, &applied),
-        is_behind: set
-            .zip(applied(&valid.names.containers()))
-            .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied)),
+        is_behind: is_behind(set, &valid.names.containers()),
         revision: set.and_then(wanted_revision),
         unmade,
         containers,

@@ -37,6 +37,8 @@ pub struct Decision {
     pub keys_in_use: Keys,
     /// The passwords of the cluster's own Redis.
     pub passwords: Passwords,
+    /// Its StatefulSet is left alone: they may be those that it had before.
+    pub leaves_redis: bool,
     /// Pods to be deleted: they hand over and come back.
     pub leave: Vec<Arc<Pod>>,
     /// Pods of lost nodes whose calls others have: nobody will ever confirm their end.
@@ -71,6 +73,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         keys_in_use: seen.in_use(&keys),
         keys,
         passwords: passwords::passwords(valid.spec.redis_password(), &with_redis),
+        leaves_redis: observation.redis.is_behind,
         replicas: Some(given_up(present.unwrap_or(wanted), wanted, observation)),
         bury: buried(time, found, observation),
         again: if plan.is_done() { RESTING } else { MOVING },

@@ -24,6 +24,8 @@ pub struct Redis {
     pub name: String,
     /// What keeps an instance from running, in the kubelet's words.
     pub trouble: Option<String>,
+    /// The cache has not seen yet what was applied last: what its template says is not known.
+    pub is_behind: bool,
 }
 
 impl Default for Redis {
@@ -34,6 +36,7 @@ impl Default for Redis {
             next: Vec::new(),
             name: String::new(),
             trouble: None,
+            is_behind: false,
         }
     }
 }
@@ -80,7 +83,7 @@ impl Redis {
             revisions: present.zip(wanted).unwrap_or_default(),
             next: found.redis_pods.clone(),
             name: valid.names.redis_instance(0),
-            trouble: None,
+            ..Self::default()
         }
     }
 
@@ -140,6 +143,7 @@ impl Redis {
             },
             next: next.into_iter().map(|pod| Arc::clone(pod)).collect(),
             trouble,
+            is_behind: false,
         }
     }
 }

@@ -21,7 +21,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::keys::id;
 use super::names::{Component, FIRST_KEY};
-use super::passwords::Passwords;
 use super::plan::Decision;
 use super::validate::Valid;
 
@@ -73,7 +72,7 @@ pub struct Redis {
     pub policy: NetworkPolicy,
     /// One instance at a time; nothing for a single one.
     pub budget: Option<PodDisruptionBudget>,
-    /// Its servers; nothing until all addresses are known.
+    /// Its servers; nothing until all addresses are known, and while it is not to be touched.
     pub set: Option<StatefulSet>,
 }
 
@@ -105,7 +104,7 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
         proxy_budget: protection::budget(valid, &valid.names.proxies(), Component::Proxy),
         container_policy: protection::containers(valid),
         proxy_policy: protection::proxies(valid),
-        redis: valid.has_own_redis().then(|| own_redis(valid, &decision.passwords)),
+        redis: valid.has_own_redis().then(|| own_redis(valid, decision)),
         workload: valid
             .advertised
             .as_deref()
@@ -118,9 +117,14 @@ pub fn build(valid: &Valid, decision: &Decision) -> Children {
     }
 }
 
-fn own_redis(valid: &Valid, passwords: &Passwords) -> Redis {
+fn own_redis(valid: &Valid, decision: &Decision) -> Redis {
+    let Decision {
+        passwords,
+        leaves_redis,
+        ..
+    } = decision;
     let policy = protection::redis(valid);
-    if valid.has_redis_instances() {
+    let redis = if valid.has_redis_instances() {
         Redis {
             services: redis_instances::services(valid),
             policy,
@@ -134,6 +138,10 @@ fn own_redis(valid: &Valid, passwords: &Passwords) -> Redis {
             budget: None,
             set: Some(redis::set(valid, passwords)),
         }
+    };
+    Redis {
+        set: redis.set.filter(|_| !leaves_redis),
+        ..redis
     }
 }
 
