@@ -288,7 +288,10 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Config, Faults, Held, STORE_BUDGET};
     use super::*;
+    use crate::Epoch;
+    use crate::store::MemberRecord;
 
     #[test]
     fn what_was_tried_in_vain_goes_last() {
@@ -299,6 +302,43 @@ mod tests {
         };
         moves.queue(misplaced.into_iter());
         assert_eq!(moves.queue.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [2, 3, 0, 1]);
+    }
+
+    #[test]
+    fn what_comes_to_nothing_was_tried_in_vain() {
+        let now = Instant::from_micros(1);
+        let record = MemberRecord {
+            incarnation: Incarnation(1),
+            name: "demo-0".into(),
+            sip: String::new(),
+            ucf: String::new(),
+            weight: 100,
+        };
+        let config = Config {
+            record,
+            partitions: 2,
+            lease: Duration::from_secs(2),
+            store_budget: STORE_BUDGET,
+            acts_from_memory: true,
+            faults: Faults::default(),
+        };
+        let mut member = Member::new(config, now);
+        let [first, second] = [0, 1].map(PartitionId);
+        let to_one_that_is_lost = HandOver {
+            to: Incarnation(7),
+            since: now,
+            stage: Stage::Freezing,
+        };
+        let held = Held {
+            epoch: Epoch(1),
+            hand_over: Some(to_one_that_is_lost),
+        };
+        member.held.insert(first, held);
+        member.check_hand_overs(now);
+        let misplaced = [first, second].map(|partition| (partition, Incarnation(8)));
+        member.moves.queue(misplaced.into_iter());
+        let order: Vec<_> = member.moves.queue.iter().map(|(partition, _)| *partition).collect();
+        assert_eq!(order, [second, first]);
     }
 
     #[test]
