@@ -23,6 +23,8 @@ pub fn description() -> String {
     let memory = field(&read("/proc/meminfo"), "MemTotal");
     let memory: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
     let kernel = read("/proc/sys/kernel/osrelease");
+    // What follows is this build's, and tells a reader nothing.
+    let kernel: Vec<_> = kernel.trim().split('.').take(2).collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let hypervisor = if read("/proc/cpuinfo").contains("hypervisor") {
         " (virtual machine)"
@@ -32,7 +34,7 @@ pub fn description() -> String {
     format!(
         "{cpu}{hypervisor}, {cores} CPUs, {} GiB, Linux {}",
         memory >> 20,
-        kernel.trim()
+        kernel.join(".")
     )
 }
 
