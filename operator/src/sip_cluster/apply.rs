@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tracing::info;
 
 use super::build::{self, Children, Redis, Workload};
-use super::dereference::Made;
+use super::dereference::{Made, owned};
 use super::keys::Keys;
 use super::names::{FIRST_KEY, MANAGER};
 use super::passwords::Passwords;
@@ -116,12 +116,6 @@ impl Applier<'_> {
             workload,
         } = children;
         let watched = self.watched;
-        for number in keys {
-            self.key(number).await?;
-        }
-        for number in redis_passwords {
-            self.redis_password(number).await?;
-        }
         self.apply(container_account, &watched.service_accounts).await?;
         self.apply(proxy_account, &watched.service_accounts).await?;
         self.apply(proxy_role, &watched.roles).await?;
@@ -133,6 +127,13 @@ impl Applier<'_> {
         self.apply(container_service, &watched.services).await?;
         self.apply(proxy_service, &watched.services).await?;
         self.apply(dispatcher, &watched.services).await?;
+        // Now that nothing is left of a former SipCluster of this name: a Secret of it would count as made, and be gone soon.
+        for number in keys {
+            self.key(number).await?;
+        }
+        for number in redis_passwords {
+            self.redis_password(number).await?;
+        }
         if let Some(Redis {
             services,
             policy,
@@ -212,9 +213,10 @@ impl Applier<'_> {
         self.create(build::redis_password(self.valid, number, random()?)).await
     }
 
-    /// Of the StatefulSet of this name.
+    /// Of our StatefulSet of this name: that of a former SipCluster goes, and its Secrets with it.
     fn template(&self, set: &str) -> Option<PodTemplateSpec> {
-        let set = cached(&self.watched.stateful_sets, &self.valid.names.namespace, set)?;
+        let Valid { names, owner, .. } = self.valid;
+        let set = owned(&self.watched.stateful_sets, &names.namespace, set, &owner.uid)?;
         Some(set.spec.as_ref()?.template.clone())
     }
 

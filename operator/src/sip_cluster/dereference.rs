@@ -98,7 +98,8 @@ pub async fn complete(client: &Client, names: &Names, uid: &str, found: &mut Fou
     Ok(())
 }
 
-fn owned<K>(cache: &Store<K>, namespace: &str, name: &str, uid: &str) -> Option<Arc<K>>
+/// What is there of this name, if it is that SipCluster's.
+pub(super) fn owned<K>(cache: &Store<K>, namespace: &str, name: &str, uid: &str) -> Option<Arc<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
