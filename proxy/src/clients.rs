@@ -127,7 +127,7 @@ async fn serve(worker: Rc<Worker>, listener: u8, id: u32, connection: Connection
     let connection = Rc::new(connection);
     worker.core.borrow_mut().clients.opened(id, connection.clone());
     worker.want_flush();
-    let held = Held {
+    let held = Held::Connection {
         by: worker.me(),
         connection: ConnectionId(id),
     };
@@ -213,7 +213,11 @@ impl Reader {
     /// Hands over all whole messages; `false` if the stream cannot be read on.
     fn feed(&mut self, worker: &Rc<Worker>, input: &mut InBuffer) -> bool {
         worker.feed(|core, now| {
-            let id = self.source.held.map_or(0, |held| held.connection.0);
+            let id = self
+                .source
+                .held
+                .and_then(Held::connection)
+                .map_or(0, |connection| connection.0);
             loop {
                 let data = input.data();
                 let consumed = match self.framer.next(data) {
@@ -273,7 +277,8 @@ impl Clients {
 
     /// Sends on the connection of this worker that is named, if it is open.
     fn send_held(&mut self, held: Option<Held>, message: &[u8]) -> bool {
-        held.is_some_and(|held| self.push(held.connection.0, message))
+        let connection = held.and_then(Held::connection);
+        connection.is_some_and(|connection| self.push(connection.0, message))
     }
 
     fn push(&mut self, id: u32, message: &[u8]) -> bool {

@@ -51,7 +51,9 @@ pub async fn link(worker: &Rc<Worker>, address: std::net::SocketAddr) -> transpo
 async fn greet(worker: &Rc<Worker>, connection: Connection, end: End, place: Option<Place>) -> transport::Result<()> {
     let ucf = Rc::new(connection);
     let mut frames = InBuffer::new();
-    let greeting = worker.greet(&ucf, &mut frames, end, String::new());
+    let own = worker.core.borrow().forwarder.own_address();
+    let own = own.map_or_else(String::new, |address| address.to_string());
+    let greeting = worker.greet(&ucf, &mut frames, end, own);
     let hello = match place {
         Some(place) => place.during(greeting).await?,
         None => greeting.await?,

@@ -312,7 +312,7 @@ impl Worker {
         greeted
     }
 
-    /// What it says of itself; `sip` is the local address of the SIP connection beside the link.
+    /// What it says of itself; `sip` is the local address of the SIP connection beside the link, or to a proxy its own address.
     fn hello(&self, sip: String) -> Hello {
         Hello {
             version: VERSION,

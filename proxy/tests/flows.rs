@@ -3,8 +3,8 @@
 mod support;
 
 use proxy::forward::DropReason;
-use support::{Proxy, config, fields, keyring, one, param, request, tcp, udp};
-use ucf::flow::Flow;
+use support::{Proxy, config, config_of_node, fields, keyring, one, param, request, tcp, udp};
+use ucf::flow::{Flow, Held};
 use ucf::wire::{Body, KeepOpen};
 
 const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -45,6 +45,37 @@ fn a_proxy_that_is_known_by_another_address_is_behind_one_itself() {
     assert!(named_by(behind("10.244.0.7:5060"), udp("192.0.2.1:5060")).translated);
     assert!(named_by(behind("0.0.0.0:5060"), udp("192.0.2.1:5060")).translated);
     assert!(!named_by(behind("10.244.0.7:5060"), tcp("192.0.2.1:5060", 1, 0, 3)).translated);
+}
+
+#[test]
+fn a_datagrams_flow_that_another_worker_has_named_leaves_here() {
+    let config = config_of_node(1, "192.0.2.10");
+    let worker = |worker| {
+        let mut config = config.clone();
+        config.me.worker = worker;
+        Proxy::new(config)
+    };
+    let mut proxy = worker(0);
+    let link = proxy.container(0xa, &ALL, 1);
+    let flow = named_by(worker(1), udp("203.0.113.9:1024"));
+    assert!(matches!(
+        flow.held,
+        Some(Held::Address {
+            process: 1,
+            place: Some(_)
+        })
+    ));
+    // In an earlier version a flow named the worker too.
+    let earlier = Flow {
+        held: tcp("203.0.113.9:1025", 1, 1, 0).held,
+        ..udp("203.0.113.9:1025")
+    };
+    for flow in [flow, earlier] {
+        let flows = vec![flow.encode(&keyring()).as_bytes().to_vec()];
+        proxy.frame(link, Body::KeepOpen(KeepOpen { flows }));
+        let (to, ping) = proxy.sent();
+        assert_eq!((to.remote, &*ping), (flow.remote, "\r\n\r\n"), "by its own socket");
+    }
 }
 
 #[test]

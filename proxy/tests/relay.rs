@@ -4,13 +4,14 @@ mod support;
 
 use std::time::Duration;
 
-use proxy::forward::{Config, LinkId};
+use proxy::forward::{Config, DropReason, LinkId};
 use support::{
     Proxy, config, config_of_node, fields, keyring, one, param, partition, request, response, tag, tcp, udp,
 };
 use ucf::PartitionId;
+use ucf::flow::{Flow, Held, Place};
 use ucf::transactions::Keys;
-use ucf::wire::{Body, Heartbeat, Hello, KeepOpen, Transactions, View};
+use ucf::wire::{Body, Heartbeat, Hello, KeepOpen, ToClient, Transactions, View};
 
 const A: u64 = 0xa;
 const B: u64 = 0xb;
@@ -20,7 +21,7 @@ const URI: &str = "sip:bob@192.0.2.10";
 const TICK: Duration = Duration::from_millis(50);
 
 /// A message for a client, and where it goes.
-type Sent = (ucf::flow::Flow, String);
+type Sent = (Flow, String);
 
 /// Two proxies that are linked with one another.
 struct Pair {
@@ -36,14 +37,26 @@ struct Pair {
     closed: Vec<LinkId>,
 }
 
-fn hello(incarnation: u64) -> Hello {
+/// What a proxy says of itself to another.
+fn hello(proxy: &Proxy) -> Hello {
+    let incarnation = proxy.forwarder.config().me.incarnation;
+    let own = proxy.forwarder.own_address();
     Hello {
         version: 1,
         cluster: "demo".to_owned(),
         name: format!("demo-proxy-{incarnation}"),
         incarnation,
         worker: Some(0),
+        sip: own.map_or_else(String::new, |address| address.to_string()),
         ..Hello::default()
+    }
+}
+
+/// The same of an earlier version, which does not say where it is.
+fn earlier(proxy: &Proxy) -> Hello {
+    Hello {
+        sip: String::new(),
+        ..hello(proxy)
     }
 }
 
@@ -53,21 +66,37 @@ impl Pair {
     }
 
     fn of(cut: Config, other: Config) -> Self {
-        let (mut cut, mut other) = (Proxy::new(cut), Proxy::new(other));
-        let links = (
-            cut.forwarder.peer_up(cut.now, &hello(2)).expect("a proxy of ours"),
-            other.forwarder.peer_up(other.now, &hello(1)).expect("a proxy of ours"),
-        );
-        let joined = true;
-        let clients = (Vec::new(), Vec::new());
-        Self {
-            cut,
-            other,
-            links,
-            clients,
-            joined,
+        let mut pair = Self {
+            cut: Proxy::new(cut),
+            other: Proxy::new(other),
+            links: (LinkId(0), LinkId(0)),
+            clients: (Vec::new(), Vec::new()),
+            joined: true,
             closed: Vec::new(),
-        }
+        };
+        pair.link(hello);
+        pair
+    }
+
+    /// Links the two, which say this of themselves.
+    fn link(&mut self, hello: fn(&Proxy) -> Hello) {
+        let (of_cut, of_other) = (hello(&self.cut), hello(&self.other));
+        let up = |proxy: &mut Proxy, hello| proxy.forwarder.peer_up(proxy.now, hello).expect("a proxy of ours");
+        self.links = (up(&mut self.cut, &of_other), up(&mut self.other, &of_cut));
+    }
+
+    /// The first process ends.
+    fn end_first(&mut self) {
+        self.joined = false;
+        self.other.down(self.links.1);
+    }
+
+    /// Another one comes in its place.
+    fn succeed_first(&mut self, config: Config, hello: fn(&Proxy) -> Hello) {
+        self.cut = Proxy::new(config);
+        self.cut.now = self.other.now;
+        self.joined = true;
+        self.link(hello);
     }
 
     /// Lets frames pass between the two until there are none.
@@ -103,7 +132,7 @@ impl Pair {
     }
 
     /// What has left for the only client since the last time: through which proxy, and what.
-    fn answer(&mut self) -> (u64, ucf::flow::Flow, String) {
+    fn answer(&mut self) -> (u64, Flow, String) {
         self.pump();
         let through = |number, all: &mut Vec<_>| {
             let drained: Vec<Sent> = std::mem::take(all);
@@ -193,17 +222,120 @@ fn what_is_for_a_datagrams_flow_leaves_from_the_address_that_the_peer_knows() {
     let flow = param(route, "fl").expect("a flow").as_bytes().to_vec();
     pair.other.frame(a, Body::KeepOpen(KeepOpen { flows: vec![flow] }));
     assert_eq!(pair.answer().0, 1);
-    // Once that proxy is gone the other does what it can.
-    pair.other.down(pair.links.1);
-    let again = request(
-        "INFO",
-        "sip:alice@192.0.2.1",
-        &branch,
-        "alice",
-        &format!("Route: {route}\r\n"),
+}
+
+/// A call that came by the first of two nodes' proxies: the Route to its caller, and the container, which only the second one reaches.
+fn call_of_a_node(hello: fn(&Proxy) -> Hello) -> (Pair, LinkId, String) {
+    let mut pair = Pair::of(config_of_node(1, "192.0.2.10"), config_of_node(2, "192.0.2.20"));
+    pair.end_first();
+    pair.succeed_first(config_of_node(1, "192.0.2.10"), hello);
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(300));
+    pair.cut.client(udp(CALLER), &in_dialog("UPDATE", 2));
+    pair.pump();
+    let inner = one(pair.other.arrived(a));
+    let flow = param(fields(&inner, "Via")[0], "fl").expect("a flow");
+    let route = format!(
+        "<sip:192.0.2.10:5060;lr;a={};fl={flow}>",
+        keyring().token(PartitionId(2))
     );
-    pair.other.container_says(a, &again);
+    (pair, a, route)
+}
+
+/// A container's request to that caller.
+fn to_caller(method: &str, route: &str) -> String {
+    let branch = format!("{}-1", keyring().token(PartitionId(2)));
+    let route = format!("Route: {route}\r\n");
+    request(method, "sip:alice@192.0.2.1", &branch, "alice", &route)
+}
+
+fn keep_open(route: &str) -> Body {
+    let flow = param(route, "fl").expect("a flow").as_bytes().to_vec();
+    Body::KeepOpen(KeepOpen { flows: vec![flow] })
+}
+
+#[test]
+fn a_successor_at_an_address_has_the_flows_of_its_predecessor() {
+    let (mut pair, a, route) = call_of_a_node(hello);
+    pair.other.frame(a, keep_open(&route));
+    assert_eq!(pair.answer().0, 1, "it lives");
+    // As long as nobody has the address, whoever has something sends it.
+    pair.end_first();
+    pair.other.container_says(a, &to_caller("INFO", &route));
     assert_eq!(pair.answer().0, 2);
+    pair.other.frame(a, keep_open(&route));
+    assert_eq!(pair.answer().0, 2);
+    // A proxy at another address is none of those.
+    pair.succeed_first(config_of_node(3, "192.0.2.30"), hello);
+    pair.other.container_says(a, &to_caller("INFO", &route));
+    assert_eq!(pair.answer().0, 2);
+    pair.end_first();
+
+    pair.succeed_first(config_of_node(4, "192.0.2.10"), hello);
+    pair.other.active(a);
+    pair.wait(Duration::from_millis(300));
+    pair.other.frame(a, keep_open(&route));
+    assert_eq!(pair.answer().0, 1);
+    pair.other.container_says(a, &to_caller("BYE", &route));
+    let (through, to, bye) = pair.answer();
+    assert_eq!((through, to.remote), (1, udp(CALLER).remote));
+    pair.cut.client(udp(CALLER), &response(&bye, "200 OK", ""));
+    pair.pump();
+    assert!(one(pair.other.arrived(a)).starts_with("SIP/2.0 200 OK"));
+    // What its own containers have for the flow, it sends itself.
+    let near = pair.cut.container(B, &[2], 2);
+    pair.cut.container_says(near, &to_caller("INFO", &route));
+    assert_eq!(pair.answer().0, 1);
+    // One that is silent is not there.
+    pair.joined = false;
+    pair.wait(Duration::from_secs(1));
+    pair.clients = (Vec::new(), Vec::new());
+    pair.other.frame(a, keep_open(&route));
+    assert_eq!(pair.answer().0, 2);
+}
+
+#[test]
+fn proxies_of_an_earlier_version_are_known_by_their_process_alone() {
+    let (mut pair, a, route) = call_of_a_node(earlier);
+    pair.other.container_says(a, &to_caller("INFO", &route));
+    assert_eq!(pair.answer().0, 1);
+    pair.end_first();
+    pair.succeed_first(config_of_node(3, "192.0.2.10"), earlier);
+    pair.other.container_says(a, &to_caller("INFO", &route));
+    assert_eq!(pair.answer().0, 2, "nobody is known to be there");
+}
+
+#[test]
+fn a_message_for_another_address_goes_no_further() {
+    let mut pair = Pair::of(config_of_node(1, "192.0.2.10"), config_of_node(2, "192.0.2.20"));
+    let at = |address: &str| Flow {
+        held: Some(Held::Address {
+            process: 9,
+            place: Some(Place::of(address.parse().expect("an address"))),
+        }),
+        ..udp(CALLER)
+    };
+    let given = |flow: Flow| {
+        Body::ToClient(ToClient {
+            flow: flow.encode(&keyring()).as_bytes().to_vec(),
+            message: b"\r\n\r\n".to_vec(),
+        })
+    };
+    // That of the very proxy that gives it, one of nobody's, and one without an address.
+    for flow in [
+        at("192.0.2.10:5060"),
+        at("192.0.2.30:5060"),
+        at("192.0.2.20:5061"),
+        udp(CALLER),
+    ] {
+        pair.other.frame(pair.links.1, given(flow));
+        let out = pair.other.out();
+        assert!(out.clients.is_empty() && out.frames.is_empty(), "{out:?}");
+    }
+    let drops = pair.other.forwarder.counters().drops;
+    assert_eq!(drops[DropReason::NoFlow as usize], 4);
+    pair.other.frame(pair.links.1, given(at("192.0.2.20:5060")));
+    assert_eq!(pair.other.sent().0.remote, udp(CALLER).remote);
 }
 
 #[test]

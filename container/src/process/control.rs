@@ -519,7 +519,7 @@ impl Control {
         }
     }
 
-    /// Asks the proxy through which each peer was last heard; any other that is left shares its address.
+    /// Asks the proxy through which each peer was last heard. Any other that is left shares its address, or knows who has that now.
     fn keep_open(&mut self, flows: Vec<DueFlow>) {
         let mut by_proxy: HashMap<ProxyId, Vec<Vec<u8>>> = HashMap::new();
         for (salt, flow) in flows.into_iter().enumerate() {

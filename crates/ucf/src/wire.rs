@@ -48,7 +48,7 @@ pub enum Body {
     /// Proxy to proxy: a message for a container that the speaker does not reach.
     #[prost(message, tag = "10")]
     Relay(Relay),
-    /// Proxy to proxy: a message for a client whose connection the receiver holds.
+    /// Proxy to proxy: a message for a client whose connection the receiver holds, or whose datagrams come from the receiver's address.
     #[prost(message, tag = "11")]
     ToClient(ToClient),
     /// Proxy to proxy: what a container that the receiver does not reach has told the speaker.
@@ -85,7 +85,8 @@ pub struct Hello {
     /// For a proxy: its worker, from 0.
     #[prost(uint32, optional, tag = "5")]
     pub worker: Option<u32>,
-    /// For a proxy: the local address of the worker's SIP connection to this container, which ties the two connections together.
+    /// Of a proxy to a container: the local address of the worker's SIP connection to it, which ties the two connections together. Of a proxy to a
+    /// proxy, where each has an address of its own: that address. (A new field would be none of what an earlier version takes as proved.)
     #[prost(string, tag = "6")]
     pub sip: String,
     /// Keyed check of the fields above and of the challenges of both ends (`ucf::greeting`): the speaker has the cluster's key.
@@ -259,7 +260,7 @@ pub struct Relay {
 /// A message as it is to be sent to a client.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToClient {
-    /// Flow token, which names a connection of the receiver's process.
+    /// Flow token, which names a connection of the receiver's process, or its address.
     #[prost(bytes = "vec", tag = "1")]
     pub flow: Vec<u8>,
     /// One whole SIP message.

@@ -31,6 +31,7 @@ pub use counters::{Counters, DropReason, Kind, Outcome};
 pub use effects::{Effect, Effects, LinkId, Span};
 
 use std::io::IoSlice;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::{Edit, Index, Instant, Message, OverloadControl, ScanError};
@@ -312,6 +313,12 @@ impl Forwarder {
                 unconfirmed: link.window.bytes(),
             })
         })
+    }
+
+    /// The address that no other proxy of the cluster has, if each has one: other proxies are told it by `Hello::sip`.
+    #[must_use]
+    pub fn own_address(&self) -> Option<SocketAddr> {
+        self.core.own.address()
     }
 
     /// What has been counted so far.

@@ -1,9 +1,9 @@
 //! The names under which the cluster is reached, and what is written with them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sip::{Edit, Host, Message};
-use ucf::flow::{FlowToken, Transport};
+use ucf::flow::{FlowToken, Place, Transport};
 use ucf::token::Token;
 
 use super::config::Config;
@@ -20,6 +20,8 @@ pub(super) struct Own {
     stand_in: Option<Vec<u8>>,
     /// Each proxy of the cluster has an address of its own.
     apart: bool,
+    /// The place that this one's is.
+    place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -60,14 +62,17 @@ impl Own {
                 translated: ip.map(|ip| (ip, listener.port).into()) != Some(listener.local),
             }
         });
-        Self {
+        let mut own = Self {
             listeners: listeners.collect(),
             aliases: (config.aliases.iter().chain(&config.route_host))
                 .map(|alias| alias.clone().into_bytes())
                 .collect(),
             stand_in: config.stand_in.clone().map(String::into_bytes),
             apart: config.stand_in.is_some() || config.route_host.is_some(),
-        }
+            place: None,
+        };
+        own.place = own.address().map(Place::of);
+        own
     }
 
     /// Whether host and port, as they stand in a URI or a sent-by, are this cluster's.
@@ -82,6 +87,17 @@ impl Own {
     /// Whether each proxy has an address of its own, so that what one sends by datagram, no other can.
     pub(super) fn is_apart(&self) -> bool {
         self.apart
+    }
+
+    /// The address that no other proxy has, if each has one.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let first = self.listeners.first().filter(|_| self.apart)?;
+        Some(SocketAddr::new(first.ip?, first.port))
+    }
+
+    /// The place that is this address.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place
     }
 
     /// Whether a proxy of this cluster may have written a Via with this sent-by. Where each has an address of its own, any may be another's; what
@@ -122,7 +138,7 @@ impl Own {
         flow: &FlowToken,
     ) {
         out.extend_from_slice(b"<sip:");
-        if let Some(address) = self.address(listener) {
+        if let Some(address) = self.of_listener(listener) {
             out.extend_from_slice(&address.route);
         }
         if transport == Transport::Tcp {
@@ -140,18 +156,18 @@ impl Own {
         let Some(stand_in) = &self.stand_in else { return };
         let uri = message.contact().and_then(|contact| contact.uri());
         let host = uri.map(|uri| uri.host).filter(|host| host == stand_in);
-        if let (Some(span), Some(address)) = (host.and_then(|host| message.span_of(host)), self.address(listener)) {
+        if let (Some(span), Some(address)) = (host.and_then(|host| message.span_of(host)), self.of_listener(listener)) {
             edit.replace(span, &address.host);
         }
     }
 
     fn write_address(&self, out: &mut Vec<u8>, listener: u8) {
-        if let Some(address) = self.address(listener) {
+        if let Some(address) = self.of_listener(listener) {
             out.extend_from_slice(&address.text);
         }
     }
 
-    fn address(&self, listener: u8) -> Option<&Address> {
+    fn of_listener(&self, listener: u8) -> Option<&Address> {
         // A flow of an older configuration may name a listener that is no more: the first one stands in for it.
         self.listeners.get(usize::from(listener)).or(self.listeners.first())
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sip::{Edit, Header, HeaderName, Host, Instant, Message, Method, Via};
 use ucf::PartitionId;
-use ucf::flow::{ConnectionId, Flow, Held, Transport};
+use ucf::flow::{Flow, Held, Transport};
 use ucf::load::Urgency;
 use ucf::routing::{HEADER_PREFIX, HEARTBEAT_HEADER, Slot};
 use ucf::token::Affinity;
@@ -528,26 +528,26 @@ impl Core {
         })
     }
 
-    /// The flow as others are told it: where each proxy has an address of its own, a datagram's flow is held as a connection is.
+    /// The flow as others are told it: where each proxy has an address of its own, a datagram's flow is bound to that.
     fn with_holder(&self, flow: Flow) -> Flow {
-        let is_datagram = flow.transport == Transport::Udp && flow.held.is_none();
-        let held = Held {
-            by: self.config.me,
-            connection: ConnectionId(0),
-        };
+        let is_bound = flow.transport == Transport::Udp && self.own.is_apart();
+        let here = is_bound.then(|| Held::Address {
+            process: self.config.me.incarnation,
+            place: self.own.place(),
+        });
         Flow {
-            held: flow.held.or((is_datagram && self.own.is_apart()).then_some(held)),
+            held: flow.held.or(here),
             ..flow
         }
     }
 
     // ---- out ----
 
-    /// Sends to a client, through the worker that holds its connection, or the proxy that has the address of its flow.
+    /// Sends to a client, through the worker that holds its connection, or the proxy that has the address of its flow. While there is no such proxy,
+    /// this one sends: a peer that takes datagrams from any source hears it.
     pub(super) fn send(&self, mut to: Flow, effects: &mut Effects, write: impl FnOnce(&mut Vec<u8>)) {
-        let me = self.config.me;
         match to.held {
-            Some(held) if held.by.incarnation != me.incarnation => {
+            Some(held) if !self.holds(held) => {
                 if let Some((link, mut body)) = self.through_holder(&to, held) {
                     write(&mut body.message);
                     let body = Body::ToClient(body);
@@ -555,11 +555,11 @@ impl Core {
                 }
                 to.held = None;
             }
-            // All workers have the socket's address.
-            Some(held) if held.by != me && to.transport == Transport::Tcp => {
-                let worker = held.by.worker;
+            Some(Held::Connection { by, .. }) if by != self.config.me => {
+                let worker = by.worker;
                 return effects.push_message(write, |message| Effect::Worker { worker, to, message });
             }
+            // All workers of a process have its address.
             _ => (),
         }
         effects.push_message(write, |message| Effect::Client { to, message });

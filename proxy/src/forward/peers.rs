@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use sip::Instant;
+use ucf::flow::{Held, Place};
 use ucf::window::Label;
 use ucf::wire::{Heartbeat, View};
 use ucf::{Incarnation, PartitionId, ProxyId};
@@ -34,6 +35,8 @@ const PEER: u32 = 1 << 31;
 pub(super) struct Peer {
     pub(super) id: LinkId,
     pub(super) proxy: ProxyId,
+    /// Where it is, if each proxy has an address of its own.
+    place: Option<Place>,
     heard: Instant,
     /// It is not silent.
     lively: bool,
@@ -111,7 +114,7 @@ impl Peer {
 
 impl Peers {
     /// A link stands. None if there are too many.
-    pub(super) fn up(&mut self, now: Instant, proxy: ProxyId) -> Option<LinkId> {
+    pub(super) fn up(&mut self, now: Instant, proxy: ProxyId, place: Option<Place>) -> Option<LinkId> {
         if self.list.len() >= MAX_PEERS {
             return None;
         }
@@ -120,6 +123,7 @@ impl Peers {
         self.list.push(Peer {
             id,
             proxy,
+            place,
             heard: now,
             lively: true,
             reaches: Vec::new(),
@@ -182,10 +186,17 @@ impl Peers {
         (heard, processes(false).len() - heard)
     }
 
-    /// A link with a process that is not silent.
-    pub(super) fn of(&self, process: u64) -> Option<LinkId> {
-        let of = |peer: &&Peer| peer.lively && peer.proxy.incarnation == process;
-        self.list.iter().find(of).map(|peer| peer.id)
+    /// A link with the process that holds a flow, or has its address since that one has ended. Who is silent counts as ended.
+    pub(super) fn holder(&self, held: Held) -> Option<LinkId> {
+        let first = |is_it: &dyn Fn(&Peer) -> bool| self.list.iter().find(|peer| peer.lively && is_it(peer));
+        let of = |process| first(&|peer| peer.proxy.incarnation == process);
+        let peer = match held {
+            Held::Connection { by, .. } => of(by.incarnation),
+            Held::Address { process, place } => {
+                of(process).or_else(|| first(&|peer| place.is_some() && peer.place == place))
+            }
+        };
+        peer.map(|peer| peer.id)
     }
 
     /// What was on its way through peers that have fallen silent.

@@ -3,15 +3,15 @@
 //! What a container tells a proxy, the proxy passes on to those that do not reach it ([`Heard`]): who owns what, which transactions live,
 //! how much there is to do. So all proxies route alike, and a message that was routed here travels as it would have been written to the
 //! container ([`Relay`]), once, to a proxy that answers for it from then on. What is for a client whose connection another proxy holds is
-//! given to that proxy ([`ToClient`]), a datagram too where that one alone has the address.
+//! given to that proxy ([`ToClient`]), a datagram too where each has an address of its own: to the proxy that has the address now, whichever had it
+//! when the client was heard, for that is the only source that a NAT before the client lets pass (RFC 4787 s5, address-dependent filtering).
 
 use std::time::Duration;
 
 use sip::{Index, Instant, Message};
 use transport::legs::INNER;
-use ucf::flow::{Flow, Held};
+use ucf::flow::{Flow, Held, Place};
 use ucf::routing::Slot;
-use ucf::token::Keyring;
 use ucf::window::Label;
 use ucf::wire::{Body, Heard, Heartbeat, Hello, MemberState, Ownership, Relay, ToClient};
 use ucf::{Incarnation, PartitionId, ProxyId};
@@ -36,7 +36,8 @@ impl Core {
             return None;
         }
         let incarnation = hello.incarnation;
-        let id = self.peers.up(now, ProxyId { incarnation, worker })?;
+        let place = hello.sip.parse().ok().map(Place::of);
+        let id = self.peers.up(now, ProxyId { incarnation, worker }, place)?;
         // It hears at once whom we reach.
         self.next_heartbeat = now;
         Some(id)
@@ -217,9 +218,18 @@ impl Core {
         }
     }
 
+    /// Whether this process holds a flow: a connection, or the address.
+    pub(super) fn holds(&self, held: Held) -> bool {
+        let me = self.config.me.incarnation;
+        match held {
+            Held::Connection { by, .. } => by.incarnation == me,
+            Held::Address { process, place } => process == me || place.is_some() && place == self.own.place(),
+        }
+    }
+
     /// The frame that has a client's message sent by the proxy that holds its flow; none if there is no link with it.
     pub(super) fn through_holder(&self, to: &Flow, held: Held) -> Option<(LinkId, ToClient)> {
-        let link = self.peers.of(held.by.incarnation)?;
+        let link = self.peers.holder(held)?;
         let flow = to.encode(&self.config.keyring).as_bytes().to_vec();
         let message = Vec::new();
         Some((link, ToClient { flow, message }))
@@ -227,9 +237,9 @@ impl Core {
 
     /// A message for a client whose flow this process holds.
     fn take_to_client(&mut self, message: &ToClient, effects: &mut Effects) {
-        let me = self.config.me.incarnation;
-        let flow = decode_held(&message.flow, &self.config.keyring, me);
-        match flow {
+        let flow = Flow::decode(&message.flow, &self.config.keyring);
+        // Only so does it go no further: what two proxies hold of each other's addresses may differ.
+        match flow.filter(|flow| flow.held.is_some_and(|held| self.holds(held))) {
             Some(to) => self.send(to, effects, |out| out.extend_from_slice(&message.message)),
             None => self.counters.drop(DropReason::NoFlow),
         }
@@ -245,10 +255,6 @@ fn is_one_message(bytes: &[u8]) -> bool {
         let ends = body.as_ptr_range().end == bytes.as_ptr_range().end;
         ends && message.content_length().map(|length| length as usize) == Some(body.len())
     }
-}
-
-fn decode_held(token: &[u8], keyring: &Keyring, process: u64) -> Option<Flow> {
-    Flow::decode(token, keyring).filter(|flow| flow.held.is_some_and(|held| held.by.incarnation == process))
 }
 
 /// What a container has told, for a proxy that does not reach it.

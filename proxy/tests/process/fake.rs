@@ -184,12 +184,13 @@ pub fn header<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// DIAL is another method of the tests: the container itself asks whom its Request-URI names.
+/// DIAL is another method of the tests: the container itself asks whom its Request-URI names, by the Route that it names.
 fn dial(request: &str, token: &str) -> String {
     let uri = request.split(' ').nth(1).unwrap();
     let id = header(request, "Call-ID").unwrap();
+    let route = header(request, "X-Route").map_or_else(String::new, |route| format!("Route: {route}\r\n"));
     format!(
-        "OPTIONS {uri} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK{token}-1\r\nMax-Forwards: 70\r\n\
+        "OPTIONS {uri} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK{token}-1\r\n{route}Max-Forwards: 70\r\n\
          From: <sip:fake@192.0.2.1>;tag={token}-2\r\nTo: <{uri}>\r\nCall-ID: dialled-{id}\r\nCSeq: 1 OPTIONS\r\n\
          Content-Length: 0\r\n\r\n"
     )

@@ -10,9 +10,10 @@ use sip::{Frame, Framer, Limits, Side};
 use tokio::net::UdpSocket;
 use transport::tcp::{Connection, Read};
 use transport::{InBuffer, OutBuffer, ucf_link};
+use ucf::flow::{Flow, Held, Place, Transport};
 use ucf::greeting::End;
 use ucf::token::{Key, Keyring};
-use ucf::wire::{Body, Hello};
+use ucf::wire::{Body, Heartbeat, Hello};
 
 use fake::{CLUSTER, Container, PARTITIONS, header, keyring};
 use harness::{Call, KEY, PATIENCE, Proxy, binary};
@@ -403,6 +404,81 @@ fn proxy_hello() -> Hello {
         worker: Some(0),
         ..Hello::default()
     }
+}
+
+/// Each has an address of its own: what is for a flow at the other's is given to the other.
+#[tokio::test]
+async fn proxies_tell_one_another_where_they_are() {
+    let container = Container::start("demo-0", 7, 1);
+    let variables = [("SIPCLUSTER_KEY", KEY), ("SIPCLUSTER_STAND_IN", "sipcluster.invalid")];
+    let proxy = Proxy::spawn_with(1, "proxy-0", &variables);
+    proxy.containers(std::slice::from_ref(&container));
+    proxy.until(|state| state["state"] == "Active").await;
+    let other: SocketAddr = "192.0.2.9:5060".parse().unwrap();
+    let connection = Connection::connect(proxy.ucf, PATIENCE).await.unwrap();
+    let mut input = InBuffer::new();
+    let ours = Hello {
+        sip: other.to_string(),
+        ..proxy_hello()
+    };
+    let greeted = within(ucf_link::hello(&connection, &mut input, &keyring(), End::Opened, ours)).await;
+    assert_eq!(greeted.unwrap().sip, proxy.address.to_string());
+
+    let flow = Flow {
+        transport: Transport::Udp,
+        listener: 0,
+        remote: "198.51.100.7:1024".parse().unwrap(),
+        translated: true,
+        held: Some(Held::Address {
+            // Another process than that which is linked.
+            process: 8,
+            place: Some(Place::of(other)),
+        }),
+    };
+    let token = flow.encode(&keyring());
+    let route = format!(
+        "X-Route: <sip:{};lr;fl={}>\r\nContent-Length",
+        proxy.address,
+        std::str::from_utf8(token.as_bytes()).unwrap()
+    );
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let given = async |round: u32| {
+        // A proxy that is silent is not there.
+        let mut out = OutBuffer::new(ucf_link::LINK_BOUND);
+        let heartbeat = Heartbeat {
+            number: round.into(),
+            ..Heartbeat::default()
+        };
+        ucf_link::push(Body::Heartbeat(heartbeat), &mut out).unwrap();
+        connection.write(&mut out).await.unwrap();
+        let call = Call::new(
+            format!("dialled-{round}"),
+            "UDP",
+            socket.local_addr().unwrap(),
+            proxy.address,
+        );
+        let dial = call.dial("sip:phone@10.0.0.7").replace("Content-Length", &route);
+        socket.send_to(dial.as_bytes(), proxy.address).await.unwrap();
+        received(&socket).await;
+    };
+    let mut round = 0;
+    let told = within(async {
+        loop {
+            round += 1;
+            given(round).await;
+            // Heartbeats, until the message comes.
+            while let Ok(Some(body)) = ucf_link::next(&connection, &mut input).await {
+                match body {
+                    Body::ToClient(told) => return told,
+                    Body::Heartbeat(_) => break,
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await;
+    assert_eq!(told.flow, token.as_bytes());
+    assert!(told.message.starts_with(b"OPTIONS sip:phone@10.0.0.7 "));
 }
 
 #[tokio::test]

@@ -272,7 +272,7 @@ pub fn udp(remote: &str) -> Flow {
 pub fn tcp(remote: &str, incarnation: u64, worker: u16, connection: u32) -> Flow {
     Flow {
         transport: Transport::Tcp,
-        held: Some(Held {
+        held: Some(Held::Connection {
             by: ProxyId { incarnation, worker },
             connection: ConnectionId(connection),
         }),
