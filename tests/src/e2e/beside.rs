@@ -116,6 +116,29 @@ impl<'a> Beside<'a> {
         .with_context(|| format!("the last status: {last:?}"))
     }
 
+    /// The pods of its proxies.
+    pub fn proxies(&self) -> anyhow::Result<Vec<String>> {
+        let selector = format!(
+            "app.kubernetes.io/instance={},app.kubernetes.io/component=proxy",
+            self.name
+        );
+        let pods = self
+            .world
+            .kubernetes
+            .get(&["pods", "-n", self.namespace, "-l", &selector])?;
+        let pods = pods["items"].as_array().context("a list")?;
+        let names = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+        Ok(names.map(Into::into).collect())
+    }
+
+    /// Waits until none of these proxies is left, and there are so many.
+    pub fn until_proxies_replaced(&self, gone: &[String], count: usize) -> anyhow::Result<()> {
+        wait_every(LOOK, &format!("{gone:?} are replaced"), LIMIT, || {
+            let now = self.proxies().ok()?;
+            (now.len() == count && now.iter().all(|pod| !gone.contains(pod))).then_some(())
+        })
+    }
+
     /// Deletes it, and waits until nothing of it is left.
     pub fn delete(self) -> anyhow::Result<()> {
         let (namespace, name) = (self.namespace, self.name);

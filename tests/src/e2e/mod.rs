@@ -4,7 +4,7 @@
 //! - [`calls`] is SIPp on a host outside of it;
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
 //! - [`beside`] is other SipClusters, right and wrong ones;
-//! - [`silent`] is a caller behind a NAT;
+//! - [`silent`] is callers behind a NAT;
 //! - [`nodes`] is one whose proxies have their nodes' addresses;
 //! - [`drift`] is what somebody else does to its objects;
 //! - [`refusals`] is what the API server does not take;

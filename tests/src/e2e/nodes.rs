@@ -8,7 +8,6 @@ use anyhow::{Context, ensure};
 use super::beside::Beside;
 use super::calls::Calls;
 use super::world::{Status, World};
-use crate::interop::process::wait_every;
 
 const NAME: &str = "nodes";
 
@@ -39,10 +38,6 @@ const PORTS: (u16, usize) = (8000, 10);
 /// The longest answer: a proxy drains, its pod is gone from the node, its successor starts there, and the request is repeated after 4 s.
 const LATEST: Duration = Duration::from_secs(20);
 
-const LOOK: Duration = Duration::from_millis(300);
-
-const LIMIT: Duration = Duration::from_secs(120);
-
 /// A proxy's pod is deleted, then all are replaced, with calls at both addresses.
 pub fn replaced(world: &World) -> anyhow::Result<()> {
     for node in NODES {
@@ -62,15 +57,15 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
         calls.push((*address, Calls::start(*address, port, world.scratch())?));
     }
 
-    let deleted = proxies(world)?.into_iter().next().context("a proxy")?;
+    let deleted = nodes.proxies()?.into_iter().next().context("a proxy")?;
     world.kubernetes.kubectl(&["delete", "pod", &deleted, "--wait=false"])?;
-    back(world, &nodes, &[deleted], &addresses)?;
-    let rolled = proxies(world)?;
+    back(&nodes, &[deleted], &addresses)?;
+    let rolled = nodes.proxies()?;
     let change = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
     world
         .kubernetes
         .kubectl(&["patch", "sipcluster", NAME, "--type=merge", "-p", change])?;
-    back(world, &nodes, &rolled, &addresses)?;
+    back(&nodes, &rolled, &addresses)?;
 
     for (address, calls) in calls {
         let outcome = calls.finish()?;
@@ -117,21 +112,9 @@ fn collides(world: &World) -> anyhow::Result<()> {
 }
 
 /// Waits until none of those that are to go is left, and their successors serve at the same addresses.
-fn back(world: &World, nodes: &Beside<'_>, gone: &[String], addresses: &[SocketAddr]) -> anyhow::Result<()> {
-    wait_every(LOOK, &format!("{gone:?} are replaced"), LIMIT, || {
-        let now = proxies(world).ok()?;
-        (now.len() == NODES.len() && now.iter().all(|pod| !gone.contains(pod))).then_some(())
-    })?;
+fn back(nodes: &Beside<'_>, gone: &[String], addresses: &[SocketAddr]) -> anyhow::Result<()> {
+    nodes.until_proxies_replaced(gone, NODES.len())?;
     nodes.until("proxies serve at the same addresses", |status| {
         status.is_current() && status.addresses() == addresses
     })
-}
-
-/// The pods of its proxies.
-fn proxies(world: &World) -> anyhow::Result<Vec<String>> {
-    let selector = format!("app.kubernetes.io/instance={NAME},app.kubernetes.io/component=proxy");
-    let pods = world.kubernetes.get(&["pods", "-l", &selector])?;
-    let pods = pods["items"].as_array().context("a list")?;
-    let names = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
-    Ok(names.map(Into::into).collect())
 }

@@ -50,8 +50,8 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// All of them, in their order. A caller behind a NAT is silent from the first to that of its own; nothing before that one takes a node away.
-pub const ALL: [Scenario; 30] = [
+/// All of them, in their order. Callers behind a NAT are silent from the first to those of their own; nothing before takes a node away.
+pub const ALL: [Scenario; 32] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     fault("a container killed (kill -9)", container_killed),
@@ -136,7 +136,15 @@ pub const ALL: [Scenario; 30] = [
         "proxies in their nodes' network beside it, one deleted, then all replaced",
         nodes::replaced,
     ),
-    planned(silent::TITLE, silent::ended),
+    planned(silent::CALLERS[0].title, |world| {
+        silent::ended(world, &silent::CALLERS[0])
+    }),
+    planned(silent::CALLERS[1].title, |world| {
+        silent::ended(world, &silent::CALLERS[1])
+    }),
+    planned(silent::CALLERS[2].title, |world| {
+        silent::ended(world, &silent::CALLERS[2])
+    }),
     fault("a node cut off, with a container", |world| node_lost(world, false, cut)),
     fault("a node cut off, with a container, and the operator killed", |world| {
         node_lost(world, false, |world, node| {

@@ -85,9 +85,8 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
     println!(
         "| with calls up | lost | refused | calls | over after | worst answer |\n| --- | --- | --- | --- | --- | --- |"
     );
-    if scenarios.iter().any(|scenario| scenario.title == silent::TITLE) {
-        silent::begin(&world)?;
-    }
+    let is_chosen = |caller: &&silent::Caller| scenarios.iter().any(|scenario| scenario.title == caller.title);
+    silent::begin(&world, silent::CALLERS.iter().filter(is_chosen))?;
     let mut failed = Vec::new();
     for (port, scenario) in (7000..).step_by(10).zip(scenarios) {
         match one(&world, scenario, port) {

@@ -35,8 +35,8 @@ pub struct World {
     pub kubernetes: Kubernetes,
     /// Where files go.
     pub scratch: PathBuf,
-    /// The caller that says nothing, until its scenario has its turn.
-    pub silent: Mutex<Option<Silent>>,
+    /// The callers that say nothing, each until its scenario has its turn.
+    pub silent: Mutex<Vec<Silent>>,
 }
 
 /// Containers as the status has them.
