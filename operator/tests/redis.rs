@@ -5,12 +5,16 @@ mod support;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::SignedDuration;
 use operator::sip_cluster::build::{Children, build};
 use operator::sip_cluster::dereference::Found;
 use operator::sip_cluster::plan::Decision;
+use operator::sip_cluster::redis::Redis;
 use operator::sip_cluster::validate::{Valid, validate};
 use serde_json::{Value, json};
 use support::{Model, cluster, images, redis_service, service, valid};
+use ucf::plan::Life;
 
 fn three() -> Value {
     json!({ "replicas": 2, "redis": { "managed": { "instances": 3 } } })
@@ -262,6 +266,29 @@ fn while_most_are_out_of_sync_none_that_runs_is_taken() {
         assert!(decision.leave.is_empty(), "{decision:?}");
         assert!(decision.gate.is_some(), "it says what it waits for");
     }
+}
+
+/// Of the last one nothing else tells that the rollout is not over.
+#[test]
+fn an_instance_that_ends_for_a_rollout_is_waited_for_unless_it_should_have_ended() {
+    let mut model = working(&three());
+    let life_of = |model: &Model, now| {
+        let mut found = model.found();
+        let first = Arc::make_mut(&mut found.redis_pods[0]);
+        first.metadata.deletion_timestamp = Some(Time(model.now));
+        Redis::seen(now, &model.valid, &found).life
+    };
+    let later = model.now + SignedDuration::from_secs(1);
+    assert!(matches!(life_of(&model, model.now), Life::Active { .. }), "no rollout");
+    model.redis_revision = 2;
+    for ordinal in [1, 2] {
+        model.redis.get_mut(&ordinal).expect("it is there").revision = 2;
+    }
+    assert_eq!(life_of(&model, model.now), Life::Joining);
+    assert!(
+        matches!(life_of(&model, later), Life::Active { .. }),
+        "its node is lost"
+    );
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl Applier<'_> {
         self.apply(container_service, &watched.services).await?;
         self.apply(proxy_service, &watched.services).await?;
         self.apply(dispatcher, &watched.services).await?;
-        // Now that nothing is left of a former SipCluster of this name: a Secret of it would count as made, and be gone soon.
+        // Now that none of those is a former SipCluster's of this name: a Secret of it would count as made, and be gone soon. One that the garbage collector
+        // takes last of all may still be there; to tell whose it is takes a right to read Secrets, which the operator does not have.
         for number in keys {
             self.key(number).await?;
         }

@@ -17,8 +17,8 @@ use ucf::plan::{Instant, Life, Observed, Part};
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{
-    has_ended, has_seen, is_ready, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since, revision_of,
-    trouble, wanted_revision,
+    ends_in_time, has_ended, has_seen, is_ready, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since,
+    revision_of, trouble, wanted_revision,
 };
 use super::redis::Redis;
 use super::unmade::Unmade;
@@ -99,7 +99,7 @@ pub async fn observe(
         .iter()
         .filter_map(|container| container.answer)
         .fold(0, |sum: u64, answer| sum.saturating_add(answer.partitions));
-    let set = found.containers.as_deref();
+    let (now, set) = (Timestamp::now(), found.containers.as_deref());
     let is_behind = |set: Option<&StatefulSet>, name: &str| {
         set.zip(applied(name))
             .is_some_and(|(set, applied)| Made::of(set).is_behind(&applied))
@@ -113,10 +113,10 @@ pub async fn observe(
         proxies_settled: found.proxies.as_deref().is_some_and(|proxies| settled(proxies, 0)),
         proxies_unplaced: valid.host_network().map_or(0, |_| unplaced(found)),
         proxy_nodes: proxy_nodes(&found.proxy_pods),
-        proxy_trouble: proxy_trouble(Timestamp::now(), &found.proxy_pods),
+        proxy_trouble: proxy_trouble(now, &found.proxy_pods),
         redis: Redis {
             is_behind: is_behind(found.redis.as_deref(), &valid.names.redis()),
-            ..Redis::seen(valid, found)
+            ..Redis::seen(now, valid, found)
         },
         is_current: is_current(found, &valid.names, &applied),
         is_behind: is_behind(set, &valid.names.containers()),
@@ -257,13 +257,7 @@ pub fn proxy_nodes(pods: &[Arc<Pod>]) -> Vec<IpAddr> {
 #[must_use]
 pub fn proxy_trouble(time: Timestamp, pods: &[Arc<Pod>]) -> Option<String> {
     let mut pods = pods.iter().filter(|pod| !has_ended(pod));
-    let ends = |pod: &Pod| {
-        pod.metadata
-            .deletion_timestamp
-            .as_ref()
-            .is_some_and(|ends| ends.0 >= time)
-    };
-    if pods.clone().any(|pod| ends(pod)) {
+    if pods.clone().any(|pod| ends_in_time(time, pod)) {
         return None;
     }
     pods.find_map(|pod| Some(format!("{}: {}", pod.metadata.name.as_deref()?, trouble(pod)?)))

@@ -42,6 +42,13 @@ pub fn is_told_to_leave(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
+/// Whether it was told to end and has time for that left: on a lost node it may be there for long after that.
+#[must_use]
+pub fn ends_in_time(time: Timestamp, pod: &Pod) -> bool {
+    let ends = pod.metadata.deletion_timestamp.as_ref();
+    ends.is_some_and(|ends| ends.0 >= time)
+}
+
 /// Whether its processes have ended for good: one that was evicted stays as an object, for people to read.
 #[must_use]
 pub fn has_ended(pod: &Pod) -> bool {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use ucf::plan::{Instant, Life, Part};
 
 use super::dereference::Found;
-use super::pods::{is_ready, is_told_to_leave, ready_since, revision_of, trouble, wanted_revision};
+use super::pods::{ends_in_time, is_ready, is_told_to_leave, ready_since, revision_of, trouble, wanted_revision};
 use super::validate::Valid;
 
 /// What was seen of it.
@@ -44,13 +45,13 @@ impl Default for Redis {
 impl Redis {
     /// Looks at its pods.
     #[must_use]
-    pub fn seen(valid: &Valid, found: &Found) -> Self {
+    pub fn seen(time: Timestamp, valid: &Valid, found: &Found) -> Self {
         let trouble = found.redis_pods.iter().find_map(|pod| {
             let why = trouble(pod)?;
             Some(format!("{}: {why}", pod.name_any()))
         });
         let seen = if valid.has_redis_instances() {
-            Self::of_several(valid, found)
+            Self::of_several(time, valid, found)
         } else {
             Self::of_one(valid, found)
         };
@@ -89,7 +90,7 @@ impl Redis {
 
     /// In a rollout one instance goes after the other, each once all are in sync. A master hands over before it ends, so their order does not
     /// matter.
-    fn of_several(valid: &Valid, found: &Found) -> Self {
+    fn of_several(time: Timestamp, valid: &Valid, found: &Found) -> Self {
         let pods = &found.redis_pods;
         let instances = valid.spec.redis_instances();
         // Nothing counts as another revision while either is unknown.
@@ -112,9 +113,11 @@ impl Redis {
         let broken = outdated
             .iter()
             .find(|pod| !is_ready(pod) && (is_only_one || trouble(pod).is_some()));
-        let is_coming = pods
-            .iter()
-            .any(|pod| !is_told_to_leave(pod) && !is_ready(pod) && trouble(pod).is_none());
+        // One that ends for a rollout comes back by the new template, unless its node is lost.
+        let is_coming = pods.iter().any(|pod| match is_told_to_leave(pod) {
+            true => is_outdated(pod) && ends_in_time(time, pod),
+            false => !is_ready(pod) && trouble(pod).is_none(),
+        });
         let next = match broken {
             None if in_sync == instances => outdated.last(),
             broken => broken,

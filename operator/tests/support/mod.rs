@@ -356,7 +356,7 @@ impl Model {
             proxy_nodes: Vec::new(),
             proxy_trouble: None,
             proxies_settled: self.proxies.iter().all(|keys| *keys == self.keys),
-            redis: Redis::seen(&self.valid, &self.found()),
+            redis: Redis::seen(self.now, &self.valid, &self.found()),
             is_current: true,
             is_behind: false,
             revision: self.replicas.map(|_| revision_number(self.revision)),
