@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use super::config::{self, Config, EXIT_USAGE};
 use crate::application::{self, Application};
-use crate::store::Link;
+use crate::store::Store;
 
 /// How long a Redis that is only checked may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -116,12 +116,13 @@ fn check_redis() -> ExitCode {
         eprintln!("{invalid}");
         std::process::exit(EXIT_USAGE.into());
     });
+    let cluster = std::env::var("SIPCLUSTER_CLUSTER").unwrap_or_default();
     let reached = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| error.to_string())
         .and_then(|runtime| {
-            let reached = runtime.block_on(Link::new(place, "sc:", PATIENCE).open());
+            let reached = runtime.block_on(Store::new(place, &cluster, PATIENCE, 0).time());
             // A name server that does not answer is not waited for.
             runtime.shutdown_background();
             reached.map_err(|lost| lost.to_string())

@@ -162,7 +162,7 @@ impl Link {
                 .find_map(|line| line.strip_prefix(name))
                 .unwrap_or_default()
         };
-        if field("redis_mode:") == "cluster" && !self.place.is_sharded() {
+        if field("redis_mode:") == "cluster" && !self.place.is_redis_cluster() {
             return Err(Lost(format!(
                 "{}: it is a node of a Redis Cluster; write redis-cluster:// and its nodes",
                 self.address

@@ -98,7 +98,7 @@ impl Store {
             room: link::sha(scripts::ROOM),
         };
         let replicas = place.awaited_replicas();
-        let keys = Keys::new(cluster, place.is_sharded());
+        let keys = Keys::new(cluster, place.is_redis_cluster());
         Self {
             link: Link::new(place, &keys.members(), budget),
             replicas,

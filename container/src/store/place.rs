@@ -40,7 +40,7 @@ enum Servers {
         /// User, password and database at the master.
         settings: Box<RedisConnectionInfo>,
     },
-    Sharded {
+    RedisCluster {
         /// At least one, not necessarily all.
         nodes: Vec<ConnectionInfo>,
     },
@@ -68,7 +68,7 @@ impl Place {
         };
         let servers = match url.split_once("://") {
             Some(("redis-sentinel", rest)) => watched(rest)?,
-            Some(("redis-cluster", rest)) => sharded(rest)?,
+            Some(("redis-cluster", rest)) => redis_cluster(rest)?,
             _ if is_secured && url.contains('#') => {
                 return Err(Lost(
                     "certificates are checked always: nothing follows behind a #".into(),
@@ -81,8 +81,8 @@ impl Place {
 
     /// Whether it is a Redis Cluster, in which a script reaches keys of one hash tag only.
     #[must_use]
-    pub(super) fn is_sharded(&self) -> bool {
-        matches!(self.servers, Servers::Sharded { .. })
+    pub(super) fn is_redis_cluster(&self) -> bool {
+        matches!(self.servers, Servers::RedisCluster { .. })
     }
 
     /// Connects to the server that was found.
@@ -109,7 +109,7 @@ impl Place {
                 master,
                 settings,
             } => (sentinels, Question::MasterCalled(master.clone()), settings.as_ref()),
-            Servers::Sharded { nodes } => (nodes, Question::MasterOf(key.into()), nodes[0].redis_settings()),
+            Servers::RedisCluster { nodes } => (nodes, Question::MasterOf(key.into()), nodes[0].redis_settings()),
         };
         let said = ask_all(asked, question, self.tls.as_ref(), patience).await?;
         if said.down {
@@ -163,13 +163,13 @@ fn watched(rest: &str) -> Result<Servers, Lost> {
 }
 
 /// The hosts of a URL of a Redis Cluster.
-fn sharded(rest: &str) -> Result<Servers, Lost> {
+fn redis_cluster(rest: &str) -> Result<Servers, Lost> {
     if rest.contains(['/', '#']) {
         return Err(Lost(
             "a Redis Cluster has one database and no name: nothing follows behind the hosts".into(),
         ));
     }
-    Ok(Servers::Sharded {
+    Ok(Servers::RedisCluster {
         nodes: hosts(rest, PORT)?,
     })
 }
@@ -236,14 +236,14 @@ mod tests {
     #[test]
     fn a_url_names_nodes_of_a_redis_cluster() {
         let place = Place::new("redis-cluster://me:p%40w@10.0.0.1,[fd00::2]:7000", 1, None).expect("a good URL");
-        let Servers::Sharded { nodes } = &place.servers else {
+        let Servers::RedisCluster { nodes } = &place.servers else {
             panic!("{place:?}")
         };
         let hosts: Vec<_> = nodes.iter().map(shown).collect();
         assert_eq!(hosts, ["10.0.0.1:6379", "[fd00::2]:7000"]);
         let settings = nodes[1].redis_settings();
         assert_eq!((settings.username(), settings.password()), (Some("me"), Some("p@w")));
-        assert!(place.is_sharded());
+        assert!(place.is_redis_cluster());
     }
 
     #[test]

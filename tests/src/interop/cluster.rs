@@ -361,7 +361,7 @@ impl Cluster {
             partitions: self.manifest.partitions,
             containers: status.containers.iter().map(admin).collect::<Result<_, _>>()?,
             redis: redis::named_master(url, &format!("sc:{{{}}}", self.manifest.name))?,
-            sharded: url.starts_with("redis-cluster://"),
+            redis_cluster: url.starts_with("redis-cluster://"),
         })
     }
 

@@ -38,7 +38,7 @@ pub struct Copies {
     /// Redis.
     pub redis: SocketAddr,
     /// It is a Redis Cluster, in which all keys have one hash tag.
-    pub sharded: bool,
+    pub redis_cluster: bool,
 }
 
 /// Epoch and records of a partition in Redis.
@@ -110,7 +110,7 @@ impl Copies {
         let mut connection = client.get_connection()?;
         let mut pipeline = redis::pipe();
         for partition in 0..self.partitions {
-            let key = if self.sharded {
+            let key = if self.redis_cluster {
                 format!("sc:{{{}}}:p{partition}", self.cluster)
             } else {
                 format!("sc:{{{}:p{partition}}}", self.cluster)

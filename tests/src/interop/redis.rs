@@ -263,7 +263,7 @@ impl Watched {
 }
 
 /// A Redis Cluster of three masters with a replica each.
-pub struct Sharded {
+pub struct RedisCluster {
     /// The masters first, then their replicas in the same order.
     nodes: Vec<Server>,
 }
@@ -271,7 +271,7 @@ pub struct Sharded {
 /// Slots of a Redis Cluster.
 const SLOTS: u16 = 16_384;
 
-impl Sharded {
+impl RedisCluster {
     /// Starts it at the ports from `first` on, and waits until it serves and each replica has its master's data.
     pub fn start(first: SocketAddr, files: &Path) -> anyhow::Result<Self> {
         const MASTERS: u16 = 3;
@@ -279,7 +279,7 @@ impl Sharded {
             let (ip, port) = (first.ip(), first.port() + number);
             let words = [
                 ["--cluster-enabled", "yes"],
-                ["--cluster-node-timeout", "1000"],
+                ["--cluster-node-timeout", "3000"],
                 ["--cluster-announce-ip", &ip.to_string()],
             ];
             let words = words.concat().into_iter().map(Into::into).collect();
@@ -336,7 +336,7 @@ impl Sharded {
 
     /// The master that has this key.
     pub fn master_of(&mut self, key: &str) -> anyhow::Result<&mut Server> {
-        self.node(sharded_master(&self.url(), key)?)
+        self.node(cluster_master(&self.url(), key)?)
     }
 
     /// The one at this address.
@@ -347,7 +347,7 @@ impl Sharded {
 
     /// Begins to move the slot of this key to another master than the one that has it; nothing has moved yet.
     pub fn moving(&self, key: &str) -> anyhow::Result<Moving<'_>> {
-        let from = sharded_master(&self.url(), key)?;
+        let from = cluster_master(&self.url(), key)?;
         let is_master = |node: &&Server| node.ask(&["ROLE"]).is_ok_and(|role| role.contains("master"));
         let (source, others): (Vec<_>, Vec<_>) =
             (self.nodes.iter().filter(is_master)).partition(|node| node.address == from);
@@ -405,7 +405,7 @@ impl Moving<'_> {
 }
 
 /// Where the master of a key is, by the first of the nodes in the URL that answers.
-fn sharded_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
+fn cluster_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
     let hosts = url.strip_prefix("redis-cluster://").unwrap_or(url);
     for node in hosts.split(',') {
         let client = redis::Client::open(format!("redis://{node}/"))?;
@@ -427,7 +427,7 @@ fn sharded_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
 /// Where the master is, of a Redis Cluster that of this key, by a URL as containers are told it.
 pub fn named_master(url: &str, key: &str) -> anyhow::Result<SocketAddr> {
     if url.starts_with("redis-cluster://") {
-        return sharded_master(url, key);
+        return cluster_master(url, key);
     }
     let Some(hosts) = url.strip_prefix("redis-sentinel://") else {
         let address = url.trim_start_matches("redis://").trim_end_matches('/');

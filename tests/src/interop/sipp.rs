@@ -29,6 +29,8 @@ pub struct Run<'a> {
     pub extra: &'a [&'a str],
     /// The network namespace that it runs in; `None` for the test's own.
     pub network: Option<&'a str>,
+    /// Whether it calls a host that its user has named, wherever that is. Else calls stay on this machine.
+    pub anywhere: bool,
 }
 
 impl Default for Run<'_> {
@@ -42,6 +44,7 @@ impl Default for Run<'_> {
             calls: 1,
             extra: &[],
             network: None,
+            anywhere: false,
         }
     }
 }
@@ -137,7 +140,7 @@ impl Sipp {
         command.args(["-buff_size", "4000000", "-deadcall_wait", "0"]);
         if let Some(target) = run.target {
             ensure!(
-                run.network.is_some() || target.ip().is_loopback(),
+                run.anywhere || run.network.is_some() || target.ip().is_loopback(),
                 "calls stay on this machine"
             );
             command.args(["-r", &run.rate.to_string(), "-m", &run.calls.to_string()]);

@@ -56,6 +56,7 @@ impl Supervisor<'_> {
         let mut container = Command::new(self.container_program());
         self.redis
             .tell(&mut container, self.desired.manifest.spec.external_redis());
+        container.env("SIPCLUSTER_CLUSTER", self.name());
         let why = match custom::ask(container.arg("--check-redis")) {
             Ok((Some(0), _)) => return Ok(()),
             Ok((_, said)) => said.trim().to_owned(),

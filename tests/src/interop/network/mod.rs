@@ -326,7 +326,7 @@ impl Network {
             partitions: self.manifest.partitions,
             containers: containers.map(|node| (node.place.0.address, ADMIN).into()).collect(),
             redis: (place.address, REDIS).into(),
-            sharded: false,
+            redis_cluster: false,
         };
         place.within(|| copies.until_equal(limit))
     }
