@@ -25,12 +25,16 @@ run: build ## Start the cluster of MANIFEST (examples/sipcluster.yaml) on this m
 build: install ## Build the three executables in target/release.
 	cargo build --release -p cli -p proxy -p container
 
-test: test-install programs lint ## Every test but e2e: lints, unit tests, simulation, interoperation with SIPp and a real Redis.
+# What befalls a SipCluster on Kubernetes most often, and goes through all its parts.
+FEW = "kubectl scale" "a container killed (kill" "pod deleted" "Redis master killed"
+
+test: test-install programs lint ## Every test (as root): lints, unit tests, simulation, interoperation with SIPp and a real Redis, some of e2e.
 	cargo build --workspace --bins
 	mkdir -p $(TARGET)
 	SIPCLUSTER_BIN_DIR=$(TARGET)/debug cargo test --workspace 2>&1 | tee $(TARGET)/test.log
 	@awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
 		END { print "make test: " passed " tests passed, " failed " failed, " ignored " ignored" }' $(TARGET)/test.log
+	env -u KUBECONFIG $(MAKE) e2e SCENARIOS='$(FEW)'
 
 programs: ## Helm, etcd and the API server, with which the chart is tested: built from their source unless they have been.
 	@E2E_NODES=none tests/e2e/cluster/cluster build
@@ -65,11 +69,18 @@ images: install ## What the images are built from, in target/images: static exec
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(PROFILE) --target $(HOST) -p operator -p proxy -p container --bins
 	charts/images/stage $(STATIC) $(TARGET)/images
 
-e2e: e2e-install ## The chart, the operator and calls on a real Kubernetes of three nodes in network namespaces (as root).
-	$(MAKE) images PROFILE=dev
+# SCENARIOS: words of titles, in quotes, of those that are to be run; all, if there are none.
+e2e: ## The chart, the operator and calls on a real Kubernetes: the one that KUBECONFIG names, or three nodes in network namespaces (as root).
+ifdef KUBECONFIG
+	@$(MAKE) install
+	cargo build --workspace --bins
+	$(TARGET)/debug/e2e $(SCENARIOS)
+else
+	@$(MAKE) e2e-install images PROFILE=dev
 	cargo build --workspace --bins
 	tests/e2e/cluster/cluster build
-	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e
+	SIPCLUSTER_IMAGES=$(TARGET)/images $(TARGET)/debug/e2e $(SCENARIOS)
+endif
 
 apiload: apiload-install ## What CLUSTERS (100) SipClusters of CONTAINERS (10) ask of a real API server; writes docs/api-load.md (as root).
 	cargo build --release -p operator -p tests --bins

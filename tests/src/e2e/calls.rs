@@ -1,12 +1,12 @@
 //! Calls from outside the cluster, the whole time: SIPp's, each with an INVITE, a re-INVITE after a while, and a BYE.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use super::kubernetes::OUTSIDE;
+use super::world::World;
 use crate::interop::process::wait_every;
 use crate::interop::sipp::{Run, Sipp, Statistics};
 
@@ -21,6 +21,9 @@ const LIMIT_MS: &str = "45000";
 
 /// More calls than any scenario needs.
 const ENOUGH: u32 = 100_000;
+
+/// The host outside of a cluster of ours.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 50));
 
 /// SIPp at work.
 pub struct Calls {
@@ -45,12 +48,17 @@ pub struct Outcome {
 
 impl Calls {
     /// Starts calling, and waits until as many calls are up as will be.
-    pub fn start(target: SocketAddr, port: u16, scratch: &Path) -> anyhow::Result<Self> {
+    pub fn start(world: &World, target: SocketAddr, port: u16) -> anyhow::Result<Self> {
         let name = format!("calls-{port}");
+        let (scratch, outside) = (world.scratch(), world.kubernetes.outside());
+        let local = match outside {
+            Some(_) => OUTSIDE,
+            None => towards(target)?,
+        };
         let run = Run {
             scenario: "reinvite",
             target: Some(target),
-            local: SocketAddr::from(([198, 18, 255, 50], port)),
+            local: SocketAddr::new(local, port),
             rate: RATE,
             calls: ENOUGH,
             extra: &[
@@ -64,7 +72,8 @@ impl Calls {
                 "-rtt_freq",
                 "1",
             ],
-            network: Some(OUTSIDE),
+            network: outside,
+            anywhere: outside.is_none(),
             ..Run::default()
         };
         let mut sipp = Sipp::start(scratch, &name, &run)?;
@@ -108,6 +117,16 @@ impl Calls {
             worst: worst(&std::fs::read_to_string(&answers).with_context(|| format!("{}", answers.display()))?),
         })
     }
+}
+
+/// Our address from which the target is reached; nothing is sent.
+fn towards(target: SocketAddr) -> anyhow::Result<IpAddr> {
+    let socket = UdpSocket::bind(match target {
+        SocketAddr::V4(_) => "0.0.0.0:0",
+        SocketAddr::V6(_) => "[::]:0",
+    })?;
+    socket.connect(target)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// The longest response time of a file of SIPp's: lines of date, milliseconds and the timer's name.

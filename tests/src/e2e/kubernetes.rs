@@ -1,4 +1,4 @@
-//! A real Kubernetes on this machine, by the script `tests/e2e/cluster/cluster`.
+//! A real Kubernetes: one on this machine, by the script `tests/e2e/cluster/cluster`, or the one that KUBECONFIG names.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,17 @@ pub const OUTSIDE: &str = "e2e-client";
 /// The network namespace of a control plane alone.
 pub const CONTROL_PLANE: &str = "control-plane";
 
-/// A running cluster; ended when dropped.
-pub struct Kubernetes {
+/// A running cluster.
+pub struct Kubernetes(Whose);
+
+enum Whose {
+    /// Ended when dropped.
+    Ours(Ours),
+    /// What `kubectl` and `helm` reach by KUBECONFIG.
+    Named,
+}
+
+struct Ours {
     script: PathBuf,
     nodes: &'static str,
     /// Where the script keeps what belongs to it.
@@ -29,33 +38,33 @@ pub struct Kubernetes {
 impl Kubernetes {
     /// Starts one of three nodes.
     pub fn up() -> anyhow::Result<Self> {
-        Self::of("3", "sipcluster-kubernetes")
+        let state = std::env::var_os("E2E_STATE").map(PathBuf::from);
+        Self::of("3", state.unwrap_or_else(|| scratch("sipcluster-kubernetes")))
     }
 
     /// Starts a control plane alone, without a scheduler, whose API server writes down every request. Another may be up beside it.
     pub fn without_nodes() -> anyhow::Result<Self> {
-        Self::of("0", "sipcluster-control-plane")
+        Self::of("0", scratch("sipcluster-control-plane"))
     }
 
     /// Starts etcd and an API server, and nobody who does anything about what it is told. Another may be up beside it.
     pub fn api_server() -> anyhow::Result<Self> {
-        Self::of("none", "sipcluster-api-server")
+        Self::of("none", scratch("sipcluster-api-server"))
     }
 
-    fn of(nodes: &'static str, state: &str) -> anyhow::Result<Self> {
-        let state = std::env::var_os("E2E_STATE").map_or_else(|| std::env::temp_dir().join(state), PathBuf::from);
+    fn of(nodes: &'static str, state: PathBuf) -> anyhow::Result<Self> {
         let lock = state.with_extension("lock");
         // One that another user has made is opened, but not made again.
         let lock = File::open(&lock).or_else(|_| File::create(&lock));
         let lock = lock.context("the lock of a Kubernetes")?;
         lock.lock()?;
-        let kubernetes = Self {
+        let kubernetes = Self(Whose::Ours(Ours {
             script: source_root().join("tests/e2e/cluster/cluster"),
             nodes,
             state,
             keep: false,
             _lock: lock,
-        };
+        }));
         // What an earlier run may have left, if it was killed.
         kubernetes.run(&["down"])?;
         kubernetes
@@ -64,22 +73,42 @@ impl Kubernetes {
         Ok(kubernetes)
     }
 
-    /// Leaves it up.
-    pub fn keep(&mut self) {
-        self.keep = true;
+    /// The one that KUBECONFIG names, if it names one.
+    #[must_use]
+    pub fn named() -> Option<Self> {
+        let named = std::env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty());
+        named.then_some(Self(Whose::Named))
     }
 
-    /// The script with these arguments; its output.
+    /// The network namespace of a host outside of it, if it is one of ours.
+    #[must_use]
+    pub fn outside(&self) -> Option<&'static str> {
+        matches!(self.0, Whose::Ours(_)).then_some(OUTSIDE)
+    }
+
+    /// Leaves it up.
+    pub fn keep(&mut self) {
+        if let Whose::Ours(ours) = &mut self.0 {
+            ours.keep = true;
+        }
+    }
+
+    /// The script with these arguments; its output. Of a cluster that is not ours, `kubectl` and `helm` alone.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(&self.script)
-            // A node that is lost is known to be sooner than Kubernetes' 40 s, so that the tests do not wait.
-            .env("E2E_NODE_GRACE", "20s")
-            .env("E2E_NODES", self.nodes)
-            .env("E2E_STATE", &self.state)
-            .args(arguments)
+        let mut command = match (&self.0, arguments) {
+            (Whose::Ours(ours), _) => ours.script(arguments),
+            (Whose::Named, [program @ ("kubectl" | "helm"), rest @ ..]) => {
+                let mut command = Command::new(program);
+                // A namespace that is named comes later, and counts.
+                command.arg("--namespace=default").args(rest);
+                command
+            }
+            (Whose::Named, _) => bail!("{}: not of a cluster that KUBECONFIG names", arguments.join(" ")),
+        };
+        let output = command
             .stdin(Stdio::null())
             .output()
-            .context("tests/e2e/cluster")?;
+            .with_context(|| format!("{command:?}"))?;
         if !output.status.success() {
             bail!(
                 "{}: {}",
@@ -101,16 +130,19 @@ impl Kubernetes {
         serde_json::from_str(&text).with_context(|| format!("kubectl get {}", arguments.join(" ")))
     }
 
-    /// Where nodes have their pods' logs: a directory for each pod, and in it one for each container.
+    /// Where nodes of ours have their pods' logs: a directory for each pod, and in it one for each container.
     pub fn pods(&self) -> Vec<PathBuf> {
         let entries = |directory: PathBuf| std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let nodes = entries(self.state.clone()).map(|entry| entry.path().join("pods"));
+        let Whose::Ours(ours) = &self.0 else {
+            return Vec::new();
+        };
+        let nodes = entries(ours.state.clone()).map(|entry| entry.path().join("pods"));
         nodes.flat_map(entries).map(|entry| entry.path()).collect()
     }
 
     /// The process that runs as this, such as `apiserver`.
     pub fn pid(&self, name: &str) -> anyhow::Result<u32> {
-        let file = self.state.join("pid").join(name);
+        let file = self.state().join("pid").join(name);
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         text.trim()
             .parse()
@@ -119,12 +151,20 @@ impl Kubernetes {
 
     /// The file to which the API server of a control plane alone writes every request.
     pub fn audit_log(&self) -> PathBuf {
-        self.state.join("log/audit.log")
+        self.state().join("log/audit.log")
     }
 
     /// How somebody gets in who may do everything.
     pub fn admin(&self) -> PathBuf {
-        self.state.join("admin.kubeconfig")
+        self.state().join("admin.kubeconfig")
+    }
+
+    /// Nowhere, if it is not ours.
+    fn state(&self) -> &Path {
+        match &self.0 {
+            Whose::Ours(ours) => &ours.state,
+            Whose::Named => Path::new(""),
+        }
     }
 
     /// Writes to `file` how a ServiceAccount that is there gets in.
@@ -138,17 +178,18 @@ impl Kubernetes {
 
     /// Installs the chart, with these arguments of `helm install` besides.
     pub fn install(&self, more: &[&str]) -> anyhow::Result<()> {
+        self.helm("install", &[&["--create-namespace"], more].concat())
+    }
+
+    /// The same of `helm upgrade`.
+    pub fn upgrade(&self, more: &[&str]) -> anyhow::Result<()> {
+        self.helm("upgrade", more)
+    }
+
+    fn helm(&self, verb: &str, more: &[&str]) -> anyhow::Result<()> {
         let chart = source_root().join("charts/sipcluster").display().to_string();
-        let install = [
-            "helm",
-            "install",
-            "sipcluster",
-            &chart,
-            "-n",
-            "sipcluster",
-            "--create-namespace",
-        ];
-        self.run(&[&install[..], more].concat()).map(drop)
+        let words = ["helm", verb, "sipcluster", &chart, "-n", "sipcluster"];
+        self.run(&[&words[..], more].concat()).map(drop)
     }
 
     /// What the API server says to a new object, which it does not keep.
@@ -174,9 +215,24 @@ impl Kubernetes {
     }
 }
 
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
+impl Ours {
+    fn script(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.script);
+        // A node that is lost is known to be sooner than Kubernetes' 40 s, so that the tests do not wait.
+        command.env("E2E_NODE_GRACE", "20s");
+        command.env("E2E_NODES", self.nodes).env("E2E_STATE", &self.state);
+        command.args(arguments);
+        command
+    }
+}
+
 impl Drop for Kubernetes {
     fn drop(&mut self) {
-        if !self.keep
+        if matches!(&self.0, Whose::Ours(ours) if !ours.keep)
             && let Err(error) = self.run(&["down"])
         {
             eprintln!("the cluster does not end: {error:#}");

@@ -54,7 +54,7 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
     collides(world)?;
     let mut calls = Vec::new();
     for (address, port) in addresses.iter().zip((PORTS.0..).step_by(PORTS.1)) {
-        calls.push((*address, Calls::start(*address, port, world.scratch())?));
+        calls.push((*address, Calls::start(world, *address, port)?));
     }
 
     let deleted = nodes.proxies()?.into_iter().next().context("a proxy")?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::table::image;
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
 use super::{beside, drift, nodes, silent};
 use crate::interop::process::wait_every;
@@ -18,6 +19,8 @@ pub struct Scenario {
     pub limit: Duration,
     /// Whether new calls may be refused meanwhile (503); none may be lost.
     pub may_refuse: bool,
+    /// Whether processes are ended, networks changed or nodes taken away: what only a cluster of our own is there for.
+    pub takes_nodes: bool,
 }
 
 /// A planned move: an answer waits for a hand-over at most.
@@ -27,6 +30,16 @@ const fn planned(title: &'static str, act: fn(&World) -> anyhow::Result<()>) -> 
         act,
         limit: Duration::from_millis(1500),
         may_refuse: false,
+        takes_nodes: false,
+    }
+}
+
+impl Scenario {
+    const fn in_nodes(self) -> Self {
+        Self {
+            takes_nodes: true,
+            ..self
+        }
     }
 }
 
@@ -50,11 +63,11 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// All of them, in their order. Callers behind a NAT are silent from the first to those of their own; nothing before takes a node away.
-pub const ALL: [Scenario; 32] = [
+/// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
+pub const ALL: [Scenario; 34] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
-    fault("a container killed (kill -9)", container_killed),
+    fault("a container killed (kill -9)", container_killed).in_nodes(),
     planned("a container's pod deleted", |world| {
         pod_deleted(world, "demo-1", |world, delete| {
             world.kubernetes.kubectl(delete).map(drop)
@@ -69,21 +82,25 @@ pub const ALL: [Scenario; 32] = [
             world.patch(r#"{"spec": {"redis": {"managed": {"resources": {"requests": {"cpu": "20m"}}}}}}"#)
         })
     }),
+    planned("rolling upgrade of the operator, while it scales", operator_upgraded),
     fault("rotation of the key", key_rotated),
     fault("rotation of the password of Redis", password_rotated),
     planned("the operator killed in the middle of scaling, 2 to 4", |world| {
         operator_killed(world, is_away, |world| begin_to_scale(world, 4))?;
         world.ready(4).map(drop)
-    }),
+    })
+    .in_nodes(),
     planned("the operator killed in the middle of scaling, 4 to 2", |world| {
         operator_killed(world, is_away, |world| begin_to_scale(world, CONTAINERS))?;
         world.ready(CONTAINERS).map(drop)
-    }),
+    })
+    .in_nodes(),
     planned("the operator killed in the middle of a rolling upgrade", |world| {
         upgraded(world, "21m", |world, change| {
             operator_killed(world, is_away, |world| world.patch(change))
         })
-    }),
+    })
+    .in_nodes(),
     fault(
         "the operator killed in the middle of a rolling upgrade of the proxies",
         |world| {
@@ -93,7 +110,8 @@ pub const ALL: [Scenario; 32] = [
                 })
             })
         },
-    ),
+    )
+    .in_nodes(),
     fault(
         "the operator killed in the middle of a rolling upgrade of Redis",
         |world| {
@@ -103,16 +121,19 @@ pub const ALL: [Scenario; 32] = [
                 })
             })
         },
-    ),
+    )
+    .in_nodes(),
     fault("a container and the operator killed (kill -9)", |world| {
-        operator_killed(world, is_away, |world| world.signal("demo-0", libc::SIGKILL))?;
+        with_operator(world, |world| world.signal("demo-0", libc::SIGKILL))?;
         world.ready(CONTAINERS).map(drop)
-    }),
+    })
+    .in_nodes(),
     planned("a container's pod deleted, and the operator killed", |world| {
         pod_deleted(world, "demo-1", |world, delete| {
             operator_killed(world, is_away, |world| world.kubernetes.kubectl(delete).map(drop))
         })
-    }),
+    })
+    .in_nodes(),
     planned("an image that cannot be pulled, and one that can", |world| {
         stuck(
             world,
@@ -123,9 +144,9 @@ pub const ALL: [Scenario; 32] = [
     }),
     planned("an image that ends at once, and one that does not", |world| {
         // It is another program's, which does not know the arguments.
-        stuck(world, "localhost/sipcluster-operator:e2e", &["CrashLoopBackOff"], "23m")
+        stuck(world, &image("operator"), &["CrashLoopBackOff"], "23m")
     }),
-    fault("kubectl drain of two nodes that have a container each", drained),
+    fault("kubectl drain of two nodes that have a container each", drained).in_nodes(),
     fault("every object changed, and deleted", drift),
     planned("wrong SipClusters beside it", beside::wrong),
     planned(
@@ -135,28 +156,41 @@ pub const ALL: [Scenario; 32] = [
     fault(
         "proxies in their nodes' network beside it, one deleted, then all replaced",
         nodes::replaced,
-    ),
+    )
+    .in_nodes(),
     planned(silent::CALLERS[0].title, |world| {
         silent::ended(world, &silent::CALLERS[0])
-    }),
+    })
+    .in_nodes(),
     planned(silent::CALLERS[1].title, |world| {
         silent::ended(world, &silent::CALLERS[1])
-    }),
+    })
+    .in_nodes(),
     planned(silent::CALLERS[2].title, |world| {
         silent::ended(world, &silent::CALLERS[2])
-    }),
-    fault("a node cut off, with a container", |world| node_lost(world, false, cut)),
+    })
+    .in_nodes(),
+    fault("a node cut off, with a container", |world| node_lost(world, false, cut)).in_nodes(),
     fault("a node cut off, with a container, and the operator killed", |world| {
         node_lost(world, false, |world, node| {
             operator_killed(world, is_away, |world| cut(world, node))
         })
-    }),
+    })
+    .in_nodes(),
     fault_of_both("a node cut off, with a container and the Redis master", |world| {
         node_lost(world, true, cut)
-    }),
-    fault("the Redis master killed (kill -9)", redis_killed),
+    })
+    .in_nodes(),
+    fault("the Redis master killed (kill -9)", |world| {
+        redis_killed(world, |world, kill| kill(world))
+    })
+    .in_nodes(),
+    fault("the Redis master and the operator killed (kill -9)", |world| {
+        redis_killed(world, |world, kill| with_operator(world, kill))
+    })
+    .in_nodes(),
     fault("the Redis master's pod deleted, without grace", redis_deleted),
-    fault("API server away for a minute, a container killed meanwhile", api_away),
+    fault("API server away for a minute, a container killed meanwhile", api_away).in_nodes(),
 ];
 
 /// Containers that every scenario begins and ends with, but for the scaling ones.
@@ -343,9 +377,13 @@ fn drift(world: &World) -> anyhow::Result<()> {
     in_sync(world)
 }
 
-fn redis_killed(world: &World) -> anyhow::Result<()> {
+/// The master, by `kill`, which is given what does so.
+fn redis_killed(
+    world: &World,
+    kill: impl FnOnce(&World, &dyn Fn(&World) -> anyhow::Result<()>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let master = world.redis_master()?;
-    world.kill_redis(&master)?;
+    kill(world, &|world| world.kill_redis(&master))?;
     promoted(world, &master)
 }
 
@@ -370,6 +408,8 @@ fn promoted(world: &World, former: &str) -> anyhow::Result<()> {
 
 /// All instances of Redis are in sync, and the cluster is as wanted.
 fn in_sync(world: &World) -> anyhow::Result<()> {
+    // In the middle of a rollout all of them are in sync for moments, too.
+    world.ready(CONTAINERS)?;
     world.redis_in_sync()?;
     world.until("every call has two copies again", |status| {
         status
@@ -390,20 +430,48 @@ fn operator_killed(
     is_in_the_middle: impl Fn(&Status) -> bool,
     begin: impl FnOnce(&World) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let leader = world.leader()?;
     begin(world)?;
     world.until("it is in the middle", is_in_the_middle)?;
-    world.kill_operator(&leader)?;
+    let leader = kill_operator(world)?;
     ensure!(
         !world.status()?.is_current(),
         "it was over before the operator was killed"
     );
+    another_leads(world, &leader)
+}
+
+/// Kills the replica of the operator that leads; which that was.
+fn kill_operator(world: &World) -> anyhow::Result<String> {
+    let leader = world.leader()?;
+    world.kill_operator(&leader)?;
+    Ok(leader)
+}
+
+fn another_leads(world: &World, former: &str) -> anyhow::Result<()> {
     wait_every(
         Duration::from_millis(500),
         "another replica of the operator leads",
         Duration::from_secs(60),
-        || world.leader().ok().filter(|now| *now != leader).map(drop),
+        || world.leader().ok().filter(|now| now != former).map(drop),
     )
+}
+
+/// What this begins is not over when the operator is gone.
+fn with_operator(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    begin(world)?;
+    let leader = kill_operator(world)?;
+    another_leads(world, &leader)
+}
+
+/// Another template of the operator's own pods, while it scales.
+fn operator_upgraded(world: &World) -> anyhow::Result<()> {
+    begin_to_scale(world, 3)?;
+    world.until("the third container is on its way", is_away)?;
+    world
+        .kubernetes
+        .upgrade(&["--reuse-values", "--set=logFormat=json", "--wait", "--timeout=120s"])?;
+    world.ready(3)?;
+    scale(world, CONTAINERS)
 }
 
 /// A node that has a container and a proxy is drained while no other takes pods, then one that has the other container: budgets keep that

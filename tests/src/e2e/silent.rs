@@ -1,6 +1,6 @@
 //! Callers behind a NAT that say nothing for longer than NAT and nodes remember a flow, and are sent a BYE all the same.
 //!
-//! It takes as long as it takes, so they begin ahead of all scenarios, with a SipCluster each, and end in turns of their own.
+//! It takes as long as it takes, so they begin some scenarios ahead, with a SipCluster each, and end in turns of their own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -32,6 +32,9 @@ enum Way {
     /// From a node's address: the proxy that has it is replaced.
     Node,
 }
+
+/// Before which scenario they begin: it and those up to their own take as long as they are silent.
+pub const AHEAD: &str = "wrong SipClusters beside it";
 
 /// All of them, in the order of their scenarios.
 pub const CALLERS: [Caller; 3] = [
@@ -101,7 +104,7 @@ pub struct Silent {
 }
 
 /// Begins the calls of these callers; proxies that are to go are gone when it returns, and their successors are there.
-pub fn begin<'a>(world: &World, callers: impl Iterator<Item = &'a Caller>) -> anyhow::Result<()> {
+pub fn begin(world: &World, callers: &[&Caller]) -> anyhow::Result<()> {
     let mut besides = Vec::new();
     for caller in callers {
         if let Way::Node = caller.way {
@@ -129,16 +132,9 @@ pub fn begin<'a>(world: &World, callers: impl Iterator<Item = &'a Caller>) -> an
     Ok(())
 }
 
-/// Waits for the call's end.
+/// Waits for the call's end. Whatever came of it, nothing of it stays.
 pub fn ended(world: &World, caller: &Caller) -> anyhow::Result<()> {
-    let call = {
-        let mut calls = world.silent.lock().expect("nobody panics with it in hand");
-        let at = calls.iter().position(|call| call.title == caller.title);
-        calls.remove(at.context("the call was begun")?)
-    };
-    let left = (HOLD + Duration::from_secs(30)).saturating_sub(call.begun.elapsed());
-    let statistics = call.sipp.finish(left)?;
-    ensure!(statistics.successful() == 1, "no BYE has come: {statistics:?}");
+    let over = has_ended(world, caller);
     Beside::find(world, "default", caller.name).delete()?;
     match caller.way {
         Way::Entry => {}
@@ -151,6 +147,18 @@ pub fn ended(world: &World, caller: &Caller) -> anyhow::Result<()> {
             }
         }
     }
+    over
+}
+
+fn has_ended(world: &World, caller: &Caller) -> anyhow::Result<()> {
+    let call = {
+        let mut calls = world.silent.lock().expect("nobody panics with it in hand");
+        let at = calls.iter().position(|call| call.title == caller.title);
+        calls.remove(at.context("the call was begun")?)
+    };
+    let left = (HOLD + Duration::from_secs(30)).saturating_sub(call.begun.elapsed());
+    let statistics = call.sipp.finish(left)?;
+    ensure!(statistics.successful() == 1, "no BYE has come: {statistics:?}");
     Ok(())
 }
 

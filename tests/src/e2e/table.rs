@@ -51,7 +51,12 @@ pub fn main() -> ExitCode {
     let chosen = ALL
         .iter()
         .filter(|scenario| wanted.is_empty() || wanted.iter().any(|word| scenario.title.contains(word)));
-    match run(&chosen.collect::<Vec<_>>()) {
+    let named = Kubernetes::named();
+    let (left_out, chosen): (Vec<_>, Vec<_>) = chosen.partition(|scenario| named.is_some() && scenario.takes_nodes);
+    for scenario in left_out {
+        println!("left out, of a cluster that KUBECONFIG names: {}", scenario.title);
+    }
+    match run(named, &chosen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -65,14 +70,18 @@ pub fn main() -> ExitCode {
 /// # Errors
 /// It does not come up.
 pub fn play() -> anyhow::Result<()> {
-    let mut world = world()?;
+    let mut world = world(ours()?)?;
     world.kubernetes.keep();
     Ok(())
 }
 
-fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
+/// In the cluster that is named, or in one of our own.
+fn run(named: Option<Kubernetes>, scenarios: &[&Scenario]) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let world = world()?;
+    let world = world(match named {
+        Some(named) => named,
+        None => ours()?,
+    })?;
     println!(
         "helm install to Ready: {:.1} s with the nodes' start",
         begun.elapsed().as_secs_f64()
@@ -85,10 +94,24 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
     println!(
         "| with calls up | lost | refused | calls | over after | worst answer |\n| --- | --- | --- | --- | --- | --- |"
     );
-    let is_chosen = |caller: &&silent::Caller| scenarios.iter().any(|scenario| scenario.title == caller.title);
-    silent::begin(&world, silent::CALLERS.iter().filter(is_chosen))?;
+    let is_of = |caller: &silent::Caller, scenario: &Scenario| scenario.title == caller.title;
+    let is_chosen = |caller: &&silent::Caller| scenarios.iter().any(|scenario| is_of(caller, scenario));
+    let callers: Vec<_> = silent::CALLERS.iter().filter(is_chosen).collect();
+    let mut ahead = scenarios
+        .iter()
+        .filter(|scenario| scenario.title == silent::AHEAD || callers.iter().any(|caller| is_of(caller, scenario)));
+    let ahead = ahead
+        .next()
+        .map(|scenario| scenario.title)
+        .filter(|_| !callers.is_empty());
     let mut failed = Vec::new();
     for (port, scenario) in (7000..).step_by(10).zip(scenarios) {
+        if ahead == Some(scenario.title)
+            && let Err(error) = silent::begin(&world, &callers)
+        {
+            // Their own scenarios will miss them.
+            eprintln!("callers behind a NAT: {error:#}\n{}", world.explain());
+        }
         match one(&world, scenario, port) {
             Ok(row) => {
                 let Outcome {
@@ -119,13 +142,14 @@ fn run(scenarios: &[&Scenario]) -> anyhow::Result<()> {
             }
         }
     }
+    world.leave()?;
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 
 fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     let address = world.status()?.address().context("the SipCluster has an address")?;
-    let calls = Calls::start(address, port, world.scratch())?;
+    let calls = Calls::start(world, address, port)?;
     let begun = Instant::now();
     let over = AtomicBool::new(false);
     let (acted, away) = std::thread::scope(|threads| {
@@ -176,18 +200,23 @@ fn most_away(world: &World, over: &AtomicBool) -> usize {
     most
 }
 
-/// A Kubernetes with the chart installed and a SipCluster that is Ready.
-fn world() -> anyhow::Result<World> {
+/// A Kubernetes of our own, which has the images.
+fn ours() -> anyhow::Result<Kubernetes> {
     let images = images()?;
+    let kubernetes = Kubernetes::up()?;
+    for part in IMAGES {
+        kubernetes
+            .load(&image(part), &images.join(part))
+            .with_context(|| format!("the image of the {part}"))?;
+    }
+    Ok(kubernetes)
+}
+
+/// This Kubernetes with the chart installed and a SipCluster that is Ready.
+fn world(kubernetes: Kubernetes) -> anyhow::Result<World> {
     let scratch = std::env::temp_dir().join(format!("sipcluster-e2e-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)?;
-    let kubernetes = Kubernetes::up()?;
-    for image in IMAGES {
-        kubernetes
-            .load(&name_of(image), &images.join(image))
-            .with_context(|| format!("the image of the {image}"))?;
-    }
-    let images = IMAGES.map(|image| format!("--set=images.{image}={}", name_of(image)));
+    let images = IMAGES.map(|part| format!("--set=images.{part}={}", image(part)));
     let mut install = vec!["--wait", "--timeout=120s"];
     install.extend(images.iter().map(String::as_str));
     let world = World {
@@ -208,8 +237,10 @@ fn world() -> anyhow::Result<World> {
     Ok(world)
 }
 
-fn name_of(image: &str) -> String {
-    format!("localhost/sipcluster-{image}:e2e")
+/// What the image of a part is called: as E2E_IMAGE says, in which PART stands for the part.
+pub fn image(part: &str) -> String {
+    let name = std::env::var("E2E_IMAGE").unwrap_or_else(|_| "localhost/sipcluster-PART:e2e".into());
+    name.replace("PART", part)
 }
 
 fn images() -> anyhow::Result<PathBuf> {

@@ -346,6 +346,20 @@ impl World {
             .kubectl(&["logs", "-n", "sipcluster", "sipcluster-operator-check"])
     }
 
+    /// Takes what was installed away again, if the cluster is not ours. The resource stays, as the chart has it.
+    pub fn leave(&self) -> anyhow::Result<()> {
+        if self.kubernetes.outside().is_some() {
+            return Ok(());
+        }
+        self.kubernetes
+            .kubectl(&["delete", "sipcluster", NAME, "--timeout=120s"])?;
+        self.kubernetes
+            .run(&["helm", "uninstall", "sipcluster", "-n", "sipcluster", "--wait"])?;
+        self.kubernetes
+            .kubectl(&["delete", "namespace", "sipcluster"])
+            .map(drop)
+    }
+
     /// What explains a failure, on one screen.
     pub fn explain(&self) -> String {
         let tails: [&[&str]; 5] = [
