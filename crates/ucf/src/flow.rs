@@ -364,15 +364,15 @@ mod tests {
 
     #[test]
     fn every_address_is_a_place_of_its_own() {
-        let mut places = std::collections::HashSet::new();
+        let mut places = std::collections::BTreeSet::new();
         for host in 0..=u16::MAX {
             let [high, low] = host.to_be_bytes();
             let place = Place::of(([10, 0, high, low], 5060).into());
             assert_eq!(Place::read(place.0), Some(place));
-            places.insert(place);
+            places.insert(place.0);
         }
         for other in ["10.0.0.1:5061", "[2001:db8::a00:1]:5060", "[2001:db8::a00:2]:5060"] {
-            places.insert(Place::of(other.parse().unwrap()));
+            places.insert(Place::of(other.parse().unwrap()).0);
         }
         assert_eq!(places.len(), (1 << 16) + 3);
         // The same in every version: tokens outlive processes.

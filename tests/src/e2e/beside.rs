@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::world::{Status, World};
+use super::world::{NAME, Status, World};
 use crate::interop::process::wait_every;
 
 /// Everything that Kubernetes or the operator may make of a SipCluster.
@@ -198,6 +198,33 @@ pub fn wrong(world: &World) -> anyhow::Result<()> {
         "the SipCluster under test is not as wanted any more"
     );
     Ok(())
+}
+
+/// One whose Redis is somebody else's: the one of the SipCluster under test, by its Sentinels, in a URL that a Secret has.
+pub fn borrowing(world: &World) -> anyhow::Result<()> {
+    const SECRET: &str = "borrowed-redis";
+    let password = world.redis_password(world.status()?.redis_password())?;
+    let sentinels: Vec<_> = world.redis_pods().map(|pod| format!("{pod}.default")).collect();
+    let url = format!("redis-sentinel://:{password}@{}/#{NAME}", sentinels.join(","));
+    let literal = format!("--from-literal=url={url}");
+    world
+        .kubernetes
+        .kubectl(&["create", "secret", "generic", SECRET, &literal])?;
+    let spec = json!({
+        "replicas": 2,
+        "containers": {"workers": 1},
+        "proxies": {"replicas": 1, "workers": 1},
+        "redis": {"external": {"secret": {"name": SECRET}, "instances": 3}},
+    });
+    let beside = Beside::create(world, "default", "borrowing", &spec.to_string())?;
+    beside.until("it is Ready", Status::is_current)?;
+    let answered = world.helm_test()?;
+    ensure!(
+        answered.contains("default/borrowing, UDP: 200"),
+        "it does not answer: {answered}"
+    );
+    beside.delete()?;
+    world.kubernetes.kubectl(&["delete", "secret", SECRET]).map(drop)
 }
 
 /// One beside it answers, is changed, and is deleted before the change is brought in.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 
 use super::table::image;
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
@@ -64,9 +65,10 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
-pub const ALL: [Scenario; 34] = [
+pub const ALL: [Scenario; 37] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
+    planned("a HorizontalPodAutoscaler, 2 to 3", autoscaled),
     fault("a container killed (kill -9)", container_killed).in_nodes(),
     planned("a container's pod deleted", |world| {
         pod_deleted(world, "demo-1", |world, delete| {
@@ -85,12 +87,12 @@ pub const ALL: [Scenario; 34] = [
     planned("rolling upgrade of the operator, while it scales", operator_upgraded),
     fault("rotation of the key", key_rotated),
     fault("rotation of the password of Redis", password_rotated),
-    planned("the operator killed in the middle of scaling, 2 to 4", |world| {
-        operator_killed(world, is_away, |world| begin_to_scale(world, 4))?;
-        world.ready(4).map(drop)
+    planned("the operator killed in the middle of scaling, 2 to 5", |world| {
+        operator_killed(world, is_away, |world| begin_to_scale(world, 5))?;
+        world.ready(5).map(drop)
     })
     .in_nodes(),
-    planned("the operator killed in the middle of scaling, 4 to 2", |world| {
+    planned("the operator killed in the middle of scaling, 5 to 2", |world| {
         operator_killed(world, is_away, |world| begin_to_scale(world, CONTAINERS))?;
         world.ready(CONTAINERS).map(drop)
     })
@@ -153,6 +155,7 @@ pub const ALL: [Scenario; 34] = [
         "another SipCluster, deleted in the middle of a rollout",
         beside::deleted,
     ),
+    planned("another SipCluster, whose Redis is not its own", beside::borrowing).in_nodes(),
     fault(
         "proxies in their nodes' network beside it, one deleted, then all replaced",
         nodes::replaced,
@@ -180,6 +183,15 @@ pub const ALL: [Scenario; 34] = [
     fault_of_both("a node cut off, with a container and the Redis master", |world| {
         node_lost(world, true, cut)
     })
+    .in_nodes(),
+    fault_of_both(
+        "a node cut off, with a container and the Redis master, and the operator killed",
+        |world| {
+            node_lost(world, true, |world, node| {
+                operator_killed(world, is_away, |world| cut(world, node))
+            })
+        },
+    )
     .in_nodes(),
     fault("the Redis master killed (kill -9)", |world| {
         redis_killed(world, |world, kill| kill(world))
@@ -213,6 +225,25 @@ fn container_killed(world: &World) -> anyhow::Result<()> {
     world.signal("demo-0", libc::SIGKILL)?;
     world.until("the operator sees it", |status| status.away() > 0)?;
     world.ready(CONTAINERS).map(drop)
+}
+
+/// One that wants more containers than there are asks the resource's scale for them.
+fn autoscaled(world: &World) -> anyhow::Result<()> {
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": { "name": NAME },
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "sipcluster.dev/v1alpha1", "kind": "SipCluster", "name": NAME },
+            "minReplicas": 3,
+            "maxReplicas": 5,
+        },
+    });
+    world.kubernetes.apply(&autoscaler.to_string(), world.scratch())?;
+    let scaled = world.ready(3);
+    world.kubernetes.kubectl(&["delete", "hpa", NAME])?;
+    scaled?;
+    scale(world, CONTAINERS)
 }
 
 /// It is deleted by `delete`, which is given kubectl's arguments for that.
