@@ -1,7 +1,7 @@
 //! A Redis Cluster: calls outlive one of its masters, and a container, and the move of their slot to another master. Real processes, a real Redis Cluster.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tests::interop::caller::{Caller, State, Transport};
 use tests::interop::cluster::{Cluster, External, Manifest};
 use tests::interop::process::{scratch, signal, wait_for};
 use tests::interop::redis::{RedisCluster, Server};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
 use ucf::store::{MemberRecord, StoreReply, StoreRequest};
 use ucf::{Epoch, Incarnation, PartitionId};
@@ -21,9 +22,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// Calls and requests a second.
 const RATE: u32 = 400;
-
-/// How often a store is asked that is away.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// Of a store that is busy with other tests.
 const BUDGET: Duration = Duration::from_secs(2);
@@ -84,45 +82,43 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 const WRITTEN: [WriteOutcome; 2] = [WriteOutcome::Written; 2];
 
-/// Until it succeeds: what is lost meanwhile is the store's, not the test's.
-async fn until<T>(mut what: impl AsyncFnMut() -> Result<T, Lost>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match what().await {
-            Ok(done) => return Ok(done),
-            Err(lost) => ensure!(Instant::now() < deadline, "{lost}"),
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+/// What the store's tasks run on, while something is asked of it.
+fn runtime() -> anyhow::Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
-#[tokio::test]
-async fn what_is_written_at_one_master_is_there_at_the_next() -> anyhow::Result<()> {
-    let _alone = ALONE.lock().await;
-    let mut redis = RedisCluster::start(address(1, 7000), &scratch("redis-cluster-promoted")?)?;
-    let mut store = store(&redis.url(), 1)?;
+/// A store whose member has written twice to two partitions: by script, then under the watch.
+async fn written(url: &str, replicas: u8) -> anyhow::Result<Store> {
+    let mut store = store(url, replicas)?;
     store
         .ask(&[join(ONE), claim(0, ONE, None), claim(1, ONE, None)])
         .await?;
-    // By script, then under the watch, of two partitions each.
     for number in [1, 2] {
         assert_eq!(store.write(ONE, &writes(number)).await?, WRITTEN);
     }
     assert_eq!((store.paths().scripted, store.paths().watched), (1, 1));
+    Ok(store)
+}
+
+#[test]
+fn what_is_written_at_one_master_is_there_at_the_next() -> anyhow::Result<()> {
+    let _alone = ALONE.blocking_lock();
+    let runtime = runtime()?;
+    let mut redis = RedisCluster::start(address(1, 7000), &scratch("redis-cluster-promoted")?)?;
+    let mut store = runtime.block_on(written(&redis.url(), 1))?;
     let master = redis.master_of("sc:{c}")?;
     assert_eq!(store.address(), master.address().to_string());
     master.kill();
     // A replica is promoted. With nobody behind it nothing that it takes counts; who asks for no replica reads what it has.
-    let alone = until(async || match store.write(ONE, &writes(3)).await {
-        Ok(outcomes) => Ok(format!("{outcomes:?}")),
-        Err(Lost(why)) if why.contains("of 1 replicas have") => Ok(why),
-        Err(lost) => Err(lost),
-    });
-    assert_eq!(alone.await?, "0 of 1 replicas have what was written");
+    wait_for("the promoted one is asked for its replicas", LIMIT, || {
+        let lost = runtime.block_on(store.write(ONE, &writes(3)));
+        let Lost(why) = lost.expect_err("nobody else has it");
+        why.contains("0 of 1 replicas have what was written").then_some(())
+    })?;
     let promoted = redis.master_of("sc:{c}")?;
     assert_eq!(store.address(), promoted.address().to_string());
     let mut other = self::store(&redis.url(), 0)?;
-    let answers = other.ask(&[claim(0, OTHER, Some(ONE))]).await?;
+    let answers = runtime.block_on(other.ask(&[claim(0, OTHER, Some(ONE))]))?;
     assert!(
         matches!(answers[0].reply, StoreReply::Claimed { epoch: Epoch(2) }),
         "{answers:?}"
@@ -131,35 +127,34 @@ async fn what_is_written_at_one_master_is_there_at_the_next() -> anyhow::Result<
     Ok(())
 }
 
-#[tokio::test]
-async fn a_slot_moves_and_the_fence_goes_with_it() -> anyhow::Result<()> {
-    let _alone = ALONE.lock().await;
+#[test]
+fn a_slot_moves_and_the_fence_goes_with_it() -> anyhow::Result<()> {
+    let _alone = ALONE.blocking_lock();
+    let runtime = runtime()?;
     let redis = RedisCluster::start(address(2, 7000), &scratch("redis-cluster-moved")?)?;
-    let mut store = store(&redis.url(), 0)?;
-    store
-        .ask(&[join(ONE), claim(0, ONE, None), claim(1, ONE, None)])
-        .await?;
-    for number in [1, 2] {
-        assert_eq!(store.write(ONE, &writes(number)).await?, WRITTEN);
-    }
+    let mut store = runtime.block_on(written(&redis.url(), 0))?;
     let former = store.address().to_owned();
     let moving = redis.moving("sc:{c}")?;
     // The fence of whom it is taken from is at the new master already, the claim's key is not: nothing is claimed.
     let mut other = self::store(&redis.url(), 0)?;
+    let taken = [claim(0, OTHER, Some(ONE))];
     moving.take(&[format!("sc:{{c}}:m:fence:{ONE}")])?;
     let between = "it is between two masters";
-    other.ask(&[claim(0, OTHER, Some(ONE))]).await.expect_err(between);
+    runtime.block_on(other.ask(&taken)).expect_err(between);
     // A half of a turn's keys is there as well, the other is not: nothing is written.
     moving.take(&["sc:{c}:p0:o".into(), "sc:{c}:p0:r".into()])?;
-    store.write(ONE, &writes(3)).await.expect_err(between);
+    runtime.block_on(store.write(ONE, &writes(3))).expect_err(between);
     moving.finish()?;
-    assert_eq!(until(async || store.write(ONE, &writes(3)).await).await?, WRITTEN);
+    let outcomes = wait_for("the new master takes writes", LIMIT, || {
+        runtime.block_on(store.write(ONE, &writes(3))).ok()
+    })?;
+    assert_eq!(outcomes, WRITTEN);
     assert_ne!(store.address(), former);
     // The claim ends the right to write under a watch, as ever.
-    until(async || other.time().await).await?;
-    let answers = other.ask(&[claim(0, OTHER, Some(ONE))]).await?;
+    wait_for("the new master is found", LIMIT, || runtime.block_on(other.time()).ok())?;
+    let answers = runtime.block_on(other.ask(&taken))?;
     assert_eq!(answers[0].records.len(), 3);
-    let outcomes = store.write(ONE, &writes(4)).await?;
+    let outcomes = runtime.block_on(store.write(ONE, &writes(4)))?;
     assert!(
         matches!(
             outcomes[..],
