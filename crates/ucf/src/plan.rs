@@ -342,12 +342,14 @@ fn superfluous<'a>(parts: impl IntoIterator<Item = &'a Part>, wanted: u16, revis
     })
 }
 
-/// The gate of the first container, other than `except`, that is not fully active; or that of partitions without an owner.
+/// The gate of the first container, other than `except`, that is not fully active; or that of partitions without an owner. Of what `except` holds, too,
+/// there have to be two copies before it goes.
 fn unsettled_container(wanted: &Wanted, observed: &Observed, except: Option<&Part>) -> Option<Gate> {
+    let is_single_copy = |part: &Part| matches!(part.life, Life::Active { replicated: false, .. });
     let mut others = observed
         .containers
         .iter()
-        .filter(|part| !is_same(part, except) && !part.is_over(wanted.containers));
+        .filter(|part| (!is_same(part, except) || is_single_copy(part)) && !part.is_over(wanted.containers));
     let gate = others.find_map(|part| {
         let who = Who::Container(part.ordinal);
         match part.life {

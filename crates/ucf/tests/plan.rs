@@ -181,6 +181,26 @@ fn shrinking_takes_the_highest_and_waits_until_it_is_gone() {
 }
 
 #[test]
+fn a_container_with_the_only_copy_is_not_the_next_to_go() {
+    let mut observed = settled();
+    observed.containers[2].life = Life::Active {
+        since: at(0),
+        replicated: false,
+    };
+    let smaller = Wanted {
+        containers: 2,
+        ..WANTED
+    };
+    for wanted in [smaller, new_containers()] {
+        let plan = plan_at_10s(&wanted, &observed);
+        assert_eq!(
+            (plan.steps.as_slice(), plan.gate),
+            (&[][..], Some(Gate::Replication(Who::Container(2))))
+        );
+    }
+}
+
+#[test]
 fn nothing_is_moved_while_a_partition_has_no_owner() {
     let observed = Observed {
         unowned: 7,
@@ -464,9 +484,11 @@ impl World {
             Life::Failed { .. } => part.ordinal >= self.wanted.containers,
             _ => false,
         };
+        let has_copies = |part: &Part| !matches!(part.life, Life::Active { replicated: false, .. });
         let all_settled = |except: Option<u16>| {
+            let is_excepted = |part: &Part| Some(part.ordinal) == except && has_copies(part);
             let mut containers = containers.iter();
-            self.observed.unowned == 0 && containers.all(|part| Some(part.ordinal) == except || settled(part))
+            self.observed.unowned == 0 && containers.all(|part| is_excepted(part) || settled(part))
         };
         let away_already = |mut parts: std::slice::Iter<'_, Part>, ordinal| {
             parts.any(|part| part.ordinal == ordinal && part.life == Life::Unready)

@@ -185,7 +185,8 @@ impl Member {
                     let quiescing = p.status.is_some_and(|s| s.state() == MemberState::Quiescing);
                     p.unlisted_since.is_none() && !quiescing && !p.is_gone() && p.suspicion.is_none()
                 });
-                if (self.held.is_empty() && self.claims.is_idle()) || nowhere {
+                // Whoever comes next finds only what the store has.
+                if (self.held.is_empty() && self.claims.is_idle()) || nowhere && self.is_replicated() {
                     self.leave(now);
                 }
             }
