@@ -17,7 +17,7 @@ use ucf::plan::{Instant, Life, Observed, Part};
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{
-    ends_in_time, has_ended, has_seen, is_ready, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since,
+    ends_in_time, has_ended, has_seen, is_ready, is_running, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since,
     revision_of, trouble, wanted_revision,
 };
 use super::redis::Redis;
@@ -156,7 +156,7 @@ impl Observation {
         let containers = self.containers.iter().filter(|container| {
             // A StatefulSet gives up its highest pod only. One below that is not wanted, and owns nothing, keeps nobody waiting.
             let is_over = container.ordinal >= wanted && Some(container.ordinal) != highest;
-            !(is_over && container.life() == Life::Unready && self.unowned == 0)
+            !(is_over && self.life(container) == Life::Unready && self.unowned == 0)
         });
         let proxies = 0..valid.spec.proxies.replicas as u16;
         Observed {
@@ -165,7 +165,7 @@ impl Observation {
                 .map(|container| Part {
                     ordinal: container.ordinal,
                     revision: container.revision().unwrap_or_default(),
-                    life: container.life(),
+                    life: self.life(container),
                 })
                 .collect(),
             proxies: proxies
@@ -182,6 +182,17 @@ impl Observation {
                 })
                 .collect(),
             unowned: self.unowned,
+        }
+    }
+
+    /// For the planner. Others that answer have not taken over what a silent one owns, so its lease stands: it may be short of a processor, and is not
+    /// the next to go.
+    fn life(&self, container: &Container) -> Life {
+        let somebody_answers = || self.containers.iter().any(|other| other.answer.is_some());
+        let is_busy = || self.unowned > 0 && is_running(&container.pod) && somebody_answers();
+        match container.life() {
+            Life::Unready if container.answer.is_none() && is_busy() => Life::Joining,
+            life => life,
         }
     }
 

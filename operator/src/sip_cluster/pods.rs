@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
 use ucf::plan::Instant;
 
@@ -117,11 +117,19 @@ pub fn is_unplaced(pod: &Pod) -> bool {
 /// Whether its container has ended before, and does not run now.
 #[must_use]
 pub fn is_waiting_after_an_end(pod: &Pod) -> bool {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_ref());
-    statuses.into_iter().flatten().any(|container| {
+    containers(pod).any(|container| {
         container.restart_count > 0 && container.state.as_ref().is_some_and(|state| state.running.is_none())
     })
+}
+
+/// Whether its container runs, as far as its kubelet has said.
+#[must_use]
+pub fn is_running(pod: &Pod) -> bool {
+    containers(pod).any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let statuses = status.and_then(|status| status.container_statuses.as_ref());
+    statuses.into_iter().flatten()
 }
