@@ -49,3 +49,25 @@ fn an_address_that_is_gone_for_a_moment_closes_nothing() {
     let found = with(&json!({ "spec": open, "status": {} }));
     assert_eq!(protocols(&json!({}), &found), ["UDP", "TCP"]);
 }
+
+#[test]
+fn of_several_addresses_calls_keep_the_one_that_they_have() {
+    let at = |addresses: &[&str]| {
+        let ingress: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        with(&json!({ "status": { "loadBalancer": { "ingress": ingress } } }))
+    };
+    let mut cluster = cluster(&json!({}));
+    let mut advertised = |found: &Found| {
+        let valid = validate(&cluster, found, &images()).expect("a good manifest");
+        cluster.status = Some(crds::SipClusterStatus {
+            address: valid.advertised.clone(),
+            ..Default::default()
+        });
+        valid.advertised
+    };
+    let (one, other) = ("203.0.113.7", "203.0.113.8");
+    let told = |address: &str| Some(format!("{address}:5060"));
+    assert_eq!(advertised(&at(&[one])), told(one));
+    assert_eq!(advertised(&at(&[other, one])), told(one));
+    assert_eq!(advertised(&at(&[other])), told(other), "it is gone");
+}

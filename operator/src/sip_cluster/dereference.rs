@@ -141,15 +141,17 @@ impl Found {
         })
     }
 
-    /// The address that the dispatcher's Service has, if its type gives it one and it has it already.
+    /// The address that the dispatcher's Service has, if its type gives it one and it has it already; of several the one `before`, if it is among them:
+    /// calls carry it.
     #[must_use]
-    pub fn service_address(&self) -> Option<IpAddr> {
+    pub fn service_address(&self, before: Option<IpAddr>) -> Option<IpAddr> {
         let service = self.dispatcher.as_ref()?;
         let spec = service.spec.as_ref()?;
         match spec.type_.as_deref() {
             Some("LoadBalancer") => {
                 let ingress = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
-                ingress.iter().find_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+                let all = || ingress.iter().filter_map(|ingress| ingress.ip.as_deref()?.parse().ok());
+                all().find(|address| Some(*address) == before).or_else(|| all().next())
             }
             Some("ClusterIP") | None => spec.cluster_ip.as_deref()?.parse().ok(),
             _ => None,

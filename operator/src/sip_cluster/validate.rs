@@ -120,7 +120,7 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
     if !problems.is_empty() {
         return Err(problems);
     }
-    let advertised = advertised(&spec, found);
+    let advertised = advertised(cluster, found);
     let or = |named: Option<&String>, otherwise: &String| named.unwrap_or(otherwise).clone();
     Ok(Valid {
         owner: cluster
@@ -145,7 +145,7 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
 
 /// The address of calls. For a Service's port that nodes offer it is theirs, so the manifest names both. Which of its nodes' addresses a call has,
 /// the proxy knows that carries it.
-fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<String> {
+fn advertised(SipCluster { spec, status, .. }: &SipCluster, found: &Found) -> Option<String> {
     if let Some(HostNetwork { host, .. }) = &spec.dispatcher.host_network {
         let host = host.as_deref().unwrap_or(STAND_IN);
         return Some(format!("{host}:{}", spec.dispatcher.port));
@@ -154,7 +154,14 @@ fn advertised(spec: &SipClusterSpec, found: &Found) -> Option<String> {
         (ServiceType::NodePort, Some(port)) => port,
         _ => spec.dispatcher.port,
     };
-    let ip = spec.dispatcher.advertised.or_else(|| found.service_address())?;
+    let before = || {
+        let before = status.as_ref()?.address.as_deref()?.parse::<SocketAddr>().ok()?;
+        Some(before.ip())
+    };
+    let ip = spec
+        .dispatcher
+        .advertised
+        .or_else(|| found.service_address(before()))?;
     Some(SocketAddr::new(ip, port).to_string())
 }
 
