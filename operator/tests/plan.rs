@@ -141,6 +141,52 @@ fn a_container_that_works_but_is_not_heard_is_not_taken_for_lost() {
     }
 }
 
+/// Its probes fail and the operator does not hear it, for want of a processor, but it keeps its lease: with it two would be away.
+#[test]
+fn a_container_that_keeps_what_it_owns_is_not_the_next_to_go_for_being_silent() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    model.revision = 2;
+    let told = |unowned, state: &serde_json::Value| {
+        let mut observation = model.observation();
+        observation.unowned = unowned;
+        let silent = &mut observation.containers[1];
+        silent.answer = None;
+        let pod = Arc::make_mut(&mut silent.pod).status.get_or_insert_default();
+        pod.conditions = None;
+        pod.container_statuses = serde_json::from_value(json!([{
+            "name": "container", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state,
+        }]))
+        .expect("statuses");
+        let decision = decide(model.now, &model.valid, &model.found(), &observation);
+        let leave = decision.leave.iter().map(|pod| pod.metadata.name.clone());
+        leave.collect::<Vec<_>>()
+    };
+    let (runs, waits) = (json!({ "running": {} }), json!({ "waiting": {} }));
+    let it = [Some("demo-1".to_owned())];
+    assert_eq!(told(300, &runs), []);
+    assert_eq!(told(0, &runs), it, "others have taken over");
+    assert_eq!(told(300, &waits), it, "there is no process");
+}
+
+#[test]
+fn a_single_redis_that_holds_the_copies_is_not_given_up() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    let mut found = model.found();
+    let pod = Arc::make_mut(&mut found.redis_pods[0]);
+    pod.metadata.deletion_timestamp = Some(Time(model.now - SignedDuration::from_secs(60)));
+    let buried = |is_heard: bool| {
+        let mut observation = model.observation();
+        for container in &mut observation.containers {
+            let answer = container.answer.as_mut().expect("it answers");
+            (answer.replicated, answer.from_memory) = (is_heard, !is_heard);
+        }
+        decide(model.now, &model.valid, &found, &observation).bury.len()
+    };
+    assert_eq!((buried(true), buried(false)), (0, 1));
+}
+
 #[test]
 fn scaling_back_what_never_came_leaves_nothing_behind() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));

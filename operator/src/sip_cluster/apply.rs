@@ -3,7 +3,7 @@
 //! Every child is applied by the server (server-side apply). One that was applied before and has not changed since, neither here nor there, is
 //! left alone: a cluster at rest costs the API server nothing, and a status that controllers write costs it nothing more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
@@ -59,7 +59,7 @@ pub enum Error {
 #[derive(Default)]
 pub struct Applied(Mutex<HashMap<Place, Last>>);
 
-/// Kind, namespace and name.
+/// The SipCluster's uid, for another of its name may come after it; the child's kind and name.
 type Place = (String, String, String);
 
 /// What the API server made of it.
@@ -96,7 +96,8 @@ impl Applier<'_> {
     /// Applies all children, in an order in which each finds what it needs.
     ///
     /// # Errors
-    /// The first that could not be applied; those after it are left for the next time.
+    /// The first that could not be applied. Those after it are applied all the same if the API server has only found that one wrong, as the manifest has it:
+    /// lost pods are to be replaced, and what was deleted put back. Otherwise they are left for the next time.
     pub async fn children(&self, children: Children) -> Result<(), Error> {
         let Children {
             keys,
@@ -116,24 +117,25 @@ impl Applier<'_> {
             workload,
         } = children;
         let watched = self.watched;
-        self.apply(container_account, &watched.service_accounts).await?;
-        self.apply(proxy_account, &watched.service_accounts).await?;
-        self.apply(proxy_role, &watched.roles).await?;
-        self.apply(proxy_role_binding, &watched.role_bindings).await?;
-        self.apply(container_policy, &watched.policies).await?;
-        self.apply(proxy_policy, &watched.policies).await?;
-        self.apply(container_budget, &watched.budgets).await?;
-        self.apply(proxy_budget, &watched.budgets).await?;
-        self.apply(container_service, &watched.services).await?;
-        self.apply(proxy_service, &watched.services).await?;
-        self.apply(dispatcher, &watched.services).await?;
+        let mut refused = Refused::default();
+        refused.or(self.apply(container_account, &watched.service_accounts).await)?;
+        refused.or(self.apply(proxy_account, &watched.service_accounts).await)?;
+        refused.or(self.apply(proxy_role, &watched.roles).await)?;
+        refused.or(self.apply(proxy_role_binding, &watched.role_bindings).await)?;
+        refused.or(self.apply(container_policy, &watched.policies).await)?;
+        refused.or(self.apply(proxy_policy, &watched.policies).await)?;
+        refused.or(self.apply(container_budget, &watched.budgets).await)?;
+        refused.or(self.apply(proxy_budget, &watched.budgets).await)?;
+        refused.or(self.apply(container_service, &watched.services).await)?;
+        refused.or(self.apply(proxy_service, &watched.services).await)?;
+        refused.or(self.apply(dispatcher, &watched.services).await)?;
         // Now that none of those is a former SipCluster's of this name: a Secret of it would count as made, and be gone soon. One that the garbage collector
         // takes last of all may still be there; to tell whose it is takes a right to read Secrets, which the operator does not have.
         for number in keys {
-            self.key(number).await?;
+            refused.or(self.key(number).await)?;
         }
         for number in redis_passwords {
-            self.redis_password(number).await?;
+            refused.or(self.redis_password(number).await)?;
         }
         if let Some(Redis {
             services,
@@ -142,32 +144,40 @@ impl Applier<'_> {
             set,
         }) = redis
         {
-            self.apply(policy, &watched.policies).await?;
+            refused.or(self.apply(policy, &watched.policies).await)?;
             for service in services {
-                self.apply(service, &watched.services).await?;
+                refused.or(self.apply(service, &watched.services).await)?;
             }
             if let Some(budget) = budget {
-                self.apply(budget, &watched.budgets).await?;
+                refused.or(self.apply(budget, &watched.budgets).await)?;
             }
             if let Some(set) = set {
-                self.apply(set, &watched.stateful_sets).await?;
+                refused.or(self.apply(set, &watched.stateful_sets).await)?;
             }
         }
         if let Some(Workload { containers, proxies }) = workload {
-            self.apply(containers, &watched.stateful_sets).await?;
-            self.apply(proxies, &watched.deployments).await?;
+            refused.or(self.apply(containers, &watched.stateful_sets).await)?;
+            refused.or(self.apply(proxies, &watched.deployments).await)?;
+        }
+        refused.0.map_or(Ok(()), Err)
+    }
+
+    /// Tells pods to leave.
+    ///
+    /// # Errors
+    /// The API server refused.
+    pub async fn leave(&self, decision: &Decision) -> Result<(), Error> {
+        for pod in &decision.leave {
+            self.delete(pod, None).await?;
         }
         Ok(())
     }
 
-    /// Tells pods to leave, and buries those that are lost.
+    /// Buries pods that are lost.
     ///
     /// # Errors
     /// The API server refused.
-    pub async fn steps(&self, decision: &Decision) -> Result<(), Error> {
-        for pod in &decision.leave {
-            self.delete(pod, None).await?;
-        }
+    pub async fn bury(&self, decision: &Decision) -> Result<(), Error> {
         for pod in &decision.bury {
             info!(pod = pod.name_any(), "nobody confirms its end: it is given up");
             self.delete(pod, Some(0)).await?;
@@ -259,7 +269,7 @@ impl Applier<'_> {
             .expect("an object is JSON")
             .hash(&mut hasher);
         let wanted = hasher.finish();
-        let key = (kind, self.valid.names.namespace.clone(), name.clone());
+        let key = (self.valid.owner.uid.clone(), kind, name.clone());
         if there.is_some_and(|there| self.applied.is_same(&key, wanted, there.as_ref())) {
             return Ok(());
         }
@@ -290,10 +300,35 @@ impl Applier<'_> {
     }
 }
 
+/// The first child that the API server has found wrong.
+#[derive(Default)]
+struct Refused(Option<Error>);
+
+impl Refused {
+    /// Keeps it; any other error is given back.
+    fn or(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        match result {
+            Err(error) if error.is_about_the_manifest() => {
+                self.0.get_or_insert(error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Error {
+    fn is_about_the_manifest(&self) -> bool {
+        const UNPROCESSABLE: u16 = 422;
+        matches!(self, Self::Api { source, .. }
+            if matches!(&**source, kube::Error::Api(status) if status.code == UNPROCESSABLE))
+    }
+}
+
 impl Applied {
-    /// What the API server made of a child of this kind and name last.
-    pub fn made(&self, kind: &str, namespace: &str, name: &str) -> Option<Made> {
-        let key = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+    /// What the API server made of a child of this SipCluster, kind and name last.
+    pub fn made(&self, uid: &str, kind: &str, name: &str) -> Option<Made> {
+        let key = (uid.to_owned(), kind.to_owned(), name.to_owned());
         Some(self.lock().get(&key)?.there.made.clone())
     }
 
@@ -310,12 +345,9 @@ impl Applied {
             .is_some_and(|last| last.hash == hash && last.there == There::of(there))
     }
 
-    /// Nothing is known any more of a cluster that is gone.
-    pub fn forget(&self, namespace: &str, cluster: &str) {
-        let belongs =
-            |name: &str| name == cluster || name.strip_prefix(cluster).is_some_and(|rest| rest.starts_with('-'));
-        self.lock()
-            .retain(|(_, theirs, name), _| theirs != namespace || !belongs(name));
+    /// Keeps what was applied for these SipClusters, by uid, and forgets the rest.
+    pub fn keep(&self, uids: &BTreeSet<String>) {
+        self.lock().retain(|(uid, ..), _| uids.contains(uid));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, Last>> {
@@ -368,7 +400,7 @@ mod tests {
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
         let all = Applied::default();
-        let place = || (K::kind(&()).into_owned(), "default".to_owned(), "demo".to_owned());
+        let place = || ("1-2-3".to_owned(), K::kind(&()).into_owned(), "demo".to_owned());
         let now: K = serde_json::from_value(json!({ "metadata": applied })).expect("an object");
         all.remember(place(), 1, &now);
         let mut metadata = applied.clone();
@@ -412,5 +444,34 @@ mod tests {
         let is_left_alone = |change: &Value| is_left_alone::<ServiceAccount>(&applied, change);
         assert!(is_left_alone(&json!({})));
         assert!(!is_left_alone(&json!({ "resourceVersion": "8" })));
+    }
+
+    #[test]
+    fn what_was_applied_for_a_former_cluster_of_the_same_name_is_none_of_its_successors() {
+        let all = Applied::default();
+        let object: ServiceAccount = serde_json::from_value(json!({ "metadata": { "uid": "7" } })).expect("an object");
+        all.remember(("first".into(), "ServiceAccount".into(), "demo".into()), 1, &object);
+        let knows = |uid| all.made(uid, "ServiceAccount", "demo").is_some();
+        assert_eq!((knows("first"), knows("second")), (true, false));
+        all.keep(&["second".to_owned()].into());
+        assert!(!knows("first"), "it is gone");
+    }
+
+    #[test]
+    fn what_the_api_server_finds_wrong_does_not_keep_the_others_from_being_applied() {
+        let answered = |code: u16| {
+            let status = json!({ "status": "Failure", "code": code });
+            let status = serde_json::from_value(status).expect("a Status");
+            Err(failed::<ServiceAccount>(
+                code.to_string(),
+                kube::Error::Api(Box::new(status)),
+            ))
+        };
+        let mut refused = Refused::default();
+        assert!(refused.or(answered(422)).is_ok());
+        assert!(refused.or(Ok(())).is_ok());
+        assert!(refused.or(answered(500)).is_err(), "who answers so may not answer the next");
+        let first = refused.0.expect("it is kept").to_string();
+        assert!(first.contains("ServiceAccount 422"), "{first}");
     }
 }

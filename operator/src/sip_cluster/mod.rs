@@ -15,14 +15,16 @@ pub mod unmade;
 pub mod validate;
 pub mod watched;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::SipCluster;
 use futures_util::StreamExt as _;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Client, ResourceExt as _};
 use tracing::{info, warn};
@@ -44,6 +46,7 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub struct Context {
     client: Client,
     images: Images,
+    clusters: Store<SipCluster>,
     watched: Watched,
     applied: Applied,
     recorder: Recorder,
@@ -69,7 +72,8 @@ pub enum Error {
 /// Reconciles until the process is told to end.
 pub async fn run(client: Client, config: &Config, metrics: Metrics) {
     let controller = Controller::new(config.scope.clusters(client.clone()), watcher::Config::default());
-    metrics.leads(controller.store());
+    let clusters = controller.store();
+    metrics.leads(clusters.clone());
     let (watched, controller) = Watched::start(&client, config.scope.namespace(), controller);
     let reporter = Reporter {
         controller: MANAGER.into(),
@@ -82,16 +86,32 @@ pub async fn run(client: Client, config: &Config, metrics: Metrics) {
         written: status::Written::default(),
         unmade: Unmade::default(),
         metrics,
+        clusters,
         watched,
         client,
     });
-    let done = controller.shutdown_on_signal().run(reconcile, after_an_error, context);
-    done.for_each(|result| async move {
+    let done = controller
+        .shutdown_on_signal()
+        .run(reconcile, after_an_error, context.clone());
+    done.for_each(|result| {
         if let Err(error) = result {
+            // A child of one that is gone has gone as well.
+            if let controller::Error::ObjectNotFound(_) = error {
+                context.forget_the_gone();
+            }
             tracing::debug!(%error, "a reconciliation has failed");
         }
+        std::future::ready(())
     })
     .await;
+}
+
+impl Context {
+    fn forget_the_gone(&self) {
+        let uids: BTreeSet<_> = self.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
+        self.applied.keep(&uids);
+        self.written.keep(&uids);
+    }
 }
 
 /// One reconciliation.
@@ -106,10 +126,6 @@ async fn reconcile(cluster: Arc<SipCluster>, context: Arc<Context>) -> Result<Ac
 /// Its steps.
 async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error> {
     if cluster.metadata.deletion_timestamp.is_some() {
-        context
-            .applied
-            .forget(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
-        context.written.forget(cluster);
         return Ok(Action::await_change());
     }
     let names = Names {
@@ -138,7 +154,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
-    let made = |kind: &str, name: &str| context.applied.made(kind, &names.namespace, name);
+    let made = |kind: &str, name: &str| context.applied.made(&uid, kind, name);
     let sets = |name: &str| made("StatefulSet", name);
     let observation = observe::observe(&context.client, &valid, &found, &context.unmade, sets).await;
     let now = Timestamp::now();
@@ -159,8 +175,10 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         applied = applier.children(build::build(&valid, &decision)).await;
     }
     if applied.is_ok() {
-        applied = applier.steps(&decision).await;
+        applied = applier.leave(&decision).await;
     }
+    // Whatever is wrong with the manifest: nobody waits for a lost node.
+    applied = applied.and(applier.bury(&decision).await);
     let failure = applied.as_ref().err().map(ToString::to_string);
     match &failure {
         Some(failure) => writer.complain(cluster, "Failed", failure).await,

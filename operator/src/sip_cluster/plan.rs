@@ -75,7 +75,7 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         passwords: passwords::passwords(valid.spec.redis_password(), &with_redis),
         leaves_redis: observation.redis.is_behind,
         replicas: Some(given_up(present.unwrap_or(wanted), wanted, observation)),
-        bury: buried(time, found, observation),
+        bury: buried(time, valid, found, observation),
         again: if plan.is_done() { RESTING } else { MOVING },
         ..Decision::default()
     };
@@ -202,8 +202,9 @@ impl Decision {
 }
 
 /// Pods of lost nodes, which would be waited for until somebody brings the node back: containers whose grace is over, that answer nobody, and
-/// whose partitions others own; and the cluster's own Redis, if its kubelet has not ended it long after its grace.
-fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<Pod>> {
+/// whose partitions others own; and the cluster's own Redis, if its kubelet has not ended it long after its grace. A single one is not given up as long as a
+/// container has its copies in it: it may be the kubelet alone that is lost, and a second one beside it would be empty.
+fn buried(time: Timestamp, valid: &Valid, found: &Found, observation: &Observation) -> Vec<Arc<Pod>> {
     let is_over_since = |pod: &Pod, over: SignedDuration| {
         let ends = pod.metadata.deletion_timestamp.as_ref();
         // Without grace it is being removed: its kubelet has confirmed its end, or it was given up. An API server that stops in between leaves it.
@@ -219,7 +220,12 @@ fn buried(time: Timestamp, found: &Found, observation: &Observation) -> Vec<Arc<
         // Nobody may be left to own anything.
         is_silent && (observation.unowned == 0 || is_over_since(&container.pod, KUBELET))
     });
-    let redis = found.redis_pods.iter().filter(|pod| is_over_since(pod, KUBELET));
+    let answers = || observation.containers.iter().filter_map(|container| container.answer);
+    let serves = !valid.has_redis_instances() && answers().any(|answer| answer.replicated && !answer.from_memory);
+    let redis = found
+        .redis_pods
+        .iter()
+        .filter(|pod| !serves && is_over_since(pod, KUBELET));
     containers
         .map(|container| &container.pod)
         .chain(redis)

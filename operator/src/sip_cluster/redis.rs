@@ -72,13 +72,13 @@ impl Redis {
     }
 
     fn of_one(valid: &Valid, found: &Found) -> Self {
-        let serves = found.redis_pods.iter().any(|pod| is_in_sync(pod));
+        let serves = found.redis_pods.iter().find(|pod| is_in_sync(pod));
         let present = found.redis_pods.first().and_then(|pod| revision_of(pod));
         let wanted = found.redis.as_deref().and_then(wanted_revision);
         Self {
             life: match serves {
-                true => active(Instant::default()),
-                false => Life::Unready,
+                Some(pod) => active(ready_since(pod).unwrap_or_default()),
+                None => Life::Unready,
             },
             // Nothing counts as another revision while either is unknown.
             revisions: present.zip(wanted).unwrap_or_default(),

@@ -1,8 +1,8 @@
 //! What people see: conditions, counts, events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use admin::Takeover;
@@ -30,7 +30,7 @@ const COUNTS: Duration = Duration::from_secs(10);
 /// Characters of an event's action, at most (the API server's rule).
 const ACTION: usize = 128;
 
-/// When each status was written last, and what events have said.
+/// When each status was written last, and what events have said, by the SipCluster's uid.
 #[derive(Default)]
 pub struct Written(Mutex<HashMap<String, Last>>);
 
@@ -124,16 +124,19 @@ impl Writer<'_> {
     }
 
     fn last<T>(&self, cluster: &SipCluster, with: impl FnOnce(&mut Last) -> T) -> T {
-        let mut all = self.written.0.lock().expect("nobody panics with it in hand");
+        let mut all = self.written.lock();
         with(all.entry(cluster.uid().unwrap_or_default()).or_default())
     }
 }
 
 impl Written {
-    /// Nothing more will be said of it.
-    pub fn forget(&self, cluster: &SipCluster) {
-        let mut all = self.0.lock().expect("nobody panics with it in hand");
-        all.remove(&cluster.uid().unwrap_or_default());
+    /// Keeps what concerns these SipClusters, by uid, and forgets the rest.
+    pub fn keep(&self, uids: &BTreeSet<String>) {
+        self.lock().retain(|uid, _| uids.contains(uid));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Last>> {
+        self.0.lock().expect("nobody panics with it in hand")
     }
 }
 
