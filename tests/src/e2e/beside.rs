@@ -243,7 +243,7 @@ pub fn deleted(world: &World) -> anyhow::Result<()> {
     world
         .kubernetes
         .kubectl(&["patch", "sipcluster", "short", "--type=merge", "-p", change])?;
-    beside.until("a container is on its way", |status| status.away() > 0)?;
+    beside.until("a container is on its way", |status| !status.away().is_empty())?;
     beside.delete()?;
     ensure!(
         world.status()?.is_current(),

@@ -223,7 +223,7 @@ fn scale(world: &World, to: u64) -> anyhow::Result<()> {
 
 fn container_killed(world: &World) -> anyhow::Result<()> {
     world.signal("demo-0", libc::SIGKILL)?;
-    world.until("the operator sees it", |status| status.away() > 0)?;
+    world.until("the operator sees it", is_away)?;
     world.ready(CONTAINERS).map(drop)
 }
 
@@ -452,7 +452,7 @@ fn in_sync(world: &World) -> anyhow::Result<()> {
 
 /// A container is not active.
 fn is_away(status: &Status) -> bool {
-    status.away() > 0
+    !status.away().is_empty()
 }
 
 /// The replica that leads ends without a word when what begins here is in the middle; another one has to go on.
@@ -525,7 +525,7 @@ fn drained(world: &World) -> anyhow::Result<()> {
             "{stays} was evicted while no other container was active"
         );
         world.until("both containers are active, without the first node", |status| {
-            status.away() == 0 && status.is_counted(CONTAINERS)
+            status.away().is_empty() && status.is_counted(CONTAINERS)
         })
     });
     world.kubernetes.kubectl(&["uncordon", ALL_NODES])?;

@@ -161,7 +161,7 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     acted?;
     let took = begun.elapsed();
     let outcome = calls.finish()?;
-    ensure!(away <= 1, "{away} containers were away at once");
+    ensure!(away.len() <= 1, "away at once: {}", away.join(", "));
     ensure!(
         outcome.lost == 0,
         "{} of {} calls were lost",
@@ -187,11 +187,14 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     })
 }
 
-/// The most containers that were seen not to be active at once, until `over`.
-fn most_away(world: &World, over: &AtomicBool) -> usize {
-    let mut most = 0;
+/// The containers that were seen not to be active at once, when there were most of them, until `over`.
+fn most_away(world: &World, over: &AtomicBool) -> Vec<String> {
+    let mut most = Vec::new();
     let mut look = || {
-        most = world.status().map_or(most, |status| most.max(status.away()));
+        let away = world.status().map(|status| status.away()).unwrap_or_default();
+        if away.len() > most.len() {
+            most = away;
+        }
         world.keep_logs();
         over.load(Ordering::Relaxed).then_some(())
     };

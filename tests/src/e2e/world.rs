@@ -99,14 +99,13 @@ impl Status {
         addresses.filter_map(|address| address.as_str()?.parse().ok()).collect()
     }
 
-    /// Containers that are not active.
-    pub fn away(&self) -> usize {
+    /// Containers that are not active, each with its state.
+    pub fn away(&self) -> Vec<String> {
         let containers = self.0["status"]["containers"].as_array();
-        containers
-            .into_iter()
-            .flatten()
-            .filter(|container| container["state"] != "Active")
-            .count()
+        let containers = containers.into_iter().flatten();
+        let away = containers.filter(|container| container["state"] != "Active");
+        away.map(|container| format!("{} {}", container["name"], container["state"]))
+            .collect()
     }
 }
 
