@@ -202,21 +202,42 @@ pub fn wrong(world: &World) -> anyhow::Result<()> {
 
 /// One whose Redis is somebody else's: the one of the SipCluster under test, by its Sentinels, in a URL that a Secret has.
 pub fn borrowing(world: &World) -> anyhow::Result<()> {
-    const SECRET: &str = "borrowed-redis";
+    // The Secret, and the policy.
+    const BORROWED: &str = "borrowed-redis";
+    const BORROWER: &str = "borrowing";
     let password = world.redis_password(world.status()?.redis_password())?;
     let sentinels: Vec<_> = world.redis_pods().map(|pod| format!("{pod}.default")).collect();
     let url = format!("redis-sentinel://:{password}@{}/#{NAME}", sentinels.join(","));
     let literal = format!("--from-literal=url={url}");
     world
         .kubernetes
-        .kubectl(&["create", "secret", "generic", SECRET, &literal])?;
+        .kubectl(&["create", "secret", "generic", BORROWED, &literal])?;
+    // A Redis of the operator's lets in the containers of its SipCluster alone.
+    let part = |name: &str, component: &str| {
+        let labels = json!({"app.kubernetes.io/instance": name, "app.kubernetes.io/component": component});
+        json!({ "matchLabels": labels })
+    };
+    let admits = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": BORROWED},
+        "spec": {
+            "podSelector": part(NAME, "redis"),
+            "policyTypes": ["Ingress"],
+            "ingress": [{
+                "from": [{"podSelector": part(BORROWER, "container")}],
+                "ports": [{"port": 6379}, {"port": 26379}],
+            }],
+        },
+    });
+    world.kubernetes.apply(&admits.to_string(), world.scratch())?;
     let spec = json!({
         "replicas": 2,
         "containers": {"workers": 1},
         "proxies": {"replicas": 1, "workers": 1},
-        "redis": {"external": {"secret": {"name": SECRET}, "instances": 3}},
+        "redis": {"external": {"secret": {"name": BORROWED}, "instances": 3}},
     });
-    let beside = Beside::create(world, "default", "borrowing", &spec.to_string())?;
+    let beside = Beside::create(world, "default", BORROWER, &spec.to_string())?;
     beside.until("it is Ready", Status::is_current)?;
     let answered = world.helm_test()?;
     ensure!(
@@ -224,7 +245,10 @@ pub fn borrowing(world: &World) -> anyhow::Result<()> {
         "it does not answer: {answered}"
     );
     beside.delete()?;
-    world.kubernetes.kubectl(&["delete", "secret", SECRET]).map(drop)
+    world
+        .kubernetes
+        .kubectl(&["delete", "secret,networkpolicy", BORROWED])
+        .map(drop)
 }
 
 /// One beside it answers, is changed, and is deleted before the change is brought in.

@@ -7,6 +7,7 @@
 //! - [`silent`] is callers behind a NAT;
 //! - [`nodes`] is one whose proxies have their nodes' addresses;
 //! - [`drift`] is what somebody else does to its objects;
+//! - [`strangers`] is who has no business there;
 //! - [`refusals`] is what the API server does not take;
 //! - [`scenarios`] is the list of what happens;
 //! - [`load`] is another question, what many SipClusters ask of an API server;
@@ -21,6 +22,7 @@ mod nodes;
 pub mod refusals;
 mod scenarios;
 mod silent;
+mod strangers;
 mod table;
 mod world;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::table::image;
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
-use super::{beside, drift, nodes, silent};
+use super::{beside, drift, nodes, silent, strangers};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -20,7 +20,7 @@ pub struct Scenario {
     pub limit: Duration,
     /// Whether new calls may be refused meanwhile (503); none may be lost.
     pub may_refuse: bool,
-    /// Whether processes are ended, networks changed or nodes taken away: what only a cluster of our own is there for.
+    /// Whether processes are ended, networks asked or changed, or nodes taken away: what only a cluster of our own is there for.
     pub takes_nodes: bool,
 }
 
@@ -65,7 +65,7 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
-pub const ALL: [Scenario; 37] = [
+pub const ALL: [Scenario; 38] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     planned("a HorizontalPodAutoscaler, 2 to 3", autoscaled),
@@ -150,6 +150,7 @@ pub const ALL: [Scenario; 37] = [
     }),
     fault("kubectl drain of two nodes that have a container each", drained).in_nodes(),
     fault("every object changed, and deleted", drift),
+    planned("a stranger's pod beside it", strangers::kept_out).in_nodes(),
     planned("wrong SipClusters beside it", beside::wrong),
     planned(
         "another SipCluster, deleted in the middle of a rollout",

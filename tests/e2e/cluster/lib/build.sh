@@ -5,7 +5,7 @@ packages=(
     helm.sh/helm/v4/cmd/helm
     github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
     go.etcd.io/etcd/server/v3
-    ./coredns ./loadbalancer
+    ./coredns ./loadbalancer ./policies
 )
 
 # All that an API server alone takes, with etcd (`server`).

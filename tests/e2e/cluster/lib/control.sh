@@ -1,5 +1,5 @@
-# etcd and API server; but for one that is alone the controller manager, and with nodes a scheduler, DNS and the load balancer. Everybody is known by
-# a token.
+# etcd and API server; but for one that is alone the controller manager, and with nodes a scheduler, DNS, the load balancer and who
+# enforces NetworkPolicies. Everybody is known by a token.
 
 control_plane() {
     local n audit=()
@@ -59,4 +59,5 @@ COREFILE
     local addresses=() n
     for ((n = 0; n < nodes; n++)); do addresses+=("198.18.255.$((10 + n))"); done
     background loadbalancer $hub "$programs/loadbalancer" "$state/admin.kubeconfig" e2e-client 198.18.254 "${addresses[@]}"
+    background policies $hub "$programs/policies" "$state/admin.kubeconfig" /var/lib/cni/results/e2e-
 }

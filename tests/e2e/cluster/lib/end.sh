@@ -9,12 +9,13 @@ down() {
         return
     fi
     local socket id ids spaces=()
-    end loadbalancer 'kube-proxy*' 'kubelet*' coredns scheduler controllers apiserver
+    end loadbalancer policies 'kube-proxy*' 'kubelet*' coredns scheduler controllers apiserver
     for socket in /run/e2e-node*/containerd.sock; do
         [ -S "$socket" ] || continue
         ids=$("$programs/ctr" -a "$socket" -n k8s.io containers ls -q 2>/dev/null) || continue
-        # Each pod's network namespace has a name that only its container's specification tells.
+        # Each pod's network namespace has a name that only its container's specification tells; what its network is stands in a file of its container's name.
         for id in $ids; do
+            rm -f "/var/lib/cni/results/"*"-$id-"*
             spaces+=($("$programs/ctr" -a "$socket" -n k8s.io containers info "$id" 2>/dev/null | grep -o '/run/netns/cni-[0-9a-f-]*' || true))
         done
         ids=$("$programs/ctr" -a "$socket" -n k8s.io tasks ls -q 2>/dev/null) || continue
