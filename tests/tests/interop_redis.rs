@@ -113,6 +113,31 @@ fn a_master_that_is_told_to_leave_has_another_promoted_first() -> anyhow::Result
     Ok(())
 }
 
+/// It goes on as a master for some seconds until a Sentinel tells it otherwise; a lost node that comes back ends its pods in that time.
+#[test]
+fn a_former_master_that_leaves_when_it_comes_back_takes_nobody_elses_place() -> anyhow::Result<()> {
+    let _alone = alone();
+    let instances = filled("redis-former")?;
+    let former = instances.master()?;
+    let other = (former + 1) % INSTANCES;
+    instances.cut(former)?;
+    let next = wait_for("another is promoted", Duration::from_secs(30), || {
+        instances.master_for(other).ok().filter(|master| *master != former)
+    })?;
+    instances.mend()?;
+    let quorum = || instances.ask(next, &["-p", "26379", "SENTINEL", "CKQUORUM", "demo"]);
+    wait_for("all Sentinels hear one another", Duration::from_secs(30), || {
+        quorum().ok().filter(|said| said.starts_with("OK 3")).map(drop)
+    })?;
+    let role = instances.ask(former, &["ROLE"])?;
+    anyhow::ensure!(role.starts_with("master"), "it has been told already: {role}");
+    instances.run(former, "leave")?;
+    instances.in_sync()?;
+    assert_eq!(instances.master()?, next, "{}", instances.logs());
+    assert_whole(&instances);
+    Ok(())
+}
+
 #[test]
 fn if_all_end_at_once_they_begin_anew_with_one_master() -> anyhow::Result<()> {
     let _alone = alone();

@@ -139,6 +139,25 @@ impl Instances {
         self.nodes[ordinal].place.0.nft("flush chain ip cut refused")
     }
 
+    /// Nothing comes to an instance from the others any more, nor to them from it.
+    pub fn cut(&self, ordinal: usize) -> anyhow::Result<()> {
+        let one = &self.nodes[ordinal].place.0;
+        for (number, other) in self.nodes.iter().enumerate() {
+            if number != ordinal {
+                let other = &other.place.0;
+                one.nft(&format!("add element ip cut peers {{ {} }}", other.address))?;
+                other.nft(&format!("add element ip cut peers {{ {} }}", one.address))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every cut away.
+    pub fn mend(&self) -> anyhow::Result<()> {
+        let mut nodes = self.nodes.iter();
+        nodes.try_for_each(|node| node.place.0.nft("flush set ip cut peers"))
+    }
+
     /// The time that a Sentinel has used of a processor so far, and the end of what it has said.
     pub fn sentinel(&self, ordinal: usize) -> (Duration, String) {
         let sentinel = self.nodes[ordinal].sentinel.as_ref();
@@ -149,7 +168,12 @@ impl Instances {
 
     /// The master, as a majority of the Sentinels has it.
     pub fn master(&self) -> anyhow::Result<usize> {
-        let text = self.run(0, "master")?;
+        self.master_for(0)
+    }
+
+    /// The same, asked from an instance's node.
+    pub fn master_for(&self, ordinal: usize) -> anyhow::Result<usize> {
+        let text = self.run(ordinal, "master")?;
         text.trim().parse().with_context(|| format!("a number: {text:?}"))
     }
 
