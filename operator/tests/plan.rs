@@ -123,7 +123,28 @@ fn a_lost_container_is_given_up_and_one_that_is_being_removed_is_only_if_it_stay
         pod.metadata.deletion_grace_period_seconds = Some(grace);
         let decision = decide(model.now, &model.valid, &model.found(), &observation);
         assert_eq!(decision.bury.len(), given_up, "{over} s after a grace of {grace} s");
+        observation.unowned = 300;
+        let decision = decide(model.now, &model.valid, &model.found(), &observation);
+        assert_eq!(decision.bury.len(), 0, "it has its lease, as far as others know");
     }
+}
+
+/// As the only one, or with all others on the same node.
+#[test]
+fn a_lost_container_that_nobody_took_over_from_is_given_up_if_no_other_answers() {
+    let mut model = Model::new(valid(&json!({ "replicas": 2 })));
+    settle(&mut model, "start");
+    let buried = |over| {
+        let mut observation = model.observation();
+        observation.unowned = model.valid.spec.partitions;
+        for container in &mut observation.containers {
+            container.answer = None;
+            let pod = Arc::make_mut(&mut container.pod);
+            pod.metadata.deletion_timestamp = Some(Time(model.now - SignedDuration::from_secs(over)));
+        }
+        decide(model.now, &model.valid, &model.found(), &observation).bury.len()
+    };
+    assert_eq!((buried(1), buried(11)), (0, 2));
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sip::Instant;
+use ucf::Incarnation;
 use ucf::member::{Config, Effect, Faults, Member, Notice, STORE_BUDGET};
 use ucf::store::{Era, MemberRecord, Model, StoreRequest};
-use ucf::Incarnation;
 
 const ALONE: Incarnation = Incarnation(1);
 const PARTITIONS: u16 = 4;

@@ -470,7 +470,10 @@ mod tests {
         let mut refused = Refused::default();
         assert!(refused.or(answered(422)).is_ok());
         assert!(refused.or(Ok(())).is_ok());
-        assert!(refused.or(answered(500)).is_err(), "who answers so may not answer the next");
+        assert!(
+            refused.or(answered(500)).is_err(),
+            "who answers so may not answer the next"
+        );
         let first = refused.0.expect("it is kept").to_string();
         assert!(first.contains("ServiceAccount 422"), "{first}");
     }

@@ -108,7 +108,12 @@ pub async fn run(client: Client, config: &Config, metrics: Metrics) {
 
 impl Context {
     fn forget_the_gone(&self) {
-        let uids: BTreeSet<_> = self.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
+        let uids: BTreeSet<_> = self
+            .clusters
+            .state()
+            .iter()
+            .filter_map(|cluster| cluster.uid())
+            .collect();
         self.applied.keep(&uids);
         self.written.keep(&uids);
     }

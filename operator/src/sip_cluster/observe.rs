@@ -17,8 +17,8 @@ use ucf::plan::{Instant, Life, Observed, Part};
 use super::dereference::{Found, Made, ordinal};
 use super::names::{ADMIN, Names};
 use super::pods::{
-    ends_in_time, has_ended, has_seen, is_ready, is_running, is_told_to_leave, is_unplaced, is_waiting_after_an_end, ready_since,
-    revision_of, trouble, wanted_revision,
+    ends_in_time, has_ended, has_seen, is_ready, is_running, is_told_to_leave, is_unplaced, is_waiting_after_an_end,
+    ready_since, revision_of, trouble, wanted_revision,
 };
 use super::redis::Redis;
 use super::unmade::Unmade;

@@ -215,12 +215,13 @@ fn buried(time: Timestamp, valid: &Valid, found: &Found, observation: &Observati
         };
         ends.is_some_and(|ends| ends.0 + over < time)
     };
+    let answers = || observation.containers.iter().filter_map(|container| container.answer);
     let containers = observation.containers.iter().filter(|container| {
         let is_silent = container.answer.is_none() && is_over_since(&container.pod, SignedDuration::ZERO);
-        // Nobody may be left to own anything.
-        is_silent && (observation.unowned == 0 || is_over_since(&container.pod, KUBELET))
+        // Where others work and do not own all, it may have its lease still. If none answers, nobody may be left to own anything.
+        let nobody_answers = || answers().next().is_none() && is_over_since(&container.pod, KUBELET);
+        is_silent && (observation.unowned == 0 || nobody_answers())
     });
-    let answers = || observation.containers.iter().filter_map(|container| container.answer);
     let serves = !valid.has_redis_instances() && answers().any(|answer| answer.replicated && !answer.from_memory);
     let redis = found
         .redis_pods

@@ -158,10 +158,7 @@ fn advertised(SipCluster { spec, status, .. }: &SipCluster, found: &Found) -> Op
         let before = status.as_ref()?.address.as_deref()?.parse::<SocketAddr>().ok()?;
         Some(before.ip())
     };
-    let ip = spec
-        .dispatcher
-        .advertised
-        .or_else(|| found.service_address(before()))?;
+    let ip = spec.dispatcher.advertised.or_else(|| found.service_address(before()))?;
     Some(SocketAddr::new(ip, port).to_string())
 }
 
