@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::beside::UNRESTRICTED;
 use super::calls::{Calls, Outcome};
 use super::kubernetes::Kubernetes;
 use super::scenarios::{ALL, CONTAINERS, Scenario};
@@ -229,12 +230,22 @@ fn world(kubernetes: Kubernetes) -> anyhow::Result<World> {
         ensure!(world.helm_test().is_err(), "helm test finds that nothing answers");
         let told = world.check_log()?;
         ensure!(told.contains("there is no SipCluster yet"), "{told}");
+        if world.kubernetes.outside().is_some() {
+            restrict(&world.kubernetes)?;
+        }
         world.kubernetes.apply(MANIFEST, world.scratch())?;
         world.ready(CONTAINERS)?;
         Ok(())
     };
     ready().map_err(|error| error.context(world.explain()))?;
     Ok(world)
+}
+
+/// Whatever scenarios make is under the pod security standard `restricted`, but for what is in the network of nodes.
+fn restrict(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    const RESTRICTED: &str = "pod-security.kubernetes.io/enforce=restricted";
+    kubernetes.kubectl(&["label", "namespace", "default", RESTRICTED])?;
+    kubernetes.kubectl(&["create", "namespace", UNRESTRICTED]).map(drop)
 }
 
 /// What the image of a part is called: as E2E_IMAGE says, in which PART stands for the part.
