@@ -61,6 +61,9 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
     }
 }
 
+/// How soon another replica of the operator leads. A Lease holds for 6 s, and is looked at every 2 s by a replica that may have to be started first.
+const LEADS: Duration = Duration::from_secs(20);
+
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
@@ -482,7 +485,7 @@ fn another_leads(world: &World, former: &str) -> anyhow::Result<()> {
     wait_every(
         Duration::from_millis(500),
         "another replica of the operator leads",
-        Duration::from_secs(60),
+        LEADS,
         || world.leader().ok().filter(|now| now != former).map(drop),
     )
 }
