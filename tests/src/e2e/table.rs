@@ -210,6 +210,9 @@ fn ours() -> anyhow::Result<Kubernetes> {
             .load(&image(part), &images.join(part))
             .with_context(|| format!("the image of the {part}"))?;
     }
+    kubernetes
+        .load(&next_image(), &images.join("container"))
+        .context("the image that containers are upgraded to")?;
     Ok(kubernetes)
 }
 
@@ -252,6 +255,11 @@ fn restrict(kubernetes: &Kubernetes) -> anyhow::Result<()> {
 pub fn image(part: &str) -> String {
     let name = std::env::var("E2E_IMAGE").unwrap_or_else(|_| "localhost/sipcluster-PART:e2e".into());
     name.replace("PART", part)
+}
+
+/// Another image of the container, which a cluster of our own has.
+pub fn next_image() -> String {
+    format!("{}-next", image("container"))
 }
 
 fn images() -> anyhow::Result<PathBuf> {
