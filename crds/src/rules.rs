@@ -355,10 +355,11 @@ fn of_service(service: &Service) -> Option<(&'static str, String)> {
     }
 }
 
-/// A wildcard is a place to listen, but nobody can answer to it.
+/// A wildcard is a place to listen, but nobody can answer to it, or to many at once.
 fn advertised(cluster: &SipCluster) -> Option<Problem> {
     let advertised = cluster.spec.advertised();
-    advertised.ip().is_unspecified().then(|| Problem {
+    let is_nobodys = advertised.ip().is_unspecified() || advertised.ip().is_multicast();
+    is_nobodys.then(|| Problem {
         field: match cluster.spec.dispatcher.advertised {
             Some(_) => "spec.dispatcher.advertised".into(),
             None => "spec.dispatcher.address".into(),

@@ -346,7 +346,10 @@ impl Default for Proxies {
 #[x_kube(validation = ("!has(self.hostNetwork) || !has(self.advertised)", "dispatcher.advertised: with hostNetwork each proxy has its node's address: leave it out, and write a name that leads to all of them into hostNetwork.host"),
     validation = ("!has(self.hostNetwork) || self.service.type == 'LoadBalancer' && self.service.externalTrafficPolicy == 'Local' && !has(self.service.class) && !has(self.service.annotations) && !has(self.service.nodePort)", "dispatcher.service: with hostNetwork nothing stands in front of the proxies: leave out its type, class, annotations, externalTrafficPolicy and nodePort"),
     validation = ("!has(self.hostNetwork) || self.port >= 1024", "dispatcher.port: proxies have no privileges in their nodes' network: write a number from 1024 on"),
-    validation = ("!has(self.hostNetwork) || self.port != self.hostNetwork.ucfPort && self.port != self.hostNetwork.adminPort && self.hostNetwork.ucfPort != self.hostNetwork.adminPort", "dispatcher.hostNetwork: a proxy cannot listen twice at one port of its node: write different numbers for dispatcher.port, ucfPort and adminPort"))]
+    validation = ("!has(self.hostNetwork) || self.port != self.hostNetwork.ucfPort && self.port != self.hostNetwork.adminPort && self.hostNetwork.ucfPort != self.hostNetwork.adminPort", "dispatcher.hostNetwork: a proxy cannot listen twice at one port of its node: write different numbers for dispatcher.port, ucfPort and adminPort"),
+    validation = ("!has(self.advertised) || !(self.advertised in ['0.0.0.0', '::']) && !['224.', '225.', '226.', '227.', '228.', '229.', '230.', '231.', '232.', '233.', '234.', '235.', '236.', '237.', '238.', '239.', 'ff', 'FF'].exists(begin, self.advertised.startsWith(begin))", "dispatcher.advertised: peers cannot send calls to an unspecified or a multicast address: write the one by which they reach this cluster"),
+    validation = ("has(self.hostNetwork) || self.service.type != 'NodePort' || has(self.service.nodePort) && has(self.advertised)", "dispatcher.service: a NodePort Service has no address of its own, and calls carry the cluster's: write the nodes' address (dispatcher.advertised) and port (dispatcher.service.nodePort) as peers reach them"),
+    validation = ("self.service.type != 'LoadBalancer' || oldSelf.service.type != 'LoadBalancer' || has(self.service.class) == has(oldSelf.service.class) && (!has(self.service.class) || self.service.class == oldSelf.service.class)", "dispatcher.service.class of a LoadBalancer cannot be changed, set later or removed, since Kubernetes keeps it for as long as the Service is there: put back what was there, or create another SipCluster"))]
 pub struct Dispatcher {
     /// The IP address at which proxies listen on one machine. On Kubernetes the Service's address takes its place, or each node's.
     #[serde(default = "defaults::address")]
@@ -408,7 +411,7 @@ pub struct Service {
     #[serde(default, rename = "type")]
     pub kind: ServiceType,
 
-    /// The class of the load balancer (`loadBalancerClass`).
+    /// The class of the load balancer (`loadBalancerClass`). While the type is `LoadBalancer` it cannot be changed, set later or removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,

@@ -117,6 +117,39 @@ const RULES: &[Case] = &[
         ],
     },
     Case {
+        rule: "spec.dispatcher: dispatcher.advertised: peers cannot send calls",
+        passes: &[
+            "{dispatcher: {advertised: 192.0.2.1}}",
+            "{dispatcher: {advertised: 223.255.255.255}}",
+            "{dispatcher: {advertised: 240.0.0.1}}",
+            "{dispatcher: {advertised: 22.4.0.1}}",
+            "{dispatcher: {advertised: 10.0.0.0}}",
+            "{dispatcher: {advertised: '::1'}}",
+            "{dispatcher: {advertised: '2001:db8::ff02'}}",
+        ],
+        refuses: &[
+            "{dispatcher: {advertised: 0.0.0.0}}",
+            "{dispatcher: {advertised: '::'}}",
+            "{dispatcher: {advertised: 224.0.0.1}}",
+            "{dispatcher: {advertised: 239.255.255.255}}",
+            "{dispatcher: {advertised: 'ff02::1'}}",
+            "{dispatcher: {advertised: 'FF0E::1'}}",
+        ],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.service: a NodePort Service has no address",
+        passes: &[
+            "{dispatcher: {advertised: 192.0.2.1, service: {type: NodePort, nodePort: 30060}}}",
+            "{dispatcher: {service: {nodePort: 30060}}}",
+            "{dispatcher: {service: {type: ClusterIP}}}",
+        ],
+        refuses: &[
+            "{dispatcher: {service: {type: NodePort}}}",
+            "{dispatcher: {advertised: 192.0.2.1, service: {type: NodePort}}}",
+            "{dispatcher: {service: {type: NodePort, nodePort: 30060}}}",
+        ],
+    },
+    Case {
         rule: "spec.redis: managed and external exclude one another",
         passes: &[
             "{redis: {}}",
@@ -220,7 +253,7 @@ const CHANGES: &[Change] = &[
     Change {
         rule: "spec: dispatcher.advertised cannot be changed",
         from: "{dispatcher: {advertised: 192.0.2.1}}",
-        passes: &["{dispatcher: {advertised: 192.0.2.1, service: {type: NodePort}}}"],
+        passes: &["{dispatcher: {advertised: 192.0.2.1, service: {type: NodePort, nodePort: 30060}}}"],
         refuses: &["{dispatcher: {advertised: 192.0.2.2}}", "{dispatcher: {}}"],
     },
     Change {
@@ -247,6 +280,22 @@ const CHANGES: &[Change] = &[
             "{dispatcher: {hostNetwork: {host: sip.example.org}}}",
             "{dispatcher: {hostNetwork: {host: sip.example.com, ucfPort: 5072}}}",
         ],
+    },
+    Change {
+        rule: "spec.dispatcher: dispatcher.service.class of a LoadBalancer cannot be changed",
+        from: "{dispatcher: {service: {class: example.com/one}}}",
+        passes: &[
+            "{dispatcher: {service: {class: example.com/one, externalTrafficPolicy: Cluster}}}",
+            "{dispatcher: {service: {type: ClusterIP}}}",
+            "{dispatcher: {service: {type: ClusterIP, class: example.com/two}}}",
+        ],
+        refuses: &["{dispatcher: {service: {class: example.com/two}}}", "{}"],
+    },
+    Change {
+        rule: "spec.dispatcher: dispatcher.service.class of a LoadBalancer cannot be changed",
+        from: "{}",
+        passes: &["{dispatcher: {service: {annotations: {a: b}}}}"],
+        refuses: &["{dispatcher: {service: {class: example.com/one}}}"],
     },
     Change {
         rule: "spec: replication.lease cannot be changed",
@@ -462,6 +511,18 @@ fn each_rule_about_changes_lets_the_good_pass_and_refuses_the_bad() {
         for spec in change.refuses {
             assert_eq!(broken(spec, None), [""; 0], "{}: {spec} as a new one", change.rule);
         }
+    }
+}
+
+/// Kubernetes keeps the class from then on.
+#[test]
+fn what_becomes_a_load_balancer_may_be_given_a_class() {
+    for from in [
+        "{dispatcher: {service: {type: ClusterIP}}}",
+        "{dispatcher: {service: {type: ClusterIP, class: a/b}}}",
+    ] {
+        let spec = "{dispatcher: {service: {class: example.com/one}}}";
+        assert_eq!(broken(spec, Some(from)), [""; 0], "from {from}");
     }
 }
 

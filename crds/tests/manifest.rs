@@ -123,6 +123,11 @@ fn a_wrong_value_names_field_value_and_remedy() {
              set spec.dispatcher.advertised to the address by which peers reach this cluster\n",
         ),
         (
+            "{application: {answer: {}}, dispatcher: {advertised: 'ff02::1'}}",
+            "spec.dispatcher.advertised: ff02::1: peers cannot send to it, and it would stand in Via, Record-Route and Contact; \
+             set spec.dispatcher.advertised to the address by which peers reach this cluster\n",
+        ),
+        (
             "{application: {answer: {}}, dispatcher: {hostNetwork: {}, advertised: 192.0.2.1}}",
             "spec.dispatcher.advertised: 192.0.2.1: with hostNetwork each proxy has its node's address; leave it out, and write a name that \
              leads to all of them into spec.dispatcher.hostNetwork.host\n",

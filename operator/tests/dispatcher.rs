@@ -9,7 +9,7 @@ use operator::sip_cluster::dereference::Found;
 use operator::sip_cluster::plan::Decision;
 use operator::sip_cluster::validate::validate;
 use serde_json::{Value, json};
-use support::{cluster, images, service};
+use support::{cluster, images, service, valid};
 
 /// The protocols of the Service that is made for this spec, and the Service.
 fn protocols(spec: &Value, found: &Found) -> Vec<String> {
@@ -70,4 +70,56 @@ fn of_several_addresses_calls_keep_the_one_that_they_have() {
     assert_eq!(advertised(&at(&[one])), told(one));
     assert_eq!(advertised(&at(&[other, one])), told(one));
     assert_eq!(advertised(&at(&[other])), told(other), "it is gone");
+}
+
+#[test]
+fn what_the_manifest_says_of_the_service_is_said_of_the_service() {
+    let made = |wanted: &Value| {
+        let spec = json!({ "dispatcher": { "port": 5160, "advertised": "203.0.113.7", "service": wanted } });
+        let service = build(&valid(&spec), &Decision::default()).dispatcher;
+        let service = serde_json::to_value(service).expect("an object is JSON");
+        let (spec, annotations) = (&service["spec"], &service["metadata"]["annotations"]);
+        let [kind, class] = [&spec["type"], &spec["loadBalancerClass"]];
+        json!([kind, class, spec["externalTrafficPolicy"], annotations, spec["ports"]])
+    };
+    // The nodes' port is one number for both protocols. Left out, Kubernetes chooses one for each.
+    let ports = |node_port: Option<u16>| {
+        [("sip-udp", "UDP"), ("sip-tcp", "TCP")].map(|(name, protocol)| {
+            let mut port = json!({ "name": name, "port": 5160, "protocol": protocol, "targetPort": name });
+            if let Some(number) = node_port {
+                port["nodePort"] = number.into();
+            }
+            port
+        })
+    };
+    let (balancer, chosen) = ("example.com/balancer", ports(Some(30060)));
+    assert_eq!(
+        made(&json!({})),
+        json!(["LoadBalancer", null, "Local", null, ports(None)])
+    );
+    assert_eq!(
+        made(&json!({ "type": "NodePort", "nodePort": 30060 })),
+        json!(["NodePort", null, "Local", null, chosen])
+    );
+    assert_eq!(
+        made(&json!({ "type": "NodePort", "nodePort": 30060, "externalTrafficPolicy": "Cluster" })),
+        json!(["NodePort", null, "Cluster", null, chosen])
+    );
+    let annotations = json!({ "example.com/pool": "sip", "example.com/weight": "3" });
+    assert_eq!(
+        made(&json!({
+            "type": "LoadBalancer", "class": balancer, "nodePort": 30060, "externalTrafficPolicy": "Cluster",
+            "annotations": { "example.com/pool": "sip", "example.com/weight": 3 },
+        })),
+        json!(["LoadBalancer", balancer, "Cluster", annotations, chosen])
+    );
+    assert_eq!(
+        made(&json!({ "class": balancer, "nodePort": 30060, "externalTrafficPolicy": "Local" })),
+        json!(["LoadBalancer", balancer, "Local", null, chosen])
+    );
+    // Of a Service that is reached from inside alone Kubernetes takes nothing of it but annotations.
+    assert_eq!(
+        made(&json!({ "type": "ClusterIP", "class": balancer, "nodePort": 30060, "annotations": { "a": "b" } })),
+        json!(["ClusterIP", null, null, { "a": "b" }, ports(None)])
+    );
 }

@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(300);
 /// A namespace whose quota has no room.
 const CROWDED: &str = "crowded";
 
+/// A namespace without pod security, in a cluster of our own: that of `default` lets no pod into the network of its node.
+pub const UNRESTRICTED: &str = "unrestricted";
+
 /// A SipCluster that is wrong in what the API server cannot see.
 struct Wrong {
     namespace: &'static str,
@@ -68,7 +71,8 @@ const WRONG: [Wrong; 5] = [
 /// A SipCluster besides the one under test.
 pub struct Beside<'a> {
     world: &'a World,
-    namespace: &'a str,
+    /// Where it is.
+    pub namespace: &'a str,
     name: &'a str,
 }
 

@@ -222,7 +222,7 @@ fn scratch(name: &str) -> PathBuf {
 impl Ours {
     fn script(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.script);
-        // A node that is lost is known to be sooner than Kubernetes' 40 s, so that the tests do not wait.
+        // A node that is lost is known to be sooner than Kubernetes' 50 s, so that the tests do not wait.
         command.env("E2E_NODE_GRACE", "20s");
         command.env("E2E_NODES", self.nodes).env("E2E_STATE", &self.state);
         command.args(arguments);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::beside::Beside;
+use super::beside::{Beside, UNRESTRICTED};
 use super::calls::Calls;
 use super::world::{Status, World};
 
@@ -45,7 +45,7 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
             .kubernetes
             .kubectl(&["label", "node", node, "--overwrite", &format!("{LABEL}=true")])?;
     }
-    let nodes = Beside::create(world, "default", NAME, SPEC)?;
+    let nodes = Beside::create(world, UNRESTRICTED, NAME, SPEC)?;
     nodes.until("it is Ready at two addresses", |status| {
         status.is_current() && status.addresses().len() == NODES.len()
     })?;
@@ -58,13 +58,23 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
     }
 
     let deleted = nodes.proxies()?.into_iter().next().context("a proxy")?;
-    world.kubernetes.kubectl(&["delete", "pod", &deleted, "--wait=false"])?;
+    world
+        .kubernetes
+        .kubectl(&["delete", "pod", "-n", UNRESTRICTED, &deleted, "--wait=false"])?;
     back(&nodes, &[deleted], &addresses)?;
     let rolled = nodes.proxies()?;
     let change = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
-    world
-        .kubernetes
-        .kubectl(&["patch", "sipcluster", NAME, "--type=merge", "-p", change])?;
+    let patch = [
+        "patch",
+        "sipcluster",
+        "-n",
+        UNRESTRICTED,
+        NAME,
+        "--type=merge",
+        "-p",
+        change,
+    ];
+    world.kubernetes.kubectl(&patch)?;
     back(&nodes, &rolled, &addresses)?;
 
     for (address, calls) in calls {
@@ -93,7 +103,7 @@ fn told(world: &World, status: &Status, addresses: &[SocketAddr]) -> anyhow::Res
             "EgressAddress does not name {address}: {egress:?}"
         );
         for transport in ["UDP", "TCP"] {
-            let said = format!("default/{NAME}, {transport} at {address}: 200");
+            let said = format!("{UNRESTRICTED}/{NAME}, {transport} at {address}: 200");
             ensure!(answered.contains(&said), "not {said:?}: {answered}");
         }
     }
@@ -102,7 +112,7 @@ fn told(world: &World, status: &Status, addresses: &[SocketAddr]) -> anyhow::Res
 
 /// Another one with the same port does not share a node with it unnoticed: its proxy is not placed, and its status says why.
 fn collides(world: &World) -> anyhow::Result<()> {
-    let more = Beside::create(world, "default", "one-more", ONE_MORE)?;
+    let more = Beside::create(world, UNRESTRICTED, "one-more", ONE_MORE)?;
     more.until("its status says that no node has its ports free", |status| {
         status
             .condition("Degraded")

@@ -8,7 +8,7 @@ use super::kubernetes::Kubernetes;
 use super::world::NAME;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 21] = [
+const WRONG: [(&str, &[&str]); 25] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -67,6 +67,28 @@ const WRONG: [(&str, &[&str]); 21] = [
         &["dispatcher.hostNetwork: a proxy cannot listen twice at one port"],
     ),
     (
+        r#"{"application": {"answer": {}}, "dispatcher": {"advertised": "0.0.0.0"}}"#,
+        &["dispatcher.advertised: peers cannot send calls to an unspecified or a multicast address"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"advertised": "ff02::1"}}"#,
+        &["dispatcher.advertised: peers cannot send calls to an unspecified or a multicast address"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"advertised": "192.0.2.1", "service": {"type": "NodePort"}}}"#,
+        &[
+            "dispatcher.service: a NodePort Service has no address",
+            "(dispatcher.service.nodePort)",
+        ],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"service": {"type": "NodePort", "nodePort": 30060}}}"#,
+        &[
+            "dispatcher.service: a NodePort Service has no address",
+            "(dispatcher.advertised)",
+        ],
+    ),
+    (
         r#"{"application": {"custom": {"command": "prepaid"}}}"#,
         &["containers.image: the application is your own"],
     ),
@@ -93,7 +115,7 @@ const WRONG: [(&str, &[&str]); 21] = [
 ];
 
 /// A change of the running cluster, and what has to stand in the refusal.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 10] = [
     (
         r#"{"partitions": 512}"#,
         "partitions cannot be changed: put back the old number",
@@ -106,6 +128,10 @@ const FIXED: [(&str, &str); 9] = [
     (
         r#"{"dispatcher": {"hostNetwork": {}}}"#,
         "dispatcher.hostNetwork cannot be changed",
+    ),
+    (
+        r#"{"dispatcher": {"service": {"class": "example.com/balancer"}}}"#,
+        "dispatcher.service.class of a LoadBalancer cannot be changed",
     ),
     (
         r#"{"redis": {"external": {"url": "redis://10.0.0.7"}}}"#,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use super::table::image;
+use super::table::{image, next_image};
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
 use super::{beside, drift, nodes, silent, strangers};
 use crate::interop::process::wait_every;
@@ -61,6 +61,9 @@ const fn fault_of_both(title: &'static str, act: fn(&World) -> anyhow::Result<()
     }
 }
 
+/// How soon another replica of the operator leads. A Lease holds for 6 s, and is looked at every 2 s by a replica that may have to be started first.
+const LEADS: Duration = Duration::from_secs(20);
+
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(60);
 
@@ -75,7 +78,7 @@ pub const ALL: [Scenario; 38] = [
             world.kubernetes.kubectl(delete).map(drop)
         })
     }),
-    planned("rolling upgrade of the containers", upgrade),
+    planned("rolling upgrade of the containers, to another image", upgrade),
     fault("rolling upgrade of the proxies", |world| {
         proxies_replaced(world, |world| world.patch(r#"{"spec": {"proxies": {"drain": "5s"}}}"#))
     }),
@@ -98,7 +101,7 @@ pub const ALL: [Scenario; 38] = [
     })
     .in_nodes(),
     planned("the operator killed in the middle of a rolling upgrade", |world| {
-        upgraded(world, "21m", |world, change| {
+        upgraded(world, &session_timer("21m"), |world, change| {
             operator_killed(world, is_away, |world| world.patch(change))
         })
     })
@@ -259,18 +262,28 @@ fn pod_deleted(
     world.ready(CONTAINERS).map(drop)
 }
 
+/// To a named cluster no other image is brought, so there it is another session timer.
 fn upgrade(world: &World) -> anyhow::Result<()> {
-    upgraded(world, "20m", |world, change| world.patch(change))
+    if world.kubernetes.outside().is_none() {
+        return upgraded(world, &session_timer("20m"), World::patch);
+    }
+    let image = next_image();
+    let change = json!({ "spec": { "containers": { "image": image } } });
+    upgraded(world, &change.to_string(), World::patch)?;
+    for pod in ["demo-0", "demo-1"] {
+        let now = world.kubernetes.get(&["pod", pod])?;
+        let named = &now["spec"]["containers"][0]["image"];
+        // The kubelet calls an image of two names by either, so it is asked only whether it runs.
+        let runs = &now["status"]["containerStatuses"][0]["state"]["running"];
+        ensure!(*named == image && runs.is_object(), "{pod} does not run {image}: {now}");
+    }
+    Ok(())
 }
 
-/// Another session timer for all containers, brought in by `begin`.
-fn upgraded(
-    world: &World,
-    session: &str,
-    begin: impl FnOnce(&World, &str) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+/// A change that all containers are replaced for, brought in by `begin`.
+fn upgraded(world: &World, change: &str, begin: impl FnOnce(&World, &str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let before: Vec<_> = ["demo-0", "demo-1"].map(|pod| (pod, world.uid(pod))).into();
-    begin(world, &session_timer(session))?;
+    begin(world, change)?;
     for (pod, uid) in before {
         world.replaced(pod, &uid.context("it is there")?)?;
     }
@@ -483,7 +496,7 @@ fn another_leads(world: &World, former: &str) -> anyhow::Result<()> {
     wait_every(
         Duration::from_millis(500),
         "another replica of the operator leads",
-        Duration::from_secs(60),
+        LEADS,
         || world.leader().ok().filter(|now| now != former).map(drop),
     )
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::beside::Beside;
+use super::beside::{Beside, UNRESTRICTED};
 use super::world::{Status, World};
 use crate::interop::process::wait_every;
 use crate::interop::sipp::{Run, Sipp};
@@ -115,7 +115,10 @@ pub fn begin(world: &World, callers: &[&Caller]) -> anyhow::Result<()> {
                     .kubectl(&["label", "node", node, "--overwrite", &label])?;
             }
         }
-        besides.push((caller, Beside::create(world, "default", caller.name, caller.spec)?));
+        besides.push((
+            caller,
+            Beside::create(world, caller.namespace(), caller.name, caller.spec)?,
+        ));
     }
     for (caller, beside) in &besides {
         beside.until("it is Ready", Status::is_current)?;
@@ -135,7 +138,7 @@ pub fn begin(world: &World, callers: &[&Caller]) -> anyhow::Result<()> {
 /// Waits for the call's end. Whatever came of it, nothing of it stays.
 pub fn ended(world: &World, caller: &Caller) -> anyhow::Result<()> {
     let over = has_ended(world, caller);
-    Beside::find(world, "default", caller.name).delete()?;
+    Beside::find(world, caller.namespace(), caller.name).delete()?;
     match caller.way {
         Way::Entry => {}
         Way::Egress => on_nodes(world, "delete table ip egress")?,
@@ -163,6 +166,13 @@ fn has_ended(world: &World, caller: &Caller) -> anyhow::Result<()> {
 }
 
 impl Caller {
+    fn namespace(&self) -> &'static str {
+        match self.way {
+            Way::Entry | Way::Egress => "default",
+            Way::Node => UNRESTRICTED,
+        }
+    }
+
     fn call(&self, world: &World, beside: &Beside<'_>) -> anyhow::Result<Silent> {
         let status = beside.status()?;
         let first = || status.addresses().first().copied();
@@ -207,17 +217,19 @@ fn on_nodes(world: &World, words: &str) -> anyhow::Result<()> {
 
 /// Deletes the pod of the proxy that has taken the only call, and waits for its successor: at the same address, if each has one.
 fn delete_proxy(world: &World, beside: &Beside<'_>, admin: u16) -> anyhow::Result<()> {
+    let namespace = beside.namespace;
     let addresses = beside.status()?.addresses();
     let proxies = beside.proxies()?;
     let has_call = |pod: &&String| {
-        let page = metrics(world, pod, admin).unwrap_or_default();
+        let page = metrics(world, namespace, pod, admin).unwrap_or_default();
         let mut counts = page.lines().filter_map(|line| line.strip_prefix(ACK));
         counts.any(|count| count != "0")
     };
     let its = wait_every(LOOK, "a proxy has the call", Duration::from_secs(10), || {
         proxies.iter().find(has_call)
     })?;
-    world.kubernetes.kubectl(&["delete", "pod", its, "--wait=false"])?;
+    let delete = ["delete", "pod", "-n", namespace, its, "--wait=false"];
+    world.kubernetes.kubectl(&delete)?;
     beside.until_proxies_replaced(std::slice::from_ref(its), proxies.len())?;
     beside.until("another proxy serves", |status| {
         status.is_current() && status.addresses() == addresses
@@ -225,12 +237,13 @@ fn delete_proxy(world: &World, beside: &Beside<'_>, admin: u16) -> anyhow::Resul
 }
 
 /// The metrics of a proxy, asked from its node: the API server, which is no pod, is kept out by its NetworkPolicy.
-fn metrics(world: &World, pod: &str, admin: u16) -> anyhow::Result<String> {
-    let node = world.node_of(pod)?;
-    let pod = world.kubernetes.get(&["pod", pod])?;
+fn metrics(world: &World, namespace: &str, pod: &str, admin: u16) -> anyhow::Result<String> {
+    let pod = world.kubernetes.get(&["pod", "-n", namespace, pod])?;
+    let node = pod["spec"]["nodeName"].as_str().context("it has a node")?;
     let ip = pod["status"]["podIP"].as_str().context("it has an address")?;
     let ask = format!("exec 3<>/dev/tcp/{ip}/{admin}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+    let number = node.trim_start_matches("node");
     world
         .kubernetes
-        .run(&["node", &node, "timeout", "5", "bash", "-c", &ask])
+        .run(&["node", number, "timeout", "5", "bash", "-c", &ask])
 }

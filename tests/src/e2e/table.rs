@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::beside::UNRESTRICTED;
 use super::calls::{Calls, Outcome};
 use super::kubernetes::Kubernetes;
 use super::scenarios::{ALL, CONTAINERS, Scenario};
@@ -212,6 +213,9 @@ fn ours() -> anyhow::Result<Kubernetes> {
             .load(&image(part), &images.join(part))
             .with_context(|| format!("the image of the {part}"))?;
     }
+    kubernetes
+        .load(&next_image(), &images.join("container"))
+        .context("the image that containers are upgraded to")?;
     Ok(kubernetes)
 }
 
@@ -232,6 +236,9 @@ fn world(kubernetes: Kubernetes) -> anyhow::Result<World> {
         ensure!(world.helm_test().is_err(), "helm test finds that nothing answers");
         let told = world.check_log()?;
         ensure!(told.contains("there is no SipCluster yet"), "{told}");
+        if world.kubernetes.outside().is_some() {
+            restrict(&world.kubernetes)?;
+        }
         world.kubernetes.apply(MANIFEST, world.scratch())?;
         world.ready(CONTAINERS)?;
         Ok(())
@@ -240,10 +247,22 @@ fn world(kubernetes: Kubernetes) -> anyhow::Result<World> {
     Ok(world)
 }
 
+/// Whatever scenarios make is under the pod security standard `restricted`, but for what is in the network of nodes.
+fn restrict(kubernetes: &Kubernetes) -> anyhow::Result<()> {
+    const RESTRICTED: &str = "pod-security.kubernetes.io/enforce=restricted";
+    kubernetes.kubectl(&["label", "namespace", "default", RESTRICTED])?;
+    kubernetes.kubectl(&["create", "namespace", UNRESTRICTED]).map(drop)
+}
+
 /// What the image of a part is called: as E2E_IMAGE says, in which PART stands for the part.
 pub fn image(part: &str) -> String {
     let name = std::env::var("E2E_IMAGE").unwrap_or_else(|_| "localhost/sipcluster-PART:e2e".into());
     name.replace("PART", part)
+}
+
+/// Another image of the container, which a cluster of our own has.
+pub fn next_image() -> String {
+    format!("{}-next", image("container"))
 }
 
 fn images() -> anyhow::Result<PathBuf> {
