@@ -347,13 +347,15 @@ impl Default for Proxies {
     validation = ("!has(self.hostNetwork) || self.service.type == 'LoadBalancer' && self.service.externalTrafficPolicy == 'Local' && !has(self.service.class) && !has(self.service.annotations) && !has(self.service.nodePort)", "dispatcher.service: with hostNetwork nothing stands in front of the proxies: leave out its type, class, annotations, externalTrafficPolicy and nodePort"),
     validation = ("!has(self.hostNetwork) || self.port >= 1024", "dispatcher.port: proxies have no privileges in their nodes' network: write a number from 1024 on"),
     validation = ("!has(self.hostNetwork) || self.port != self.hostNetwork.ucfPort && self.port != self.hostNetwork.adminPort && self.hostNetwork.ucfPort != self.hostNetwork.adminPort", "dispatcher.hostNetwork: a proxy cannot listen twice at one port of its node: write different numbers for dispatcher.port, ucfPort and adminPort"),
+    validation = ("isIP(self.address)", "dispatcher.address: write an IP address such as 127.0.0.1 or ::1"),
+    validation = ("!has(self.advertised) || isIP(self.advertised)", "dispatcher.advertised: write an IP address such as 203.0.113.7 or 2001:db8::1; names are not looked up"),
     validation = ("!has(self.advertised) || !(self.advertised in ['0.0.0.0', '::']) && !['224.', '225.', '226.', '227.', '228.', '229.', '230.', '231.', '232.', '233.', '234.', '235.', '236.', '237.', '238.', '239.', 'ff', 'FF'].exists(begin, self.advertised.startsWith(begin))", "dispatcher.advertised: peers cannot send calls to an unspecified or a multicast address: write the one by which they reach this cluster"),
     validation = ("has(self.hostNetwork) || self.service.type != 'NodePort' || has(self.service.nodePort) && has(self.advertised)", "dispatcher.service: a NodePort Service has no address of its own, and calls carry the cluster's: write the nodes' address (dispatcher.advertised) and port (dispatcher.service.nodePort) as peers reach them"),
     validation = ("self.service.type != 'LoadBalancer' || oldSelf.service.type != 'LoadBalancer' || has(self.service.class) == has(oldSelf.service.class) && (!has(self.service.class) || self.service.class == oldSelf.service.class)", "dispatcher.service.class of a LoadBalancer cannot be changed, set later or removed, since Kubernetes keeps it for as long as the Service is there: put back what was there, or create another SipCluster"))]
 pub struct Dispatcher {
     /// The IP address at which proxies listen on one machine. On Kubernetes the Service's address takes its place, or each node's.
     #[serde(default = "defaults::address")]
-    #[schemars(with = "String", extend("format" = "ip"))]
+    #[schemars(with = "String", extend("format" = "ip", "maxLength" = 45))]
     pub address: IpAddr,
 
     /// The SIP port, the same for every transport.
@@ -368,7 +370,7 @@ pub struct Dispatcher {
 
     /// What stands in Via, Record-Route and Contact, if peers reach the cluster by another IP address than the one at which it listens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "ip"))]
+    #[schemars(with = "Option<String>", extend("format" = "ip", "maxLength" = 45))]
     pub advertised: Option<IpAddr>,
 
     /// On Kubernetes: the Service in front of the proxies.

@@ -1,10 +1,12 @@
 //! The CEL rules of the CustomResourceDefinition, each with specs that it lets pass and specs that it refuses, evaluated as the API server does: where
 //! they stand, after the schema's defaults are filled in, and those that speak of `oldSelf` for changes alone.
 //!
-//! The functions of CEL itself are there; one of Kubernetes' own (`quantity`, `isURL` and the like) is none of them, and a rule that calls it fails here
-//! as one that does not evaluate.
+//! The functions of CEL itself are there, and of Kubernetes' own `isIP`; a rule that calls another one (`quantity`, `isURL` and the like) fails here as one
+//! that does not evaluate.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use cel::{Context, Program, Value as Cel};
 use serde_json::Value;
@@ -114,6 +116,22 @@ const RULES: &[Case] = &[
             "{dispatcher: {hostNetwork: {}, port: 5071}}",
             "{dispatcher: {hostNetwork: {}, port: 9090}}",
             "{dispatcher: {hostNetwork: {ucfPort: 9090}}}",
+        ],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.address: write an IP address",
+        passes: &["{dispatcher: {address: 127.0.0.5}}", "{dispatcher: {address: '::1'}}"],
+        refuses: &["{dispatcher: {address: localhost}}", "{dispatcher: {address: ''}}"],
+    },
+    Case {
+        rule: "spec.dispatcher: dispatcher.advertised: write an IP address",
+        passes: &[
+            "{dispatcher: {advertised: 203.0.113.7}}",
+            "{dispatcher: {advertised: '2001:db8::1'}}",
+        ],
+        refuses: &[
+            "{dispatcher: {advertised: sip.example.com}}",
+            "{dispatcher: {advertised: '203.0.113.7:5060'}}",
         ],
     },
     Case {
@@ -457,6 +475,7 @@ fn holds(rule: &str, new: &Value, old: Option<&Value>) -> bool {
     let program = Program::compile(rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
     let mut context = Context::default();
     context.add_variable_from_value("self", value(new));
+    context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok());
     if let Some(old) = old {
         context.add_variable_from_value("oldSelf", value(old));
     }

@@ -8,7 +8,7 @@ use super::kubernetes::Kubernetes;
 use super::world::NAME;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 25] = [
+const WRONG: [(&str, &[&str]); 27] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -65,6 +65,14 @@ const WRONG: [(&str, &[&str]); 25] = [
     (
         r#"{"application": {"answer": {}}, "dispatcher": {"hostNetwork": {"ucfPort": 5060}}}"#,
         &["dispatcher.hostNetwork: a proxy cannot listen twice at one port"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"advertised": "sip.example.com"}}"#,
+        &["dispatcher.advertised: write an IP address such as 203.0.113.7"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"address": "localhost"}}"#,
+        &["dispatcher.address: write an IP address such as 127.0.0.1"],
     ),
     (
         r#"{"application": {"answer": {}}, "dispatcher": {"advertised": "0.0.0.0"}}"#,

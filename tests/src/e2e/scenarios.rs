@@ -1,8 +1,9 @@
 //! What happens while calls are up. Each ends with a cluster that is as it was wanted, for the next one.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::table::{image, next_image};
@@ -606,6 +607,7 @@ fn node_lost(
     cut: impl FnOnce(&World, &str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let node = world.node_of("demo-1")?;
+    spread_proxies(world)?;
     place_master(world, &node, with_master)?;
     let uid = world.uid("demo-1").context("it is there")?;
     let over = cut(world, &node)
@@ -622,6 +624,30 @@ fn node_lost(
         alone,
     )?;
     in_sync(world)
+}
+
+/// Has the proxies on several nodes: a drain may have left them all on one, where Kubernetes leaves them.
+fn spread_proxies(world: &World) -> anyhow::Result<()> {
+    let nodes = || -> anyhow::Result<BTreeSet<String>> {
+        let pods = world.pods("proxy")?;
+        Ok(pods.into_iter().map(|(_, node)| node).collect())
+    };
+    for _ in 0..3 {
+        if nodes()?.len() > 1 {
+            return Ok(());
+        }
+        let (pod, _) = world.pods("proxy")?.into_iter().next().context("a proxy")?;
+        let uid = world.uid(&pod);
+        world.kubernetes.kubectl(&["delete", "pod", &pod, "--wait=false"])?;
+        wait_every(
+            Duration::from_millis(500),
+            "the proxy is gone",
+            Duration::from_secs(90),
+            || (world.uid(&pod) != uid).then_some(()),
+        )?;
+        world.ready(CONTAINERS)?;
+    }
+    bail!("all proxies are on one node still: {:?}", world.pods("proxy"))
 }
 
 /// Has Sentinels promote another if the Redis master is not on this node and is to be, or the other way round.
