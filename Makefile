@@ -26,7 +26,7 @@ build: install ## Build the three executables in target/release.
 	cargo build --release -p cli -p proxy -p container
 
 # What befalls a SipCluster on Kubernetes most often, and goes through all its parts.
-FEW = "kubectl scale" "a container killed (kill" "pod deleted" "Redis master killed"
+FEW = "kubectl scale" "a container killed (kill" "pod deleted" "to another image" "Redis master killed" "API server away"
 
 test: test-install programs lint ## Every test (as root): lints, unit tests, simulation, interoperation with SIPp and a real Redis, some of e2e.
 	cargo build --workspace --bins

@@ -475,7 +475,8 @@ fn holds(rule: &str, new: &Value, old: Option<&Value>) -> bool {
     let program = Program::compile(rule).unwrap_or_else(|error| panic!("{rule}: {error}"));
     let mut context = Context::default();
     context.add_variable_from_value("self", value(new));
-    context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok());
+    let added = context.add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok());
+    added.expect("the name is free");
     if let Some(old) = old {
         context.add_variable_from_value("oldSelf", value(old));
     }

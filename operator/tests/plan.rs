@@ -190,6 +190,23 @@ fn a_container_that_keeps_what_it_owns_is_not_the_next_to_go_for_being_silent() 
     assert_eq!(told(300, &waits), it, "there is no process");
 }
 
+/// Its node has lost its way to Redis, say: others own what it had, and it would never have two copies again.
+#[test]
+fn a_container_without_a_second_copy_goes_if_it_owns_nothing() {
+    let mut model = Model::new(valid(&json!({ "replicas": 3 })));
+    settle(&mut model, "start");
+    model.valid = valid(&json!({ "replicas": 2 }));
+    let told = |partitions| {
+        let mut observation = model.observation();
+        let answer = observation.containers[2].answer.as_mut().expect("it answers");
+        (answer.replicated, answer.partitions) = (false, partitions);
+        let decision = decide(model.now, &model.valid, &model.found(), &observation);
+        (decision.replicas, decision.gate)
+    };
+    let waits = Some("demo-2 is catching up in replication".to_owned());
+    assert_eq!((told(7), told(0)), ((Some(3), waits), (Some(2), None)));
+}
+
 #[test]
 fn a_single_redis_that_holds_the_copies_is_not_given_up() {
     let mut model = Model::new(valid(&json!({ "replicas": 2 })));

@@ -97,7 +97,7 @@ impl Applier<'_> {
     ///
     /// # Errors
     /// The first that could not be applied. Those after it are applied all the same if the API server has only found that one wrong, as the manifest has it:
-    /// lost pods are to be replaced, and what was deleted put back. Otherwise they are left for the next time.
+    /// what was deleted is to be put back. Otherwise they are left for the next time.
     pub async fn children(&self, children: Children) -> Result<(), Error> {
         let Children {
             keys,
@@ -128,7 +128,9 @@ impl Applier<'_> {
         refused.or(self.apply(proxy_budget, &watched.budgets).await)?;
         refused.or(self.apply(container_service, &watched.services).await)?;
         refused.or(self.apply(proxy_service, &watched.services).await)?;
-        refused.or(self.apply(dispatcher, &watched.services).await)?;
+        let dispatched = self.apply(dispatcher, &watched.services).await;
+        let is_dispatched = dispatched.is_ok();
+        refused.or(dispatched)?;
         // Now that none of those is a former SipCluster's of this name: a Secret of it would count as made, and be gone soon. One that the garbage collector
         // takes last of all may still be there; to tell whose it is takes a right to read Secrets, which the operator does not have.
         for number in keys {
@@ -155,7 +157,8 @@ impl Applier<'_> {
                 refused.or(self.apply(set, &watched.stateful_sets).await)?;
             }
         }
-        if let Some(Workload { containers, proxies }) = workload {
+        // They would carry the address of a Service that there is not.
+        if let Some(Workload { containers, proxies }) = workload.filter(|_| is_dispatched) {
             refused.or(self.apply(containers, &watched.stateful_sets).await)?;
             refused.or(self.apply(proxies, &watched.deployments).await)?;
         }

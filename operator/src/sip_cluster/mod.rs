@@ -182,7 +182,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
     if applied.is_ok() {
         applied = applier.leave(&decision).await;
     }
-    // Whatever is wrong with the manifest: nobody waits for a lost node.
+    // Whatever has been refused: nobody waits for a lost node.
     applied = applied.and(applier.bury(&decision).await);
     let failure = applied.as_ref().err().map(ToString::to_string);
     match &failure {

@@ -219,7 +219,11 @@ impl Container {
         if is_told_to_leave(&self.pod) {
             return Life::Leaving;
         }
-        match self.answer.map(|answer| (answer.state, answer.replicated)) {
+        // Whoever owns nothing has nothing that could be lost: others have taken it over, because it does not reach Redis, say.
+        match self
+            .answer
+            .map(|answer| (answer.state, answer.replicated || answer.partitions == 0))
+        {
             // Its kubelet finds it well, so it may be the way to it that is broken: nothing else moves, and it is not the next to go.
             None if is_ready(&self.pod) => Life::Joining,
             None | Some((State::Starting | State::Silent | State::Failed, _)) => Life::Unready,

@@ -606,8 +606,9 @@ fn node_lost(
     with_master: bool,
     cut: impl FnOnce(&World, &str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    spread(world, "container")?;
+    spread(world, "proxy")?;
     let node = world.node_of("demo-1")?;
-    spread_proxies(world)?;
     place_master(world, &node, with_master)?;
     let uid = world.uid("demo-1").context("it is there")?;
     let over = cut(world, &node)
@@ -626,28 +627,27 @@ fn node_lost(
     in_sync(world)
 }
 
-/// Has the proxies on several nodes: a drain may have left them all on one, where Kubernetes leaves them.
-fn spread_proxies(world: &World) -> anyhow::Result<()> {
-    let nodes = || -> anyhow::Result<BTreeSet<String>> {
-        let pods = world.pods("proxy")?;
-        Ok(pods.into_iter().map(|(_, node)| node).collect())
-    };
+/// Has the pods of a kind on several nodes: a drain may have left them all on one, where Kubernetes leaves them.
+fn spread(world: &World, kind: &str) -> anyhow::Result<()> {
     for _ in 0..3 {
-        if nodes()?.len() > 1 {
+        let pods = world.pods(kind)?;
+        let nodes: BTreeSet<_> = pods.iter().map(|(_, node)| node).collect();
+        if nodes.len() > 1 {
             return Ok(());
         }
-        let (pod, _) = world.pods("proxy")?.into_iter().next().context("a proxy")?;
-        let uid = world.uid(&pod);
-        world.kubernetes.kubectl(&["delete", "pod", &pod, "--wait=false"])?;
+        let (pod, _) = pods.last().context("a pod")?;
+        let uid = world.uid(pod);
+        world.kubernetes.kubectl(&["delete", "pod", pod, "--wait=false"])?;
+        let is_gone = || (world.uid(pod) != uid).then_some(());
         wait_every(
             Duration::from_millis(500),
-            "the proxy is gone",
+            "the pod is gone",
             Duration::from_secs(90),
-            || (world.uid(&pod) != uid).then_some(()),
+            is_gone,
         )?;
         world.ready(CONTAINERS)?;
     }
-    bail!("all proxies are on one node still: {:?}", world.pods("proxy"))
+    bail!("they are all on one node still: {:?}", world.pods(kind)?)
 }
 
 /// Has Sentinels promote another if the Redis master is not on this node and is to be, or the other way round.

@@ -138,9 +138,10 @@ impl Part {
             State::Quiescing | State::Stopping => Life::Leaving,
             State::Active => Life::Active {
                 since: self.active_since().unwrap_or(now),
+                // Whoever owns nothing has nothing that could be lost.
                 replicated: self
                     .answer()
-                    .is_none_or(|(at, answer)| answer.replicated && at >= served_since),
+                    .is_none_or(|(at, answer)| answer.partitions == 0 || answer.replicated && at >= served_since),
             },
         }
     }

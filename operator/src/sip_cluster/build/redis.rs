@@ -23,6 +23,8 @@ pub fn service(valid: &Valid) -> Service {
                 protocol: Some("TCP".into()),
                 ..ServicePort::default()
             }]),
+            // It is not away because its node's kubelet is.
+            publish_not_ready_addresses: Some(true),
             ..ServiceSpec::default()
         }),
         status: None,
