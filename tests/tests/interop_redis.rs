@@ -124,16 +124,33 @@ fn a_former_master_that_leaves_when_it_comes_back_takes_nobody_elses_place() -> 
     let next = wait_for("another is promoted", Duration::from_secs(30), || {
         instances.master_for(other).ok().filter(|master| *master != former)
     })?;
+    // Or nobody could be promoted in its place.
+    wait_for(
+        "a replica of it is known to be in sync",
+        Duration::from_secs(30),
+        || {
+            let replicas = instances
+                .ask(next, &["-p", "26379", "SENTINEL", "REPLICAS", "demo"])
+                .ok()?;
+            let words: Vec<_> = replicas.split_whitespace().collect();
+            words
+                .windows(2)
+                .any(|pair| pair == ["master-link-status", "ok"])
+                .then_some(())
+        },
+    )?;
     instances.mend()?;
     let quorum = || instances.ask(next, &["-p", "26379", "SENTINEL", "CKQUORUM", "demo"]);
     wait_for("all Sentinels hear one another", Duration::from_secs(30), || {
         quorum().ok().filter(|said| said.starts_with("OK 3")).map(drop)
     })?;
-    let role = instances.ask(former, &["ROLE"])?;
-    anyhow::ensure!(role.starts_with("master"), "it has been told already: {role}");
+    // For some seconds more it takes itself for one; on a busy machine these may be over.
     instances.run(former, "leave")?;
+    for ordinal in 0..INSTANCES {
+        let said = instances.sentinel(ordinal).1;
+        assert!(!said.contains("user requested FAILOVER"), "{said}");
+    }
     instances.in_sync()?;
-    assert_eq!(instances.master()?, next, "{}", instances.logs());
     assert_whole(&instances);
     Ok(())
 }
