@@ -1,11 +1,12 @@
 //! A member that leaves, and has nobody to hand over to, leaves all that it holds in the store.
 
-use std::time::Duration;
+mod support;
 
 use sip::Instant;
+use support::{BEGINS, Virtual, member};
 use ucf::Incarnation;
-use ucf::member::{Config, Effect, Faults, Member, Notice, STORE_BUDGET};
-use ucf::store::{Era, MemberRecord, Model, StoreRequest};
+use ucf::member::{Effect, Member, Notice};
+use ucf::store::{Era, Model, StoreRequest};
 
 const ALONE: Incarnation = Incarnation(1);
 const PARTITIONS: u16 = 4;
@@ -22,38 +23,19 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let now = Instant::from_micros(1_000_000);
-        let config = Config {
-            record: MemberRecord {
-                incarnation: ALONE,
-                name: "demo-0".into(),
-                sip: String::new(),
-                ucf: String::new(),
-                weight: 100,
-            },
-            partitions: PARTITIONS,
-            lease: Duration::from_secs(2),
-            store_budget: STORE_BUDGET,
-            acts_from_memory: true,
-            faults: Faults::default(),
-        };
         Self {
-            now,
-            member: Member::new(config, now),
+            now: BEGINS,
+            member: member(ALONE, PARTITIONS),
             store: Model::new(Era(1)),
             round: None,
             has_left: false,
         }
     }
+}
 
-    fn wait(&mut self, millis: u64) {
-        let end = self.now + Duration::from_millis(millis);
-        while self.member.poll_timeout() <= end {
-            self.now = self.now.max(self.member.poll_timeout());
-            self.member.handle_timeout(self.now);
-            self.perform();
-        }
-        self.now = end;
+impl Virtual for World {
+    fn member(&mut self) -> (&mut Instant, &mut Member) {
+        (&mut self.now, &mut self.member)
     }
 
     fn perform(&mut self) {

@@ -1,9 +1,13 @@
 //! Of two stores each has the leases of those who reach it: a lease that is gone in one says nothing of a member that is with the other.
 
-use sip::Instant;
+mod support;
+
 use std::time::Duration;
-use ucf::member::{Config, Effect, Event, Faults, Member, STORE_BUDGET, Suspicion};
-use ucf::store::{Era, MemberRecord, Model, StoreRequest};
+
+use sip::Instant;
+use support::{BEGINS, LEASE, member, record};
+use ucf::member::{Effect, Event, Member, Suspicion};
+use ucf::store::{Era, Model, StoreRequest};
 use ucf::wire::{Body, Heartbeat, MemberState, Ownership, Peer, PeerBody, PeerStatus, View};
 use ucf::{Incarnation, ProxyId};
 
@@ -13,17 +17,6 @@ const PROXY: ProxyId = ProxyId {
     incarnation: 9,
     worker: 0,
 };
-const LEASE: Duration = Duration::from_secs(2);
-
-fn record(incarnation: Incarnation) -> MemberRecord {
-    MemberRecord {
-        incarnation,
-        name: format!("demo-{incarnation}"),
-        sip: String::new(),
-        ucf: String::new(),
-        weight: 100,
-    }
-}
 
 /// A member, its store, and another that renews no lease there although a proxy sees it.
 struct World {
@@ -39,23 +32,14 @@ impl World {
     fn new(era: u64) -> Self {
         let mut store = Model::new(Era(1));
         store.apply(&StoreRequest::Join { record: record(OTHER) });
-        let config = Config {
-            record: record(ME),
-            partitions: 4,
-            lease: LEASE,
-            store_budget: STORE_BUDGET,
-            acts_from_memory: true,
-            faults: Faults::default(),
-        };
-        let now = Instant::from_micros(1_000_000);
         let mut world = Self {
-            now,
-            member: Member::new(config, now),
+            now: BEGINS,
+            member: member(ME, 4),
             store,
             beat: 0,
             suspected: None,
         };
-        world.member.handle_proxy_up(now, PROXY);
+        world.member.handle_proxy_up(BEGINS, PROXY);
         world.run(Duration::from_millis(200), false);
         world.member.handle_peer_up(world.now, OTHER);
         let status = PeerStatus {

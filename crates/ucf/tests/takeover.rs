@@ -1,10 +1,11 @@
 //! The end of a takeover is told whatever becomes of each of its claims.
 
-use std::time::Duration;
+mod support;
 
 use sip::Instant;
-use ucf::member::{Config, Effect, Event, Faults, LinkEnd, Member, Notice, RequestId, STORE_BUDGET};
-use ucf::store::{Era, MemberRecord, Model, StoreRequest};
+use support::{BEGINS, Virtual, member, record};
+use ucf::member::{Effect, Event, LinkEnd, Member, Notice, RequestId};
+use ucf::store::{Era, Model, StoreRequest};
 use ucf::wire::{Body, Fenced, Heartbeat, PartitionEpoch, Peer, PeerBody, View};
 use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
 
@@ -28,16 +29,6 @@ struct World {
     told: Vec<usize>,
 }
 
-fn record(incarnation: Incarnation) -> MemberRecord {
-    MemberRecord {
-        incarnation,
-        name: format!("demo-{incarnation}"),
-        sip: String::new(),
-        ucf: String::new(),
-        weight: 100,
-    }
-}
-
 impl World {
     /// A member that has died owns all partitions; the survivor has heard of it and claims them.
     fn new(partitions: u16, holds_back: fn(PartitionId) -> bool) -> Self {
@@ -52,30 +43,21 @@ impl World {
                 as_target: false,
             });
         }
-        let now = Instant::from_micros(1_000_000);
-        let config = Config {
-            record: record(SURVIVOR),
-            partitions,
-            lease: Duration::from_secs(2),
-            store_budget: STORE_BUDGET,
-            acts_from_memory: true,
-            faults: Faults::default(),
-        };
         let mut world = Self {
-            now,
-            member: Member::new(config, now),
+            now: BEGINS,
+            member: member(SURVIVOR, partitions),
             store,
             holds_back,
             held_back: Vec::new(),
             beat: 0,
             told: Vec::new(),
         };
-        world.member.handle_proxy_up(now, PROXY);
+        world.member.handle_proxy_up(BEGINS, PROXY);
         let first = Heartbeat {
             number: 0,
             views: Vec::new(),
         };
-        world.member.handle_proxy_frame(now, PROXY, Body::Heartbeat(first));
+        world.member.handle_proxy_frame(BEGINS, PROXY, Body::Heartbeat(first));
         world.wait(300);
         world.heartbeat();
         world
@@ -97,14 +79,24 @@ impl World {
         self.perform();
     }
 
-    fn wait(&mut self, millis: u64) {
-        let end = self.now + Duration::from_millis(millis);
-        while self.member.poll_timeout() <= end {
-            self.now = self.now.max(self.member.poll_timeout());
-            self.member.handle_timeout(self.now);
-            self.perform();
+    fn answer(&mut self, id: RequestId, request: &StoreRequest) {
+        let reply = self.store.apply(request);
+        self.member.handle_store(self.now, id, reply);
+    }
+
+    /// Answers the oldest claims that are held back.
+    fn let_go(&mut self, count: usize) {
+        let count = count.min(self.held_back.len());
+        for (id, request) in self.held_back.drain(..count).collect::<Vec<_>>() {
+            self.answer(id, &request);
         }
-        self.now = end;
+        self.perform();
+    }
+}
+
+impl Virtual for World {
+    fn member(&mut self) -> (&mut Instant, &mut Member) {
+        (&mut self.now, &mut self.member)
     }
 
     fn perform(&mut self) {
@@ -132,20 +124,6 @@ impl World {
                 _ => {}
             }
         }
-    }
-
-    fn answer(&mut self, id: RequestId, request: &StoreRequest) {
-        let reply = self.store.apply(request);
-        self.member.handle_store(self.now, id, reply);
-    }
-
-    /// Answers the oldest claims that are held back.
-    fn let_go(&mut self, count: usize) {
-        let count = count.min(self.held_back.len());
-        for (id, request) in self.held_back.drain(..count).collect::<Vec<_>>() {
-            self.answer(id, &request);
-        }
-        self.perform();
     }
 }
 
