@@ -1,6 +1,6 @@
 //! Without the store: acting from memory while nobody else can claim, and making the store equal to memory when it is back.
 
-use super::{Effect, Event, Gate, Member, Phase};
+use super::{Effect, Event, Gate, Member, Peer, Phase};
 use crate::wire::{Owns, PeerBody, Promise, Round};
 use crate::{Epoch, Incarnation, PartitionId};
 use sip::Instant;
@@ -138,13 +138,14 @@ impl Member {
                 number: asked.number,
             };
             self.memory.promised.insert(peer, promised);
-            let promise = self.promise(round);
+            let promise = self.promise(now, round);
             self.say(peer, PeerBody::Promise(promise));
         }
     }
 
-    fn promise(&self, round: u64) -> Promise {
-        let present = self.peers.iter().filter(|(_, p)| !p.is_gone());
+    fn promise(&self, now: Instant, round: u64) -> Promise {
+        let lease = self.config.lease;
+        let present = self.peers.iter().filter(|(_, p)| !p.is_absent(now, lease));
         Promise {
             round,
             partitions: self.held.keys().map(|p| u32::from(p.0)).collect(),
@@ -163,8 +164,9 @@ impl Member {
         }
         let me = self.incarnation();
         for member in promise.members.iter().map(|m| Incarnation(*m)).filter(|m| *m != me) {
-            // Its promise is needed as well; without an address it is waited for until it connects.
-            self.peers.entry(member).or_default();
+            // Its promise is needed as well; without an address it is waited for until it connects. Whoever may claim has been admitted by
+            // this member: one that it does not know was off the list when it last looked.
+            self.peers.entry(member).or_insert_with(|| Peer::unlisted(now));
         }
         let held: Vec<_> = promise.unresolved.iter().filter_map(|p| self.partition(*p)).collect();
         if let Some(ask) = &mut self.memory.ask {
@@ -199,9 +201,7 @@ impl Member {
             return;
         };
         let lease = self.config.lease;
-        let promised = |(id, peer): (&Incarnation, &super::Peer)| {
-            peer.is_gone() || ask.promised.contains(id) || peer.is_forgotten(now, lease)
-        };
+        let promised = |(id, peer): (&Incarnation, &Peer)| ask.promised.contains(id) || peer.is_absent(now, lease);
         if !unasked && !self.peers.iter().all(promised) {
             return;
         }
@@ -266,13 +266,10 @@ impl Member {
             return self.say_to_all(&PeerBody::Tell(Round { round }));
         }
         self.set_gate(Gate::Hold);
-        let lease = self.config.lease;
-        // Who has said nothing for as long as anybody is waited for, and can claim nothing, is not waited for once more.
-        let present = (self.peers.iter()).filter(|(_, p)| !p.is_gone() && !p.is_forgotten(now, lease));
         self.reconcile = Some(Reconcile {
             since: now,
             round: self.memory.round,
-            waiting: present.map(|(id, _)| *id).collect(),
+            waiting: self.peers.keys().copied().collect(),
             tell_again: now,
             writing: false,
         });
@@ -291,10 +288,10 @@ impl Member {
         let Some(reconcile) = self.reconcile.as_mut().filter(|r| !r.writing) else {
             return;
         };
-        let peers = &self.peers;
+        let (peers, lease) = (&self.peers, self.config.lease);
         reconcile
             .waiting
-            .retain(|id| peers.get(id).is_some_and(|p| !p.is_gone()));
+            .retain(|id| peers.get(id).is_some_and(|p| !p.is_absent(now, lease)));
         let silent_for_long = now.since(reconcile.since) >= self.config.lease * 2;
         if reconcile.waiting.is_empty() || silent_for_long {
             reconcile.writing = true;

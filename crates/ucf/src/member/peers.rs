@@ -3,7 +3,7 @@
 use super::{Effect, Event, LinkEnd, Member, Suspicion};
 use crate::detector::Verdict;
 use crate::store::MemberRecord;
-use crate::wire::{Empty, PeerBody, PeerStatus};
+use crate::wire::{Empty, MemberState, PeerBody, PeerStatus};
 use crate::{Epoch, Incarnation};
 use sip::Instant;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(super) struct Peer {
     pub(super) heard: Instant,
     /// A connection was refused since the last link: nobody is there any more.
     refused: bool,
+    /// The last link was closed by its side.
+    closed: bool,
     connecting: bool,
     next_try: Instant,
     tries: u32,
@@ -40,16 +42,47 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Its process has ended: its side closed and nobody listens there any more.
+    /// One that was not on the list at the last renewal. It may be by now; the next one tells.
+    pub(super) fn unlisted(now: Instant) -> Self {
+        Self {
+            unlisted_since: Some(now),
+            ..Self::default()
+        }
+    }
+
+    /// Its process has ended: its side closed and nobody listens there any more, or it has left.
     pub(super) fn is_gone(&self) -> bool {
-        !self.linked && self.refused
+        !self.linked && (self.refused || self.has_left())
+    }
+
+    /// Told to end, off the list and closed: where its address goes with it, nobody is there to refuse a connection.
+    fn has_left(&self) -> bool {
+        let quiesced = self.status.is_some_and(|s| s.state() == MemberState::Quiescing);
+        self.closed && quiesced && self.unlisted_since.is_some()
+    }
+
+    /// Nobody waits for anything from it: it has ended, or it is forgotten.
+    pub(super) fn is_absent(&self, now: Instant, lease: Duration) -> bool {
+        self.is_gone() || self.is_forgotten(now, lease)
     }
 
     /// Off the list for so long that it claims nothing before all others have admitted it anew, and silent for as long: its node may be lost,
     /// and its connections stand as long as nobody says otherwise.
-    pub(super) fn is_forgotten(&self, now: Instant, lease: Duration) -> bool {
+    fn is_forgotten(&self, now: Instant, lease: Duration) -> bool {
         let long = |since: Instant| now.since(since) >= lease * 2;
         self.unlisted_since.is_some_and(long) && long(self.heard)
+    }
+
+    /// Whoever was found closed stays so until someone has seen it alive: a proxy that forgets or leaves does not vouch. Nor does a link that
+    /// stands, of one that is off the list: its node may be lost.
+    fn is_unseen(&self) -> bool {
+        self.suspicion.is_some_and(|(why, since)| {
+            if self.linked {
+                self.unlisted_since.is_some() && self.heard < since
+            } else {
+                why == Suspicion::Closed
+            }
+        })
     }
 
     pub(super) fn weight(&self) -> u16 {
@@ -83,14 +116,10 @@ impl Member {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&id) {
             return;
         }
-        let peer = self.peers.entry(id).or_insert_with(|| Peer {
-            // It may be on the list since the last renewal; the next one tells.
-            unlisted_since: Some(now),
-            ..Peer::default()
-        });
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::unlisted(now));
         peer.linked = true;
         peer.heard = now;
-        peer.refused = false;
+        (peer.refused, peer.closed) = (false, false);
         peer.connecting = false;
         peer.tries = 0;
         self.greet(id);
@@ -105,6 +134,7 @@ impl Member {
         let was_linked = std::mem::replace(&mut peer.linked, false);
         peer.connecting = false;
         peer.refused |= end == LinkEnd::Refused;
+        peer.closed |= end == LinkEnd::Closed;
         let wait = (RETRY.0 * 2_u32.saturating_pow(peer.tries.min(8))).min(RETRY.1);
         // Asked at once after a link ended: whether nobody is there is soon wanted to be known.
         peer.next_try = if was_linked { now } else { now + wait };
@@ -208,9 +238,8 @@ impl Member {
             _ if self.lease.is_gone(id) && !elsewhere => Some(Suspicion::Lease),
             _ if cut_off && self.store.is_up() => Some(Suspicion::CutOff),
             Verdict::Silent => Some(Suspicion::Silent),
-            // Whoever was found closed stays so until someone has seen it alive: a proxy that forgets or leaves does not vouch.
-            Verdict::Unknown if !peer.linked => peer.suspicion.map(|(why, _)| why).filter(|w| *w == Suspicion::Closed),
-            Verdict::Unknown | Verdict::Up => None,
+            Verdict::Unknown => peer.suspicion.filter(|_| peer.is_unseen()).map(|(why, _)| why),
+            Verdict::Up => None,
         }
     }
 }
