@@ -65,7 +65,7 @@ fn lose_master(instances: &mut Instances) -> anyhow::Result<()> {
 fn a_master_that_comes_back_empty_follows_another_and_empties_nobody() -> anyhow::Result<()> {
     let _alone = alone();
     let mut instances = filled("redis-empty")?;
-    let former = instances.master()?;
+    let former = instances.in_sync()?;
     instances.kill_server(former);
     instances.start_server(former)?;
     promoted(&instances, former)?;
@@ -95,13 +95,66 @@ fn a_master_that_is_lost_with_its_sentinel_comes_back_in_another_life() -> anyho
     Ok(())
 }
 
+/// What one Sentinel alone has heard of is forgotten if that is lost, and another is promoted as if it had never been.
+#[test]
+fn a_promotion_counts_once_a_majority_of_sentinels_has_heard_of_it() -> anyhow::Result<()> {
+    const LIMIT: Duration = Duration::from_secs(30);
+    const LATEST: u64 = 100;
+    let (former, next, other) = (0, 1, 2);
+    let _alone = alone();
+    let mut instances = Instances::start("redis-heard")?;
+    instances.in_sync()?;
+    // Without servers nobody is promoted meanwhile.
+    (0..INSTANCES).for_each(|ordinal| instances.kill_server(ordinal));
+    instances.believe(former, former, LATEST - 1)?;
+    instances.believe(next, next, LATEST)?;
+    // It names the same by an earlier promotion, and would believe that of the former.
+    instances.believe(other, next, LATEST - 2)?;
+    for ordinal in 0..INSTANCES {
+        instances.start_sentinel(ordinal)?;
+    }
+    let answers = |ordinal| {
+        let said = instances.ask(ordinal, &["-p", "26379", "PING"]);
+        said.is_ok_and(|said| said == "PONG")
+    };
+    wait_for("all Sentinels answer", LIMIT, || {
+        (0..INSTANCES).all(answers).then_some(())
+    })?;
+
+    let address = instances.address(next);
+    let missing =
+        format!("1 of 3 Sentinels have heard that {address} was promoted last (epoch {LATEST}); 2 are needed");
+    for ordinal in 0..INSTANCES {
+        let refused = instances.master_for(ordinal).err().context("one is named")?;
+        assert!(refused.to_string().contains(&missing), "{refused}");
+    }
+    instances.start_server(other)?;
+    let follows = |said: &str| said.contains("following");
+    let said = wait_for("the server says what it does", LIMIT, || {
+        let said = instances.server(other);
+        (follows(&said) || said.contains(&missing)).then_some(said)
+    })?;
+    assert!(!follows(&said), "{said}");
+
+    instances.believe(other, next, LATEST)?;
+    instances.start_sentinel(other)?;
+    let named = wait_for("a master is named", LIMIT, || instances.master().ok())?;
+    assert_eq!(named, next);
+    let said = wait_for("the server follows", LIMIT, || {
+        Some(instances.server(other)).filter(|said| follows(said))
+    })?;
+    assert!(said.contains(&format!("following {address}\n")), "{said}");
+    Ok(())
+}
+
 #[test]
 fn a_master_that_is_told_to_leave_has_another_promoted_first() -> anyhow::Result<()> {
     let _alone = alone();
     let mut instances = filled("redis-leave")?;
-    let former = instances.master()?;
+    let former = instances.in_sync()?;
     instances.run(former, "leave")?;
-    let next = instances.master()?;
+    // It leaves once one Sentinel has seen it, and nobody is named before a majority has heard of it.
+    let next = wait_for("a master is named", Duration::from_secs(30), || instances.master().ok())?;
     assert_ne!(next, former);
     // It takes no write before a replica follows it. Sentinels that have failed to lead one away look at it again ten seconds later.
     let writes = || (instances.ask(next, &["SET", "1", "1"]).ok()? == "OK").then_some(());
@@ -118,7 +171,7 @@ fn a_master_that_is_told_to_leave_has_another_promoted_first() -> anyhow::Result
 fn a_former_master_that_leaves_when_it_comes_back_takes_nobody_elses_place() -> anyhow::Result<()> {
     let _alone = alone();
     let instances = filled("redis-former")?;
-    let former = instances.master()?;
+    let former = instances.in_sync()?;
     let other = (former + 1) % INSTANCES;
     instances.cut(former)?;
     let next = wait_for("another is promoted", Duration::from_secs(30), || {
@@ -217,7 +270,7 @@ fn a_sentinel_does_not_look_for_ever_at_a_connection_that_was_refused_first() ->
     const TURN: Duration = Duration::from_secs(2);
     let _alone = alone();
     let mut instances = filled("redis-refused")?;
-    let master = instances.master()?;
+    let master = instances.in_sync()?;
     let replica = (master + 1) % INSTANCES;
     let has_noticed = |instances: &Instances| {
         let said = |ordinal| instances.sentinel(ordinal).1.contains("make its connections anew");

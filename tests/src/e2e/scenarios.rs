@@ -447,7 +447,10 @@ fn promoted(world: &World, former: &str) -> anyhow::Result<()> {
         Duration::from_millis(200),
         "another master is promoted",
         Duration::from_secs(60),
-        || world.redis_master().ok().filter(|master| master != former).map(drop),
+        || {
+            let master = world.named_redis_master();
+            master.filter(|master| master != former).map(drop)
+        },
     )?;
     in_sync(world)
 }
@@ -652,24 +655,31 @@ fn spread(world: &World, kind: &str) -> anyhow::Result<()> {
 
 /// Has Sentinels promote another if the Redis master is not on this node and is to be, or the other way round.
 fn place_master(world: &World, node: &str, there: bool) -> anyhow::Result<()> {
-    let master = world.redis_master()?;
+    // Whom they prefer they pass over all the same if it has said nothing for seconds.
+    const ATTEMPTS: usize = 4;
     let mut fit = Vec::new();
     for pod in world.redis_pods() {
         if (world.node_of(&pod)? == node) == there {
             fit.push(pod);
         }
     }
-    if fit.contains(&master) {
-        return in_sync(world);
-    }
     let wanted = fit.first().with_context(|| format!("no Redis fits node{node}"))?;
-    world.prefer_redis(wanted)?;
-    world.kill_redis(&master)?;
-    let over = promoted(world, &master);
-    // Whatever came of it: the next one to be preferred is to be the only one.
-    world.set_redis_priority(wanted, REPLICA_PRIORITY)?;
-    over?;
-    let promoted = world.redis_master()?;
-    ensure!(promoted == *wanted, "{promoted} has been promoted, not {wanted}");
-    Ok(())
+    let mut attempts = 0;
+    loop {
+        let master = world.redis_master()?;
+        if fit.contains(&master) {
+            return in_sync(world);
+        }
+        ensure!(
+            attempts < ATTEMPTS,
+            "{master} is the master after {attempts} attempts to have {wanted} promoted"
+        );
+        attempts += 1;
+        world.prefer_redis(wanted)?;
+        world.kill_redis(&master)?;
+        let over = promoted(world, &master);
+        // Whatever came of it: the next one to be preferred is to be the only one.
+        world.set_redis_priority(wanted, REPLICA_PRIORITY)?;
+        over?;
+    }
 }

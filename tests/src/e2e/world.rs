@@ -209,9 +209,15 @@ impl World {
         (0..REDIS_INSTANCES).map(|ordinal| format!("{NAME}-redis-{ordinal}"))
     }
 
-    /// The pod of the Redis master, as a majority of the Sentinels has it.
+    /// Waits until a majority of the Sentinels names a Redis master: nobody is named while fewer have heard of the latest promotion.
     pub fn redis_master(&self) -> anyhow::Result<String> {
-        let asked = self.redis_pods().find_map(|pod| {
+        let what = "a majority of the Sentinels names a Redis master";
+        wait_every(LOOK, what, LIMIT, || self.named_redis_master())
+    }
+
+    /// The pod of the Redis master, if a majority of the Sentinels names one now.
+    pub fn named_redis_master(&self) -> Option<String> {
+        self.redis_pods().find_map(|pod| {
             let ask = [
                 "exec",
                 &pod,
@@ -224,8 +230,7 @@ impl World {
             let ordinal = self.kubernetes.kubectl(&ask).ok()?;
             let ordinal: u16 = ordinal.trim().parse().ok()?;
             Some(format!("{NAME}-redis-{ordinal}"))
-        });
-        asked.context("no majority of Sentinels names a master")
+        })
     }
 
     /// Waits until every instance of Redis is the master, or in sync with it.

@@ -1,5 +1,6 @@
 //! A Redis of several instances, as on Kubernetes: each runs `charts/images/redis/redis-instance`, server and Sentinel, on a node of its own.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -100,6 +101,31 @@ impl Instances {
         Ok(std::fs::remove_file(self.data(ordinal).join("sentinel.conf"))?)
     }
 
+    /// Ends a Sentinel; when started again, it has heard of this promotion last. It knows of no other instance any more, and none will learn it from it.
+    pub fn believe(&mut self, ordinal: usize, master: usize, epoch: u64) -> anyhow::Result<()> {
+        self.nodes[ordinal].sentinel = None;
+        let file = self.data(ordinal).join("sentinel.conf");
+        let master = self.address(master);
+        let mut conf = String::new();
+        for line in std::fs::read_to_string(&file)?.lines() {
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["sentinel", "known-replica" | "known-sentinel", ..] => continue,
+                ["sentinel", "monitor", name, _, port, quorum] => {
+                    conf += &format!("sentinel monitor {name} {master} {port} {quorum}");
+                }
+                ["sentinel", "config-epoch", name, _] => conf += &format!("sentinel config-epoch {name} {epoch}"),
+                _ => conf += line,
+            }
+            conf.push('\n');
+        }
+        Ok(std::fs::write(file, conf)?)
+    }
+
+    /// Where an instance is.
+    pub fn address(&self, ordinal: usize) -> Ipv4Addr {
+        self.nodes[ordinal].place.0.address
+    }
+
     /// Its pod is replaced by one with these passwords, as in a rollout: a master hands over first.
     pub fn replace(&mut self, ordinal: usize, passwords: Passwords) -> anyhow::Result<()> {
         self.run(ordinal, "leave")?;
@@ -166,7 +192,13 @@ impl Instances {
         })
     }
 
-    /// The master, as a majority of the Sentinels has it.
+    /// The end of what a server has said.
+    pub fn server(&self, ordinal: usize) -> String {
+        let server = self.nodes[ordinal].server.as_ref();
+        server.map_or_else(Default::default, Process::log_tail)
+    }
+
+    /// The master, as a majority of the Sentinels has it; an error if a majority names none.
     pub fn master(&self) -> anyhow::Result<usize> {
         self.master_for(0)
     }
@@ -183,19 +215,19 @@ impl Instances {
             .place
             .0
             .within(|| Ok(self.script(ordinal, what).output()?))?;
-        ensure!(output.status.success(), "{what} of {ordinal}: {}", output.status);
+        let why = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{what} of {ordinal}: {}: {why}", output.status);
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Waits until all are in sync; the master then.
+    /// Waits until all are in sync, and a majority of the Sentinels has heard with whom; the master then.
     pub fn in_sync(&self) -> anyhow::Result<usize> {
-        let are_ready = || {
-            (0..INSTANCES)
-                .all(|ordinal| self.run(ordinal, "ready").is_ok())
-                .then_some(())
+        let synced = || {
+            let are_ready = (0..INSTANCES).all(|ordinal| self.run(ordinal, "ready").is_ok());
+            are_ready.then(|| self.master().ok())?
         };
-        wait_every(LOOK, "all instances are in sync", LIMIT, are_ready).with_context(|| self.logs())?;
-        self.master()
+        let what = "all instances are in sync, and a majority names their master";
+        wait_every(LOOK, what, LIMIT, synced).with_context(|| self.logs())
     }
 
     /// A command to a server; its answer.
@@ -226,7 +258,7 @@ impl Instances {
     }
 
     fn script(&self, ordinal: usize, what: &str) -> Command {
-        let addresses = self.nodes.iter().map(|node| node.place.0.address.to_string());
+        let addresses = (0..INSTANCES).map(|ordinal| self.address(ordinal).to_string());
         let Passwords { presents, others } = self.nodes[ordinal].passwords;
         let mut command = Command::new(source_root().join("charts/images/redis/redis-instance"));
         if !others.is_empty() {
