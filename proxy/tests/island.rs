@@ -4,9 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use proxy::forward::{DropReason, LinkId};
+use proxy::forward::{Config, DropReason, LinkId};
 use support::{Proxy, config, one, partition, request, tag, tcp, udp};
 use ucf::PartitionId;
+use ucf::flow::Flow;
 use ucf::wire::{Body, Hello, MemberState, Report};
 
 const A: u64 = 0xa;
@@ -24,7 +25,11 @@ struct Island {
 
 impl Island {
     fn new() -> Self {
-        let mut proxy = Proxy::new(config(1));
+        Self::of(config(1))
+    }
+
+    fn of(config: Config) -> Self {
+        let mut proxy = Proxy::new(config);
         // Another proxy, which says nothing.
         let hello = Hello {
             version: 1,
@@ -76,7 +81,25 @@ impl Island {
     }
 
     fn left_to_repetition(&self) -> u64 {
-        self.proxy.forwarder.counters().drops[DropReason::Apart as usize]
+        self.dropped(DropReason::Apart)
+    }
+
+    fn dropped(&self, why: DropReason) -> u64 {
+        self.proxy.forwarder.counters().drops[why as usize]
+    }
+
+    /// The link with B has ended in its silence: what is for B waits from now on.
+    fn lose_b(&mut self, a_holds: bool) {
+        self.wait(Duration::from_secs(1), a_holds, false);
+        self.proxy.down(self.b);
+        self.proxy.out();
+    }
+
+    /// How the clients were answered since this was last asked.
+    fn answers(&mut self) -> Vec<String> {
+        let sent = self.proxy.out().clients.into_iter();
+        sent.map(|(_, answer)| answer.lines().next().unwrap_or_default().to_owned())
+            .collect()
     }
 }
 
@@ -87,6 +110,20 @@ fn begun(branch: &str, partition: u32) -> Body {
 
 fn invite(branch: &str) -> String {
     request("INVITE", URI, branch, "", "")
+}
+
+/// A request in a dialog of this partition.
+fn in_dialog(method: &str, branch: &str, at: u16) -> String {
+    request(method, URI, branch, &tag(PartitionId(at)), "")
+}
+
+/// Longer than anything waits for an owner.
+const LATE: Duration = Duration::from_secs(13);
+
+const REFUSED: &str = "SIP/2.0 500 Server Internal Error";
+
+fn connection() -> Flow {
+    tcp("192.0.2.1:4711", 1, 0, 3)
 }
 
 #[test]
@@ -220,7 +257,7 @@ fn dialogs_and_what_is_not_repeated_go_on() {
         .proxy
         .client(udp(CALLER), &request("BYE", URI, "b1", &tag(PartitionId(1)), ""));
     assert_eq!(partition(&one(island.arrived().0)), PartitionId(1));
-    island.proxy.client(tcp("192.0.2.1:4711", 1, 0, 3), &invite("i1"));
+    island.proxy.client(connection(), &invite("i1"));
     let (a, b) = island.arrived();
     assert_eq!(a.len() + b.len(), 1, "over a connection nothing comes twice");
     assert_eq!(island.left_to_repetition(), 0);
@@ -286,5 +323,130 @@ fn what_a_container_took_before_it_was_cut_off_is_not_given_to_another_after_its
         // One more repetition finds the call.
         island.proxy.client(udp(CALLER), &invite("i1"));
         assert_eq!(partition(&one(island.proxy.arrived(island.b))), PartitionId(6));
+    }
+}
+
+#[test]
+fn what_waits_there_in_vain_in_a_dialog_is_left_to_its_repetition() {
+    let mut island = Island::cut_off();
+    island.lose_b(true);
+    // One for B, and one that A leaves behind when it ends; the CANCEL is of a re-INVITE.
+    for (at, method) in [(5, "INVITE"), (5, "CANCEL"), (5, "INFO"), (1, "INVITE"), (1, "BYE")] {
+        island.proxy.client(udp(CALLER), &in_dialog(method, "d1", at));
+    }
+    island.proxy.client(udp(CALLER), &in_dialog("ACK", "d2", 5));
+    assert_eq!(island.proxy.arrived(island.a).len(), 2);
+    island.wait(Duration::from_secs(1), true, false);
+    island.proxy.down(island.a);
+    island.proxy.wait(LATE);
+    assert_eq!(
+        island.answers(),
+        Vec::<String>::new(),
+        "its client goes on, and finds a proxy that is well"
+    );
+    assert_eq!(
+        (island.left_to_repetition(), island.dropped(DropReason::Late)),
+        (5, 1),
+        "nobody repeats an ACK by itself"
+    );
+    assert_eq!(island.proxy.forwarder.counters().holding, 0);
+}
+
+#[test]
+fn it_lasts_when_its_container_ends_until_somebody_is_heard() {
+    let mut island = Island::cut_off();
+    island.lose_b(true);
+    island.wait(Duration::from_secs(1), true, false);
+    island.proxy.down(island.a);
+    island.proxy.client(udp(CALLER), &invite("n1"));
+    island.proxy.client(udp(CALLER), &in_dialog("INVITE", "d1", 5));
+    // As long as its client repeats it.
+    island.proxy.wait(Duration::from_secs(33));
+    assert_eq!(island.answers(), Vec::<String>::new());
+    assert_eq!(island.left_to_repetition(), 2);
+    island.b = island.proxy.container(B, &[4, 5, 6, 7], 2);
+    for _ in 0..4 {
+        island.says(island.b, false);
+        island.proxy.wait(TICK);
+    }
+    island.proxy.client(udp(CALLER), &in_dialog("INVITE", "d2", 5));
+    assert_eq!(island.proxy.arrived(island.b).len(), 1);
+    island.proxy.down(island.b);
+    island.proxy.wait(LATE);
+    assert_eq!(island.answers(), [REFUSED], "it is over");
+}
+
+#[test]
+fn what_waits_there_in_vain_and_comes_only_once_is_answered() {
+    let mut island = Island::cut_off();
+    island.lose_b(true);
+    island.proxy.client(connection(), &in_dialog("INVITE", "d1", 5));
+    island.wait(LATE, true, false);
+    assert_eq!(island.answers(), [REFUSED]);
+    assert_eq!(island.left_to_repetition(), 0);
+}
+
+#[test]
+fn an_island_at_any_time_of_its_wait_leaves_a_request_to_its_repetition_and_one_before_does_not() {
+    for (before, first, then, is_left) in [
+        (false, false, false, false),
+        (true, false, false, false),
+        (true, true, false, true),
+        (false, false, true, true),
+        (false, true, false, true),
+    ] {
+        let mut island = Island::new();
+        island.lose_b(before);
+        island.wait(Duration::from_millis(300), first, false);
+        island.proxy.client(udp(CALLER), &in_dialog("INVITE", "d1", 5));
+        island.wait(Duration::from_secs(5), first, false);
+        island.wait(LATE - Duration::from_secs(5), then, false);
+        let answers = if is_left { vec![] } else { vec![REFUSED.to_owned()] };
+        let when = format!("before: {before}, as it came: {first}, then: {then}");
+        assert_eq!(island.answers(), answers, "{when}");
+        assert_eq!(island.left_to_repetition(), u64::from(is_left), "{when}");
+    }
+}
+
+#[test]
+fn what_finds_no_room_there_is_left_to_its_repetition_too() {
+    for (cut_off, source, left) in [(true, udp(CALLER), 2), (true, connection(), 0), (false, udp(CALLER), 0)] {
+        let mut full = config(1);
+        full.limits.hold_count = 0;
+        let mut island = Island::of(full);
+        island.lose_b(cut_off);
+        // As it comes, and as it comes back.
+        island.proxy.client(source, &in_dialog("INVITE", "d1", 5));
+        island.proxy.client(source, &in_dialog("BYE", "d2", 1));
+        one(island.proxy.arrived(island.a));
+        island.proxy.confirm(island.a, 1, &[1]);
+        assert_eq!(
+            island.answers(),
+            vec![REFUSED; 2 - left],
+            "cut off: {cut_off}, {source:?}"
+        );
+        assert_eq!(island.left_to_repetition(), left as u64);
+    }
+}
+
+#[test]
+fn what_would_be_refused_anywhere_is_refused_there() {
+    let mut island = Island::cut_off();
+    island
+        .proxy
+        .client(udp(CALLER), &request("BYE", URI, "d1", "not-ours", ""));
+    assert_eq!(island.answers(), ["SIP/2.0 481 Call/Transaction Does Not Exist"]);
+}
+
+#[test]
+fn a_cancel_that_waits_when_an_island_begins_goes_by_as_well() {
+    for a_holds in [true, false] {
+        let mut island = Island::new();
+        island.lose_b(false);
+        island.proxy.client(udp(CALLER), &request("CANCEL", URI, "i1", "", ""));
+        island.wait(Duration::from_secs(2), a_holds, false);
+        let answers = if a_holds { vec![] } else { vec![REFUSED.to_owned()] };
+        assert_eq!(island.answers(), answers);
+        assert_eq!(island.left_to_repetition(), u64::from(a_holds));
     }
 }

@@ -73,7 +73,7 @@ pub enum DropReason {
     Full,
     /// It has waited too long, and no answer is allowed.
     Late,
-    /// Left to its repetition, which another container has begun, or may have while this proxy was cut off with one.
+    /// Left to its repetition, which another container has begun, or another proxy may lead on while this one is cut off, or was.
     Apart,
 }
 

@@ -14,6 +14,7 @@ use ucf::wire::{Body, Confirm, Ownership};
 use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
 use super::effects::{Effect, Effects};
+use super::island::is_repeated;
 use super::path::response_flow;
 use super::refusal::Refusal;
 
@@ -260,7 +261,7 @@ impl Core {
             }
             self.counters.rerouted += 1;
             if label.returns > MAX_RETURNS || !self.hold.keep(now, label, &bytes) {
-                self.give_up(now, Refusal::FULL, &bytes, effects);
+                self.give_up(now, Refusal::FULL, label, &bytes, effects);
             }
         }
     }
@@ -292,24 +293,24 @@ impl Core {
                 _ => false,
             };
             if !sent {
-                self.give_up(now, Refusal::FULL, &bytes, effects);
+                self.give_up(now, Refusal::FULL, label, &bytes, effects);
             }
         }
     }
 
-    /// Answers what has waited too long.
+    /// Gives up what has waited too long.
     pub(super) fn expire_held(&mut self, now: Instant, effects: &mut Effects) {
         for held in self.hold.expire(now) {
             if self.leave_to_repetition(now, held.label, &held.bytes) {
                 continue;
             }
-            self.give_up(now, Refusal::LATE, &held.bytes, effects);
+            self.give_up(now, Refusal::LATE, held.label, &held.bytes, effects);
         }
     }
 
     // ---- answers ----
 
-    /// Answers a client's request, or counts it where no answer is allowed (ACK).
+    /// Answers a client's request, or counts it where no answer is allowed (ACK), or where it is left to its repetition.
     pub(super) fn refuse(
         &mut self,
         kind: Kind,
@@ -319,6 +320,10 @@ impl Core {
         edit: &mut Edit,
         effects: &mut Effects,
     ) {
+        if self.is_cut_off() && refusal.is_of_this_proxy() && is_repeated(message, source.transport) {
+            self.counters.count(kind, Outcome::Dropped);
+            return self.counters.drop(DropReason::Apart);
+        }
         let via = message.via().filter(|_| !matches!(message.method(), Method::Ack));
         let Some(via) = via else {
             self.counters.count(kind, Outcome::Dropped);
@@ -345,8 +350,18 @@ impl Core {
         self.counters.answer(refusal.status);
     }
 
-    /// Gives a message up that was on its way to a container: a request is answered by way of its own Vias.
-    pub(super) fn give_up(&mut self, now: Instant, refusal: Refusal, bytes: &[u8], effects: &mut Effects) {
+    /// Gives a message up that was on its way to a container: a request is answered by way of its own Vias, unless it is left to its repetition.
+    pub(super) fn give_up(
+        &mut self,
+        now: Instant,
+        refusal: Refusal,
+        label: Label,
+        bytes: &[u8],
+        effects: &mut Effects,
+    ) {
+        if self.is_left_to_repetition(label.came, bytes) {
+            return self.counters.drop(DropReason::Apart);
+        }
         let Some(answer) = self.answer_to(refusal, bytes) else {
             return self.counters.drop(refusal.drop);
         };

@@ -5,6 +5,10 @@
 //! side can know of what waits on this one. So datagrams that begin something wait here until the others are heard again, who tell what they
 //! have begun; and what was given to the container before the island was seen to be one is not given to another after so long that the client
 //! must have repeated it. Over a connection nothing is repeated, and dialogs have one place only: they take their usual way.
+//!
+//! That way may end here: no owner is found in time, or there is no room. Then a datagram is dropped, in a dialog too. A refusal would end its
+//! transaction, and the caller might take it for the end of the dialog; unanswered, it is repeated, and a copy gets through by a proxy that is
+//! well. Over a connection no copy follows: there the refusal stays.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -70,8 +74,10 @@ impl Core {
         let (containers, peers) = (self.containers.heard(now), self.peers.heard());
         let (heard, silent) = (containers.0 + peers.0, containers.1 + peers.1);
         let island = &mut self.island;
+        // Its container may end there: then nobody holds, and nobody is heard at all.
+        let holds = self.containers.some_hold() || island.now && heard == 0;
         // Without another proxy no repetition comes anywhere else.
-        let may_be = !island.ignored && self.containers.some_hold() && self.peers.has_been_one();
+        let may_be = !island.ignored && holds && self.peers.has_been_one();
         // Of those who are lost for long nobody knows any more: it is over when somebody is heard again.
         let is_one = may_be
             && if island.now {
@@ -174,28 +180,49 @@ impl Core {
             return false;
         }
         let message = Message::new(bytes, &index);
-        let Some(via) = message.via() else { return false };
-        let flow = via
-            .param(b"fl")
-            .and_then(|text| Flow::decode(text, &self.config.keyring));
-        let keys = via.branch().and_then(Keys::of_branch);
-        let (Some(flow), Some((keys, _))) = (flow, keys) else {
+        let keys = message.via().and_then(|via| Keys::of_branch(via.branch()?));
+        let (Some(transport), Some((keys, _))) = (self.came_by(&message), keys) else {
             return false;
         };
-        if !message.is_request() || !is_repeated(&message, flow.transport) {
+        if !begins(&message, transport) {
             return false;
         }
         let elsewhere = self
             .transactions
             .find(keys.transaction)
             .is_some_and(|known| known != label.partition);
-        let from_an_island = self.island.latest.is_some_and(|(_, last)| label.came <= last) && age >= REPEATED;
+        let from_an_island = self.is_cut_off_since(label.came) && age >= REPEATED;
         if !elsewhere && !from_an_island {
             return false;
         }
         self.transactions.forget(keys.transaction, label.partition);
         self.counters.drop(DropReason::Apart);
         true
+    }
+
+    /// Whether a message that cannot go on to a container is a request that is left to its repetition, and not answered.
+    pub(super) fn is_left_to_repetition(&self, came: Instant, bytes: &[u8]) -> bool {
+        if !self.is_cut_off_since(came) {
+            return false;
+        }
+        let mut index = Index::new();
+        index.scan(bytes, &INNER).is_ok() && {
+            let message = Message::new(bytes, &index);
+            let transport = self.came_by(&message);
+            transport.is_some_and(|transport| is_repeated(&message, transport))
+        }
+    }
+
+    /// Whether there is an island, or has been one at any time since a message came.
+    fn is_cut_off_since(&self, came: Instant) -> bool {
+        self.is_cut_off() || self.island.latest.is_some_and(|(_, last)| came <= last)
+    }
+
+    /// How a client's request came that is on its way to a container.
+    fn came_by(&self, message: &Message<'_>) -> Option<Transport> {
+        let via = message.via().filter(|_| message.is_request())?;
+        let flow = Flow::decode(via.param(b"fl")?, &self.config.keyring)?;
+        Some(flow.transport)
     }
 }
 
@@ -205,8 +232,14 @@ fn is_between_copies(age: Duration) -> bool {
     (APART..=T1 - APART).contains(&since_copy)
 }
 
-/// Whether it is a datagram that begins something: its client repeats it until it has an answer.
+/// Whether it is a datagram that its client repeats until it has an answer (RFC 3261 s17.1.1.2, s17.1.2.2). A CANCEL is a transaction of its own, and
+/// comes when a provisional response has ended the repetitions of its INVITE (s9.1): refused, nothing would call the INVITE off any more.
 pub(super) fn is_repeated(message: &Message<'_>, transport: Transport) -> bool {
-    let alone = !matches!(message.method(), Method::Ack | Method::Cancel);
-    transport == Transport::Udp && alone && message.to().is_some_and(|to| to.tag().is_none())
+    transport == Transport::Udp && message.method() != Method::Ack
+}
+
+/// Whether it is one that begins something.
+pub(super) fn begins(message: &Message<'_>, transport: Transport) -> bool {
+    let alone = message.method() != Method::Cancel && message.to().is_some_and(|to| to.tag().is_none());
+    alone && is_repeated(message, transport)
 }

@@ -23,7 +23,7 @@ use super::Core;
 use super::counters::{DropReason, Kind, Outcome};
 use super::early::Waits;
 use super::effects::{Effect, Effects, LinkId};
-use super::island::is_repeated;
+use super::island::begins;
 use super::keep_open::is_translated;
 use super::own::DEFAULT_PORT;
 use super::refusal::Refusal;
@@ -89,7 +89,7 @@ impl Core {
         }
         let routes = Routes::read(&request, &self.own, &self.config.keyring);
         let apart = self.waits_for_others(arrival.now) && source.transport == Transport::Udp;
-        let repeated = apart && is_repeated(request.message, source.transport);
+        let repeated = apart && begins(request.message, source.transport);
         let class = match self.classify(arrival.now, &request, &routes, repeated) {
             Ok(class) if repeated && self.is_on_the_island(class.partition) => {
                 let outcome = self.wait_for_others(arrival, source, request.keys.transaction);

@@ -74,6 +74,11 @@ impl Refusal {
         }
     }
 
+    /// Whether it says how things are at this proxy, and nothing of the request.
+    pub(super) fn is_of_this_proxy(self) -> bool {
+        matches!(self.drop, DropReason::Full | DropReason::Late)
+    }
+
     /// Writes the answer. Stateless: the tag is the same for every retransmission (RFC 3261 s8.2.7).
     pub(super) fn write(self, out: &mut Vec<u8>, request: &Message<'_>, keyring: &Keyring, random: u64) {
         let mut tag = [0; 13];

@@ -214,7 +214,7 @@ impl Core {
             None => self.hold.keep(now, label, &relay.message),
         };
         if !kept {
-            self.give_up(now, Refusal::FULL, &relay.message, effects);
+            self.give_up(now, Refusal::FULL, label, &relay.message, effects);
         }
     }
 
