@@ -21,6 +21,17 @@ const PROXY: ProxyId = ProxyId {
 
 const TICK: Duration = Duration::from_millis(50);
 
+/// What one says that is well, and in touch with the store.
+fn status(state: MemberState) -> PeerStatus {
+    PeerStatus {
+        state: state as i32,
+        stored: true,
+        admitted: true,
+        era: 1,
+        ..PeerStatus::default()
+    }
+}
+
 /// A member that owns everything, its store, and two others. All they do is to renew their leases, and to promise what is asked for.
 struct World {
     now: Instant,
@@ -58,7 +69,7 @@ impl World {
         for other in [LOST, OTHER] {
             world.store.apply(&StoreRequest::Join { record: record(other) });
             world.member.handle_peer_up(world.now, other);
-            world.has_state(other, MemberState::Joining);
+            world.say(other, PeerBody::Status(status(MemberState::Joining)));
         }
         world.run(LEASE);
         world.events.clear();
@@ -75,25 +86,14 @@ impl World {
         self.perform();
     }
 
-    fn has_state(&mut self, who: Incarnation, state: MemberState) {
-        let status = PeerStatus {
-            state: state as i32,
-            stored: true,
-            admitted: true,
-            era: 1,
-            ..PeerStatus::default()
-        };
-        self.say(who, PeerBody::Status(status));
-    }
-
     /// Nothing is heard of it any more, by anybody, and its link stands.
     fn is_lost(&mut self) {
         self.alive.retain(|who| *who != LOST);
     }
 
     /// It hands everything over and ends, and its address goes with it.
-    fn leaves(&mut self) {
-        self.has_state(LOST, MemberState::Quiescing);
+    fn leaves(&mut self, last: PeerStatus) {
+        self.say(LOST, PeerBody::Status(last));
         self.is_lost();
         let request = StoreRequest::Remove {
             member: LOST,
@@ -240,24 +240,47 @@ fn and_is_not_named_to_those_who_never_knew_it() {
 }
 
 #[test]
-fn one_that_only_another_knows_is_waited_for_until_both_would_have_forgotten_it() {
+fn one_that_another_names_is_waited_for_however_long_it_is_unheard() {
     let mut world = World::new();
     world.named = vec![Incarnation(77)];
     world.loses_the_store();
-    assert!(!world.acts_from_memory());
-    world.run(LEASE * 2);
-    assert!(world.acts_from_memory());
-    assert!(world.has_the_store_back() <= LEASE);
+    world.run(LEASE * 7);
+    assert!(!world.acts_from_memory(), "it may have joined unknown to this member");
 }
 
 #[test]
 fn one_that_has_left_is_not_waited_for_though_nobody_refuses_a_connection() {
     let mut world = World::new();
-    world.leaves();
+    world.leaves(status(MemberState::Quiescing));
     world.run(LEASE);
     world.loses_the_store();
     assert!(world.acts_from_memory());
     assert!(world.has_the_store_back() <= LEASE);
+}
+
+#[test]
+fn one_that_closed_its_link_and_may_have_more_than_the_store_is_waited_for() {
+    let another_era = PeerStatus {
+        era: 7,
+        ..status(MemberState::Quiescing)
+    };
+    let unwritten = PeerStatus {
+        stored: false,
+        ..status(MemberState::Quiescing)
+    };
+    for last in [status(MemberState::Active), another_era, unwritten] {
+        let mut world = World::new();
+        world.leaves(last);
+        world.run(LEASE);
+        world.loses_the_store();
+        assert!(!world.acts_from_memory(), "{last:?}");
+    }
+    let mut world = World::new();
+    world.say(LOST, PeerBody::Status(status(MemberState::Quiescing)));
+    world.member.handle_peer_end(world.now, LOST, LinkEnd::Closed);
+    world.run(LEASE);
+    world.loses_the_store();
+    assert!(!world.acts_from_memory(), "it is on the list");
 }
 
 #[test]
@@ -274,6 +297,6 @@ fn nor_is_it_taken_for_well_again_when_everybody_has_forgotten_it() {
     let recovered = |event: &Event| matches!(event, Event::Recovered { .. });
     assert!(!world.events.iter().any(recovered), "{:?}", world.events);
     // Its node is there again.
-    world.has_state(LOST, MemberState::Joining);
+    world.say(LOST, PeerBody::Status(status(MemberState::Joining)));
     assert!(world.events.iter().any(recovered));
 }

@@ -29,6 +29,10 @@ impl Member {
             peer.record = Some(member.record);
             peer.unlisted_since = None;
         }
+        if let Some(era) = self.store.era {
+            let off = self.peers.values_mut().filter(|peer| peer.unlisted_since.is_some());
+            off.for_each(|peer| peer.note_left(era));
+        }
         let (lease, keep) = (self.config.lease, &self.admission);
         self.peers.retain(|id, peer| {
             // A member off the list claims nothing before it is on it again, by its own rule of fresh renewals: so it may be forgotten.

@@ -164,9 +164,9 @@ impl Member {
         }
         let me = self.incarnation();
         for member in promise.members.iter().map(|m| Incarnation(*m)).filter(|m| *m != me) {
-            // Its promise is needed as well; without an address it is waited for until it connects. Whoever may claim has been admitted by
-            // this member: one that it does not know was off the list when it last looked.
-            self.peers.entry(member).or_insert_with(|| Peer::unlisted(now));
+            // Its promise is needed as well; without an address it is waited for until it connects. It may have joined while this member was
+            // off the list, and was not asked: then it owns what this one has in memory.
+            self.peers.entry(member).or_default();
         }
         let held: Vec<_> = promise.unresolved.iter().filter_map(|p| self.partition(*p)).collect();
         if let Some(ask) = &mut self.memory.ask {

@@ -2,7 +2,7 @@
 
 use super::{Effect, Event, LinkEnd, Member, Suspicion};
 use crate::detector::Verdict;
-use crate::store::MemberRecord;
+use crate::store::{Era, MemberRecord};
 use crate::wire::{Empty, MemberState, PeerBody, PeerStatus};
 use crate::{Epoch, Incarnation};
 use sip::Instant;
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     refused: bool,
     /// The last link was closed by its side.
     closed: bool,
+    /// Nothing had to be taken from it when it ended: see [`Peer::note_left`].
+    left: bool,
     connecting: bool,
     next_try: Instant,
     tries: u32,
@@ -42,23 +44,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// One that was not on the list at the last renewal. It may be by now; the next one tells.
-    pub(super) fn unlisted(now: Instant) -> Self {
-        Self {
-            unlisted_since: Some(now),
-            ..Self::default()
-        }
-    }
-
     /// Its process has ended: its side closed and nobody listens there any more, or it has left.
     pub(super) fn is_gone(&self) -> bool {
-        !self.linked && (self.refused || self.has_left())
+        !self.linked && (self.refused || self.left)
     }
 
-    /// Told to end, off the list and closed: where its address goes with it, nobody is there to refuse a connection.
-    fn has_left(&self) -> bool {
-        let quiesced = self.status.is_some_and(|s| s.state() == MemberState::Quiescing);
-        self.closed && quiesced && self.unlisted_since.is_some()
+    /// A renewal has shown that it is off the list, in this life of the store. If it was quiescing, and had written all that it had there, it has
+    /// left; where its address goes with it, nobody is there to refuse a connection.
+    pub(super) fn note_left(&mut self, era: Era) {
+        let closed = self.closed && !self.linked;
+        self.left |=
+            closed && (self.status).is_some_and(|s| s.state() == MemberState::Quiescing && s.stored && s.era == era.0);
     }
 
     /// Nobody waits for anything from it: it has ended, or it is forgotten.
@@ -116,10 +112,14 @@ impl Member {
         if self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&id) {
             return;
         }
-        let peer = self.peers.entry(id).or_insert_with(|| Peer::unlisted(now));
+        let peer = self.peers.entry(id).or_insert_with(|| Peer {
+            // It may be on the list since the last renewal; the next one tells.
+            unlisted_since: Some(now),
+            ..Peer::default()
+        });
         peer.linked = true;
         peer.heard = now;
-        (peer.refused, peer.closed) = (false, false);
+        (peer.refused, peer.closed, peer.left) = (false, false, false);
         peer.connecting = false;
         peer.tries = 0;
         self.greet(id);
@@ -238,7 +238,11 @@ impl Member {
             _ if self.lease.is_gone(id) && !elsewhere => Some(Suspicion::Lease),
             _ if cut_off && self.store.is_up() => Some(Suspicion::CutOff),
             Verdict::Silent => Some(Suspicion::Silent),
-            Verdict::Unknown => peer.suspicion.filter(|_| peer.is_unseen()).map(|(why, _)| why),
+            Verdict::Unknown => {
+                let unseen = peer.suspicion.filter(|_| peer.is_unseen()).map(|(why, _)| why);
+                // Silence is none if no proxy is there to be heard.
+                unseen.filter(|why| *why != Suspicion::Silent || self.detector.in_touch(now))
+            }
             Verdict::Up => None,
         }
     }
