@@ -95,6 +95,15 @@ impl Island {
         self.proxy.out();
     }
 
+    /// Nobody is heard any more: its container has ended.
+    fn alone() -> Self {
+        let mut island = Self::cut_off();
+        island.lose_b(true);
+        island.wait(Duration::from_secs(1), true, false);
+        island.proxy.down(island.a);
+        island
+    }
+
     /// How the clients were answered since this was last asked.
     fn answers(&mut self) -> Vec<String> {
         let sent = self.proxy.out().clients.into_iter();
@@ -354,16 +363,12 @@ fn what_waits_there_in_vain_in_a_dialog_is_left_to_its_repetition() {
 
 #[test]
 fn it_lasts_when_its_container_ends_until_somebody_is_heard() {
-    let mut island = Island::cut_off();
-    island.lose_b(true);
-    island.wait(Duration::from_secs(1), true, false);
-    island.proxy.down(island.a);
-    island.proxy.client(udp(CALLER), &invite("n1"));
+    let mut island = Island::alone();
+    island.proxy.wait(Duration::from_secs(1));
     island.proxy.client(udp(CALLER), &in_dialog("INVITE", "d1", 5));
-    // As long as its client repeats it.
-    island.proxy.wait(Duration::from_secs(33));
+    island.proxy.wait(LATE);
     assert_eq!(island.answers(), Vec::<String>::new());
-    assert_eq!(island.left_to_repetition(), 2);
+    assert_eq!(island.left_to_repetition(), 1);
     island.b = island.proxy.container(B, &[4, 5, 6, 7], 2);
     for _ in 0..4 {
         island.says(island.b, false);
@@ -373,7 +378,16 @@ fn it_lasts_when_its_container_ends_until_somebody_is_heard() {
     assert_eq!(island.proxy.arrived(island.b).len(), 1);
     island.proxy.down(island.b);
     island.proxy.wait(LATE);
-    assert_eq!(island.answers(), [REFUSED], "it is over");
+    assert_eq!(island.answers(), [REFUSED]);
+}
+
+#[test]
+fn nor_for_longer_than_what_came_by_then_is_repeated() {
+    let mut island = Island::alone();
+    island.proxy.wait(Duration::from_secs(33));
+    island.proxy.client(udp(CALLER), &in_dialog("INVITE", "d1", 5));
+    island.proxy.wait(LATE);
+    assert_eq!(island.answers(), [REFUSED]);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct Island {
     latest: Option<(Instant, Instant)>,
     /// How many others are heard there: fewer as time goes on, or it is over.
     heard: usize,
+    /// When a container last held its output.
+    held: Option<Instant>,
     /// In the order in which they came.
     waiting: VecDeque<Waiting>,
     /// For simulations, to prove that their checks can fail.
@@ -74,8 +76,12 @@ impl Core {
         let (containers, peers) = (self.containers.heard(now), self.peers.heard());
         let (heard, silent) = (containers.0 + peers.0, containers.1 + peers.1);
         let island = &mut self.island;
-        // Its container may end there: then nobody holds, and nobody is heard at all.
-        let holds = self.containers.some_hold() || island.now && heard == 0;
+        if self.containers.some_hold() {
+            island.held = Some(now);
+        }
+        // Its container may end there: then nobody is heard at all. Once no client repeats what it sent by then, each is told the truth.
+        let alone = island.now && heard == 0;
+        let holds = (island.held).is_some_and(|held| held == now || alone && now.since(held) < REPEATS);
         // Without another proxy no repetition comes anywhere else.
         let may_be = !island.ignored && holds && self.peers.has_been_one();
         // Of those who are lost for long nobody knows any more: it is over when somebody is heard again.
