@@ -223,11 +223,11 @@ fn and_is_not_named_to_those_who_never_knew_it() {
     let promised = |world: &mut World| {
         world.loses_the_store();
         world.say(OTHER, PeerBody::Ask(Round { round: 1 }));
-        let promises = world.said.drain(..).filter_map(|(_, body)| match body {
+        let mut promises = world.said.drain(..).filter_map(|(_, body)| match body {
             PeerBody::Promise(promise) => Some(promise.members),
             _ => None,
         });
-        promises.last().expect("it promises")
+        promises.next_back().expect("it promises")
     };
     let mut world = World::new();
     world.is_lost();
@@ -246,6 +246,9 @@ fn one_that_another_names_is_waited_for_however_long_it_is_unheard() {
     world.loses_the_store();
     world.run(LEASE * 7);
     assert!(!world.acts_from_memory(), "it may have joined unknown to this member");
+    world.named.clear();
+    world.run(LEASE);
+    assert!(world.acts_from_memory(), "the other has forgotten it");
 }
 
 #[test]
@@ -284,19 +287,33 @@ fn one_that_closed_its_link_and_may_have_more_than_the_store_is_waited_for() {
 }
 
 #[test]
-fn nor_is_it_taken_for_well_again_when_everybody_has_forgotten_it() {
+fn one_that_has_left_and_is_on_the_list_again_is_waited_for() {
     let mut world = World::new();
-    world.is_lost();
-    world.run(LEASE * 7);
-    assert!(
-        world
-            .events
-            .iter()
-            .any(|event| matches!(event, Event::Removed { member: LOST }))
-    );
-    let recovered = |event: &Event| matches!(event, Event::Recovered { .. });
-    assert!(!world.events.iter().any(recovered), "{:?}", world.events);
-    // Its node is there again.
-    world.say(LOST, PeerBody::Status(status(MemberState::Joining)));
-    assert!(world.events.iter().any(recovered));
+    world.leaves(status(MemberState::Quiescing));
+    world.run(LEASE);
+    world.store.apply(&StoreRequest::Join { record: record(LOST) });
+    world.run(LEASE);
+    world.loses_the_store();
+    assert!(!world.acts_from_memory());
+}
+
+#[test]
+fn nor_is_it_taken_for_well_again_when_everybody_has_forgotten_it() {
+    let cut_off = PeerStatus {
+        cut_off: true,
+        ..status(MemberState::Active)
+    };
+    for last in [status(MemberState::Active), cut_off] {
+        let mut world = World::new();
+        world.say(LOST, PeerBody::Status(last));
+        world.is_lost();
+        world.run(LEASE * 7);
+        let removed = |event: &Event| matches!(event, Event::Removed { member: LOST });
+        let recovered = |event: &Event| matches!(event, Event::Recovered { .. });
+        assert!(world.events.iter().any(removed));
+        assert!(!world.events.iter().any(recovered), "{:?}", world.events);
+        // Its node is there again.
+        world.say(LOST, PeerBody::Status(status(MemberState::Joining)));
+        assert!(world.events.iter().any(recovered));
+    }
 }

@@ -27,7 +27,7 @@ impl Member {
         for member in others {
             let peer = self.peers.entry(member.record.incarnation).or_default();
             peer.record = Some(member.record);
-            peer.unlisted_since = None;
+            peer.note_listed();
         }
         if let Some(era) = self.store.era {
             let off = self.peers.values_mut().filter(|peer| peer.unlisted_since.is_some());

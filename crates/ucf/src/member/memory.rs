@@ -98,6 +98,8 @@ impl Member {
         if self.held.is_empty() || self.phase == Phase::Left || !self.store.is_lost() {
             return;
         }
+        // Whom nobody but others knows is named anew by those who still do.
+        self.peers.retain(|_, peer| !peer.is_hearsay());
         self.memory.round += 1;
         let ask = Ask {
             at: now,

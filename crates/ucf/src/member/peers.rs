@@ -49,12 +49,23 @@ impl Peer {
         !self.linked && (self.refused || self.left)
     }
 
+    /// It is on the list, again perhaps.
+    pub(super) fn note_listed(&mut self) {
+        self.unlisted_since = None;
+        self.left = false;
+    }
+
     /// A renewal has shown that it is off the list, in this life of the store. If it was quiescing, and had written all that it had there, it has
     /// left; where its address goes with it, nobody is there to refuse a connection.
     pub(super) fn note_left(&mut self, era: Era) {
         let closed = self.closed && !self.linked;
         self.left |=
             closed && (self.status).is_some_and(|s| s.state() == MemberState::Quiescing && s.stored && s.era == era.0);
+    }
+
+    /// Only named by another's promise: never on the list, and never heard.
+    pub(super) fn is_hearsay(&self) -> bool {
+        self.record.is_none() && self.heard == Instant::default()
     }
 
     /// Nobody waits for anything from it: it has ended, or it is forgotten.
@@ -70,15 +81,13 @@ impl Peer {
     }
 
     /// Whoever was found closed stays so until someone has seen it alive: a proxy that forgets or leaves does not vouch. Nor does a link that
-    /// stands, of one that is off the list: its node may be lost.
-    fn is_unseen(&self) -> bool {
-        self.suspicion.is_some_and(|(why, since)| {
-            if self.linked {
-                self.unlisted_since.is_some() && self.heard < since
-            } else {
-                why == Suspicion::Closed
-            }
-        })
+    /// stands and is silent, of one that is off the list: its node may be lost.
+    fn is_unseen(&self, now: Instant, lease: Duration, why: Suspicion) -> bool {
+        if self.linked {
+            self.unlisted_since.is_some() && now.since(self.heard) >= lease * 2
+        } else {
+            why == Suspicion::Closed
+        }
     }
 
     pub(super) fn weight(&self) -> u16 {
@@ -154,7 +163,7 @@ impl Member {
             PeerBody::Admit(_) => {
                 if let Some(peer) = self.peers.get_mut(&from) {
                     // Who asks has joined, after our last look at the list.
-                    peer.unlisted_since = None;
+                    peer.note_listed();
                 }
                 // From now on it is asked before anything is done from memory; what was agreed before without it is not extended.
                 if self.peers.contains_key(&from) && !self.memory.acts() {
@@ -239,7 +248,8 @@ impl Member {
             _ if cut_off && self.store.is_up() => Some(Suspicion::CutOff),
             Verdict::Silent => Some(Suspicion::Silent),
             Verdict::Unknown => {
-                let unseen = peer.suspicion.filter(|_| peer.is_unseen()).map(|(why, _)| why);
+                let before = peer.suspicion.map(|(why, _)| why);
+                let unseen = before.filter(|why| peer.is_unseen(now, self.config.lease, *why));
                 // Silence is none if no proxy is there to be heard.
                 unseen.filter(|why| *why != Suspicion::Silent || self.detector.in_touch(now))
             }
