@@ -101,7 +101,7 @@ impl Instances {
         Ok(std::fs::remove_file(self.data(ordinal).join("sentinel.conf"))?)
     }
 
-    /// Ends a Sentinel; when started again, it has heard of this promotion last. It knows of no other instance any more, and none will learn it from it.
+    /// Ends a Sentinel; when started again, it has heard of this promotion last. It knows of no other instance any more, so none will hear of that promotion from it.
     pub fn believe(&mut self, ordinal: usize, master: usize, epoch: u64) -> anyhow::Result<()> {
         self.nodes[ordinal].sentinel = None;
         let file = self.data(ordinal).join("sentinel.conf");
