@@ -151,6 +151,43 @@ fn a_single_redis_has_neither_sentinel_nor_budget() {
     assert_eq!(variable(&containers, "SIPCLUSTER_REDIS_REPLICAS"), None);
 }
 
+/// Required, not preferred: with two on a node, its loss would take a majority along.
+#[test]
+fn no_two_instances_are_on_one_node() {
+    let template = |managed: &Value| {
+        let redis = children(&valid(&json!({ "redis": { "managed": managed } }))).redis;
+        let set = redis
+            .and_then(|redis| redis.set?.spec)
+            .expect("all addresses are known");
+        let template = serde_json::to_value(set.template).expect("JSON");
+        (set.replicas, template)
+    };
+    let required = |template: &Value| {
+        let apart = &template["spec"]["affinity"]["podAntiAffinity"];
+        apart["requiredDuringSchedulingIgnoredDuringExecution"].clone()
+    };
+    for instances in [3, 5] {
+        let (replicas, template) = template(&json!({ "instances": instances }));
+        assert_eq!(replicas, Some(instances));
+        let its_own = json!({
+            "app.kubernetes.io/name": "sipcluster",
+            "app.kubernetes.io/instance": "demo",
+            "app.kubernetes.io/component": "redis",
+        });
+        // All that the term says: of the same namespace, and at once.
+        assert_eq!(
+            required(&template),
+            json!([{ "topologyKey": "kubernetes.io/hostname", "labelSelector": { "matchLabels": its_own } }])
+        );
+        let labels = &template["metadata"]["labels"];
+        for (name, value) in its_own.as_object().into_iter().flatten() {
+            assert_eq!(&labels[name], value, "{name}: else the term is about others");
+        }
+    }
+    let (replicas, template) = template(&json!({}));
+    assert_eq!((replicas, required(&template)), (Some(1), Value::Null));
+}
+
 #[test]
 fn nothing_starts_before_every_instance_has_its_address() {
     let mut found = Found {
