@@ -160,7 +160,14 @@ impl Applier<'_> {
         // They would carry the address of a Service that there is not.
         if let Some(Workload { containers, proxies }) = workload.filter(|_| is_dispatched) {
             refused.or(self.apply(containers, &watched.stateful_sets).await)?;
-            refused.or(self.apply(proxies, &watched.deployments).await)?;
+            // One that was refused leaves them as they are.
+            let account = self
+                .applied
+                .made(&self.valid.owner.uid, "ServiceAccount", &self.valid.names.proxies());
+            if let Some(uid) = account.and_then(|account| account.uid) {
+                let proxies = build::of_account(proxies, &uid);
+                refused.or(self.apply(proxies, &watched.deployments).await)?;
+            }
         }
         refused.0.map_or(Ok(()), Err)
     }

@@ -24,6 +24,9 @@ const NAME: &str = "app.kubernetes.io/name";
 /// Selects everything that belongs to some SipCluster.
 pub const OURS: &str = "app.kubernetes.io/managed-by=sipcluster-operator";
 
+/// The annotation of the proxies' template that has the uid of their ServiceAccount.
+pub const ACCOUNT: &str = "sipcluster.dev/service-account";
+
 /// Plain SIP of containers, for proxies.
 pub const CONTAINER_SIP: i32 = 5070;
 /// UCF of containers and proxies.

@@ -57,7 +57,8 @@ impl Writer<'_> {
     /// The API server refused, or did not answer.
     pub async fn write(&self, cluster: &SipCluster, status: SipClusterStatus) -> Result<(), kube::Error> {
         let before = cluster.status.clone().unwrap_or_default();
-        if before == status || without_counts(&before) == without_counts(&status) && !self.is_due(cluster) {
+        let last = self.last(cluster, |last| last.at.map(|at| at.elapsed()));
+        if !is_worth_writing(&before, &status, last) {
             return Ok(());
         }
         let namespace = cluster.namespace().unwrap_or_default();
@@ -117,10 +118,6 @@ impl Writer<'_> {
                 tracing::debug!(%error, "an event was not taken");
             }
         }
-    }
-
-    fn is_due(&self, cluster: &SipCluster) -> bool {
-        self.last(cluster, |last| last.at.is_none_or(|at| at.elapsed() >= COUNTS))
     }
 
     fn last<T>(&self, cluster: &SipCluster, with: impl FnOnce(&mut Last) -> T) -> T {
@@ -428,6 +425,12 @@ fn selector(names: &Names) -> String {
         .join(",")
 }
 
+/// Changed states are written at once; changed counts alone if the last write is long enough ago.
+fn is_worth_writing(before: &SipClusterStatus, status: &SipClusterStatus, last: Option<Duration>) -> bool {
+    let is_due = last.is_none_or(|ago| ago >= COUNTS);
+    before != status && (is_due || without_counts(before) != without_counts(status))
+}
+
 fn without_counts(status: &SipClusterStatus) -> SipClusterStatus {
     let mut status = status.clone();
     status.dialogs = 0;
@@ -441,4 +444,74 @@ fn without_counts(status: &SipClusterStatus) -> SipClusterStatus {
         condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
     }
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A status with this in the place of a field.
+    fn with(field: &str, value: Value) -> SipClusterStatus {
+        let mut status = json!({
+            "observedGeneration": 1, "replicas": 2, "readyReplicas": 1, "dialogs": 7,
+            "address": "203.0.113.7:5060", "gate": "demo-1 does not answer",
+            "containers": [
+                { "name": "demo-0", "state": "Active", "partitions": 1024, "dialogs": 7, "load": 2 },
+                { "name": "demo-1", "state": "Starting", "partitions": 0, "dialogs": 0, "load": 0 },
+            ],
+            "conditions": [{
+                "type": "Ready", "status": "False", "reason": "Moving", "message": "demo-1 does not answer",
+                "observedGeneration": 1, "lastTransitionTime": "2026-11-01T00:00:00Z",
+            }],
+        });
+        *status.pointer_mut(field).expect("it is there") = value;
+        serde_json::from_value(status).expect("a status")
+    }
+
+    /// Whether a change of this field is written so many seconds after the last one.
+    fn is_written(field: &str, value: Value, seconds: u64) -> bool {
+        let before = with("/dialogs", json!(7));
+        let after = with(field, value);
+        is_worth_writing(&before, &after, Some(Duration::from_secs(seconds)))
+    }
+
+    #[test]
+    fn counts_alone_are_written_every_ten_seconds() {
+        for count in [
+            "/dialogs",
+            "/containers/0/dialogs",
+            "/containers/0/load",
+            "/containers/0/partitions",
+        ] {
+            assert!(!is_written(count, json!(9), 9), "{count}");
+            assert!(is_written(count, json!(9), 10), "{count}");
+        }
+        assert!(!is_written("/dialogs", json!(7), 60), "nothing has changed");
+        let (before, after) = (with("/dialogs", json!(7)), with("/dialogs", json!(9)));
+        assert!(
+            is_worth_writing(&before, &after, None),
+            "nothing was ever written of it"
+        );
+    }
+
+    #[test]
+    fn states_are_written_at_once() {
+        for (state, value) in [
+            ("/conditions/0/status", json!("True")),
+            ("/conditions/0/reason", json!("Failed")),
+            ("/conditions/0/message", json!("demo-1: ImagePullBackOff")),
+            ("/conditions/0/observedGeneration", json!(2)),
+            ("/observedGeneration", json!(2)),
+            ("/gate", json!("demo-1 is being handed its share of the partitions")),
+            ("/gate", Value::Null),
+            ("/readyReplicas", json!(2)),
+            ("/replicas", json!(3)),
+            ("/containers/1/state", json!("Joining")),
+            ("/address", json!("203.0.113.8:5060")),
+        ] {
+            assert!(is_written(state, value, 0), "{state}");
+        }
+    }
 }

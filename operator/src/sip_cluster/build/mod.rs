@@ -24,6 +24,8 @@ use super::names::{Component, FIRST_KEY};
 use super::plan::Decision;
 use super::validate::Valid;
 
+pub use proxies::of_account;
+
 /// The key of a Secret under which the affinity key lies.
 pub const AFFINITY_KEY: &str = "affinity-key";
 

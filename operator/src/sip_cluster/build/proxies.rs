@@ -10,7 +10,7 @@ use super::containers::{common, headless};
 use super::pod::{self, Process};
 use super::{AFFINITY_KEY, dispatcher, metadata};
 use crate::sip_cluster::keys::Keys;
-use crate::sip_cluster::names::{ADMIN, Component, FIRST_KEY, STAND_IN, UCF};
+use crate::sip_cluster::names::{ACCOUNT, ADMIN, Component, FIRST_KEY, STAND_IN, UCF};
 use crate::sip_cluster::plan::Decision;
 use crate::sip_cluster::validate::Valid;
 
@@ -108,6 +108,18 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: &str) -> Deplo
         }),
         status: None,
     }
+}
+
+/// Replaces the pods once their ServiceAccount is another object. Their tokens name it by its uid: if somebody deletes it, they are good for nothing
+/// although it is there again at once, and the kubelet fetches others only after most of an hour. Until then they would find no new container.
+pub fn of_account(mut deployment: Deployment, uid: &str) -> Deployment {
+    let template = deployment.spec.as_mut().map(|spec| &mut spec.template);
+    let metadata = template.map(|template| template.metadata.get_or_insert_default());
+    if let Some(metadata) = metadata {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(ACCOUNT.to_owned(), uid.to_owned());
+    }
+    deployment
 }
 
 fn environment(valid: &Valid, keys: &Keys) -> Vec<EnvVar> {
