@@ -14,7 +14,7 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Endpoint, publish_if_new};
 
@@ -74,10 +74,20 @@ pub async fn follow(services: Vec<Service>, publish: watch::Sender<Vec<Endpoint>
         watches.push(watcher(api, config).default_backoff().reflect(writer).boxed());
     }
     let mut events = pin!(select_all(watches));
+    let mut broken = false;
     while let Some(event) = events.next().await {
         match event {
-            Ok(_) => publish_if_new(&publish, stores.iter().flat_map(endpoints).take(MOST).collect()),
-            Err(error) => debug!(%error, "a watch of EndpointSlices broke; the last known list holds"),
+            Ok(_) => {
+                if std::mem::take(&mut broken) {
+                    info!("EndpointSlices are watched again");
+                }
+                publish_if_new(&publish, stores.iter().flat_map(endpoints).take(MOST).collect());
+            }
+            // Said once: it is tried for ever.
+            Err(error) if !std::mem::replace(&mut broken, true) => {
+                warn!(%error, "EndpointSlices are not watched; the last known list holds, and nobody new is found");
+            }
+            Err(error) => debug!(%error, "EndpointSlices are not watched"),
         }
     }
 }
