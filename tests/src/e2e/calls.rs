@@ -110,9 +110,11 @@ impl Calls {
         let statistics: Statistics = sipp.statistics();
         // SIPp quotes messages as they came.
         let refused = refused(&String::from_utf8_lossy(&std::fs::read(&errors).unwrap_or_default()));
+        // What a SIPp that died had under way is lost as well.
+        let ended_well = statistics.successful() + refused;
         Ok(Outcome {
             made: statistics.begun(),
-            lost: statistics.failed().saturating_sub(refused),
+            lost: statistics.begun().saturating_sub(ended_well),
             refused,
             worst: worst(&std::fs::read_to_string(&answers).with_context(|| format!("{}", answers.display()))?),
         })

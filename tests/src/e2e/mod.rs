@@ -2,6 +2,7 @@
 //!
 //! - [`kubernetes`] is the cluster, brought up by `tests/e2e/cluster`;
 //! - [`calls`] is SIPp on a host outside of it;
+//! - [`phones`] is others there, over TCP;
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
 //! - [`beside`] is other SipClusters, right and wrong ones;
 //! - [`silent`] is callers behind a NAT;
@@ -19,6 +20,7 @@ mod drift;
 pub mod kubernetes;
 pub mod load;
 mod nodes;
+mod phones;
 pub mod refusals;
 mod scenarios;
 mod silent;

@@ -1,14 +1,15 @@
 //! What happens while calls are up. Each ends with a cluster that is as it was wanted, for the next one.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::table::{image, next_image};
+use super::table::{FOREVER, image, next_image};
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
-use super::{beside, drift, nodes, silent, strangers};
+use super::{beside, drift, nodes, phones, silent, strangers};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -69,7 +70,7 @@ const LEADS: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
-pub const ALL: [Scenario; 38] = [
+pub const ALL: [Scenario; 39] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     planned("a HorizontalPodAutoscaler, 2 to 3", autoscaled),
@@ -89,6 +90,7 @@ pub const ALL: [Scenario; 38] = [
         })
     }),
     planned("rolling upgrade of the operator, while it scales", operator_upgraded),
+    fault("paused, and a container killed", paused).in_nodes(),
     fault("rotation of the key", key_rotated),
     fault("rotation of the password of Redis", password_rotated),
     planned("the operator killed in the middle of scaling, 2 to 5", |world| {
@@ -325,24 +327,55 @@ fn stuck(world: &World, image: &str, reasons: &[&str], session: &str) -> anyhow:
     world.ready(CONTAINERS).map(drop)
 }
 
-/// All proxies, for a change that is brought in by `begin`.
+/// All proxies, for a change that is brought in by `begin`, with calls over TCP besides: a phone whose proxy has closed its connection connects
+/// anew, and loses no call.
 fn proxies_replaced(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let names = || -> anyhow::Result<Vec<String>> {
         let pods = world.pods("proxy")?;
         Ok(pods.into_iter().map(|(name, _)| name).collect())
     };
     let before = names()?;
-    begin(world)?;
-    wait_every(
-        Duration::from_millis(500),
-        "all proxies are new",
-        Duration::from_secs(90),
-        || {
+    let address = world.status()?.address().context("the SipCluster has an address")?;
+    let network = world.kubernetes.outside();
+    let (over, up) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (replaced, in_use, called) = std::thread::scope(|threads| {
+        let phones = threads.spawn(|| phones::call(network, address, &over, &up));
+        let watch = threads.spawn(|| most_in_use(world, address.port(), &over));
+        let are_up = || (up.load(Ordering::Relaxed) >= phones::ENOUGH).then_some(());
+        let are_new = || {
             let now = names().ok()?;
             (now.len() == before.len() && now.iter().all(|name| !before.contains(name))).then_some(())
-        },
-    )?;
-    world.ready(CONTAINERS).map(drop)
+        };
+        let (look, limit) = (Duration::from_millis(500), Duration::from_secs(90));
+        let replaced = wait_every(look, "calls are up over TCP", limit, are_up)
+            .and_then(|()| begin(world))
+            .and_then(|()| wait_every(look, "all proxies are new", limit, are_new))
+            .and_then(|()| world.ready(CONTAINERS));
+        over.store(true, Ordering::Relaxed);
+        let watch = watch.join().expect("the watch does not panic");
+        (replaced, watch, phones.join().expect("phones do not panic"))
+    });
+    called?;
+    replaced?;
+    ensure!(
+        in_use > 0 || network.is_none(),
+        "no proxy had a phone's connection when it was told to end"
+    );
+    Ok(())
+}
+
+/// The most connections of clients that a proxy had after it was told to end, until `over`.
+fn most_in_use(world: &World, port: u16, over: &AtomicBool) -> usize {
+    let mut most = 0;
+    let mut look = || {
+        for proxy in world.ending_proxies().unwrap_or_default() {
+            most = most.max(world.connections(&proxy, port).unwrap_or_default());
+        }
+        over.load(Ordering::Relaxed).then_some(())
+    };
+    // The scenario ends it.
+    let _ = wait_every(Duration::from_millis(100), "the rollout's end", FOREVER, &mut look);
+    most
 }
 
 /// Calls that began with the key before it are up all the while: two rollouts of containers and proxies, and a rest at the end.
@@ -420,7 +453,9 @@ fn redis_replaced(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()
 
 fn drift(world: &World) -> anyhow::Result<()> {
     drift::undone(world)?;
-    in_sync(world)
+    in_sync(world)?;
+    world.ready(CONTAINERS)?;
+    another_is_found(world)
 }
 
 /// The master, by `kill`, which is given what does so.
@@ -582,6 +617,31 @@ fn drain_one_after_the_other(world: &World, first: &str, second: &str) -> anyhow
     Ok(())
 }
 
+/// While it is paused what fails is taken over and started again, and nothing of a change is carried out; afterwards that is.
+fn paused(world: &World) -> anyhow::Result<()> {
+    let held = killed_while_paused(world);
+    let rolled_out = upgraded(world, r#"{"spec": {"paused": false}}"#, World::patch);
+    held.and(rolled_out)
+}
+
+fn killed_while_paused(world: &World) -> anyhow::Result<()> {
+    world.patch(r#"{"spec": {"paused": true}}"#)?;
+    let before = world.uids()?;
+    world.patch(&session_timer("24m"))?;
+    world.until("its status says that it is paused", Status::is_paused)?;
+    world.signal("demo-0", libc::SIGKILL)?;
+    world.until("the operator sees it", is_away)?;
+    world.until("both are active again, and every call has two copies", |status| {
+        let copies = status.condition("ReplicationHealthy");
+        status.is_paused()
+            && status.away().is_empty()
+            && status.is_counted(CONTAINERS)
+            && copies.is_some_and(|(status, _)| status == "True")
+    })?;
+    ensure!(world.uids()? == before, "a pod was replaced while it was paused");
+    Ok(())
+}
+
 /// The kubelet may start the container again or not, while it cannot ask: calls need neither.
 fn api_away(world: &World) -> anyhow::Result<()> {
     world.kubernetes.run(&["api", "stop"])?;
@@ -596,7 +656,17 @@ fn api_away(world: &World) -> anyhow::Result<()> {
     )?;
     world.kubernetes.run(&["api", "cont"])?;
     killed?;
-    world.ready(CONTAINERS).map(drop)
+    world.ready(CONTAINERS)?;
+    another_is_found(world)
+}
+
+/// Calls are given to a container that comes, which only proxies find that watch EndpointSlices.
+fn another_is_found(world: &World) -> anyhow::Result<()> {
+    begin_to_scale(world, CONTAINERS + 1)?;
+    world.ready(CONTAINERS + 1)?;
+    let another = format!("{NAME}-{CONTAINERS}");
+    world.until("the new container has calls", |status| status.dialogs(&another) > 0)?;
+    scale(world, CONTAINERS)
 }
 
 fn cut(world: &World, node: &str) -> anyhow::Result<()> {

@@ -36,7 +36,7 @@ const IMAGES: [&str; 4] = ["operator", "proxy", "container", "redis"];
 const WATCH: Duration = Duration::from_millis(500);
 
 /// Longer than any scenario.
-const FOREVER: Duration = Duration::from_secs(3600);
+pub const FOREVER: Duration = Duration::from_secs(3600);
 
 /// A scenario that was run.
 struct Row {

@@ -1,5 +1,6 @@
 //! The SipCluster under test.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -67,6 +68,14 @@ impl Status {
         self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"] && !self.is_current()
     }
 
+    /// The newest manifest has been seen, and nothing of it is carried out, for it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.is_on_its_way()
+            && self
+                .condition("Progressing")
+                .is_some_and(|(_, why)| why.starts_with("it is paused"))
+    }
+
     /// So many containers are there, and active.
     pub fn is_counted(&self, containers: u64) -> bool {
         self.0["status"]["readyReplicas"] == containers && self.0["status"]["replicas"] == containers
@@ -97,6 +106,14 @@ impl Status {
         let addresses = self.0["status"]["addresses"].as_array();
         let addresses = addresses.into_iter().flatten();
         addresses.filter_map(|address| address.as_str()?.parse().ok()).collect()
+    }
+
+    /// Dialogs of a container, as they were last counted.
+    pub fn dialogs(&self, container: &str) -> u64 {
+        let containers = self.0["status"]["containers"].as_array();
+        let mut containers = containers.into_iter().flatten();
+        let found = containers.find(|one| one["name"] == container);
+        found.and_then(|one| one["dialogs"].as_u64()).unwrap_or(0)
     }
 
     /// Containers that are not active, each with its state.
@@ -141,13 +158,36 @@ impl World {
 
     /// The pods of a kind, and the node that each is on: nothing if it has none yet.
     pub fn pods(&self, component: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let selector = format!("app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}");
-        let pods = self.kubernetes.get(&["pods", "-l", &selector])?;
-        let pods = pods["items"].as_array().context("a list")?.iter().map(|pod| {
+        let pods = self.list(&format!(",app.kubernetes.io/component={component}"))?;
+        let placed = pods.iter().map(|pod| {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             (name, pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned())
         });
-        Ok(pods.collect())
+        Ok(placed.collect())
+    }
+
+    /// The proxies that have been told to end.
+    pub fn ending_proxies(&self) -> anyhow::Result<Vec<String>> {
+        let pods = self.list(",app.kubernetes.io/component=proxy")?;
+        let ending = pods.iter().map(|pod| &pod["metadata"]);
+        let ending = ending.filter(|metadata| !metadata["deletionTimestamp"].is_null());
+        Ok(ending
+            .filter_map(|metadata| Some(metadata["name"].as_str()?.to_owned()))
+            .collect())
+    }
+
+    /// The uids of all its pods.
+    pub fn uids(&self) -> anyhow::Result<BTreeSet<String>> {
+        let pods = self.list("")?;
+        let uids = pods.iter().filter_map(|pod| pod["metadata"]["uid"].as_str());
+        Ok(uids.map(str::to_owned).collect())
+    }
+
+    /// Its pods that have these labels besides.
+    fn list(&self, labels: &str) -> anyhow::Result<Vec<Value>> {
+        let selector = format!("app.kubernetes.io/instance={NAME}{labels}");
+        let pods = self.kubernetes.get(&["pods", "-l", &selector])?;
+        Ok(pods["items"].as_array().context("a list")?.clone())
     }
 
     /// The uid of a pod; nothing if it is not there.
@@ -193,6 +233,23 @@ impl World {
             }
         }
         Ok(found)
+    }
+
+    /// Connections that are up at a port of a part, in its pod's network; none in a cluster that is not ours, whose processes are elsewhere.
+    pub fn connections(&self, part: &str, port: u16) -> anyhow::Result<usize> {
+        const ESTABLISHED: &str = "01";
+        let local = format!(":{port:04X}");
+        let is_up = |line: &&str| {
+            // Its number, its own address, the other's, its state.
+            let fields: Vec<_> = line.split_whitespace().take(4).collect();
+            matches!(fields[..], [_, own, _, ESTABLISHED] if own.ends_with(&local))
+        };
+        let mut up = 0;
+        for pid in self.processes(part)? {
+            let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp"))?;
+            up += table.lines().filter(is_up).count();
+        }
+        Ok(up)
     }
 
     /// Signals the process of a part.
@@ -364,56 +421,76 @@ impl World {
             .map(drop)
     }
 
-    /// What explains a failure, on one screen.
+    /// What explains a failure, on one screen of 50 lines: the last ones of each, so many.
     pub fn explain(&self) -> String {
-        let tails: [&[&str]; 5] = [
-            &[
-                "get",
-                "sipcluster,statefulset,deployment,pods,services",
-                "-o",
-                "wide",
-                "--show-kind",
-            ],
-            &[
-                "get",
-                "sipcluster",
-                NAME,
-                "-o",
-                "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}",
-            ],
-            &[
-                "get",
-                "events",
-                "--sort-by=.lastTimestamp",
-                "-o",
-                "custom-columns=OF:.involvedObject.name,WHY:.reason,WHAT:.message",
-            ],
-            &[
-                "logs",
-                "-n",
-                "sipcluster",
-                "-l",
-                "app.kubernetes.io/name=sipcluster-operator",
-                "--tail=12",
-                "--prefix",
-            ],
-            &[
-                "logs",
-                "-l",
-                "app.kubernetes.io/name=sipcluster",
-                "--tail=5",
-                "--prefix",
-                "--all-containers",
-            ],
+        // More than a terminal is wide, for the messages of conditions.
+        const WIDTH: usize = 200;
+        let tails: [(usize, &[&str]); 5] = [
+            (
+                12,
+                &[
+                    "get",
+                    "sipcluster,statefulset,deployment,pods",
+                    "-o",
+                    "wide",
+                    "--show-kind",
+                    "--no-headers",
+                ],
+            ),
+            (
+                6,
+                &[
+                    "get",
+                    "sipcluster",
+                    NAME,
+                    "-o",
+                    "jsonpath={range .status.conditions[*]}{.type}={.status} {.message}{\"\\n\"}{end}",
+                ],
+            ),
+            (
+                9,
+                &[
+                    "get",
+                    "events",
+                    "--sort-by=.lastTimestamp",
+                    "-o",
+                    "custom-columns=OF:.involvedObject.name,WHY:.reason,WHAT:.message",
+                ],
+            ),
+            (
+                6,
+                &[
+                    "logs",
+                    "-n",
+                    "sipcluster",
+                    "-l",
+                    "app.kubernetes.io/name=sipcluster-operator",
+                    "--tail=3",
+                    "--prefix",
+                ],
+            ),
+            (
+                10,
+                &[
+                    "logs",
+                    "-l",
+                    "app.kubernetes.io/name=sipcluster",
+                    "--tail=1",
+                    "--prefix",
+                    "--all-containers",
+                ],
+            ),
         ];
-        let shown = tails.iter().map(|arguments| match self.kubernetes.kubectl(arguments) {
-            Ok(text) => {
-                let lines: Vec<_> = text.lines().collect();
-                let from = lines.len().saturating_sub(20);
-                format!("--- kubectl {}\n{}\n", arguments.join(" "), lines[from..].join("\n"))
-            }
-            Err(error) => format!("--- {error:#}\n"),
-        });
+        let shown = tails
+            .iter()
+            .map(|(most, arguments)| match self.kubernetes.kubectl(arguments) {
+                Ok(text) => {
+                    let lines: Vec<String> = text.lines().map(|line| line.chars().take(WIDTH).collect()).collect();
+                    let from = lines.len().saturating_sub(*most);
+                    format!("--- kubectl {}\n{}\n", arguments.join(" "), lines[from..].join("\n"))
+                }
+                Err(error) => format!("--- {error:#}\n"),
+            });
         shown.collect()
     }
 

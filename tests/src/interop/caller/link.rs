@@ -181,7 +181,8 @@ impl Socket {
 
 impl Connection {
     fn open(remote: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(remote)?;
+        // One phone's SYN that is lost keeps the others waiting no longer than that.
+        let stream = TcpStream::connect_timeout(&remote, Duration::from_secs(1))?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         Ok(Self {

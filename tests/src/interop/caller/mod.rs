@@ -156,10 +156,10 @@ impl Caller {
         self.link.balanced = true;
     }
 
-    /// Repeats the pending INVITE of a call as a phone whose timer fired would, from any slot's socket.
+    /// Repeats the pending request of a call as a phone whose timer fired would.
     pub fn repeat(&mut self, index: usize) {
         let dialog = &mut self.dialogs[index];
-        if let Some(pending) = dialog.pending.iter_mut().find(|pending| pending.method == "INVITE") {
+        if let Some(pending) = dialog.pending.first_mut() {
             pending.repeats += 1;
             self.link.send_again(dialog.slot, pending.repeats, &pending.bytes);
         }
