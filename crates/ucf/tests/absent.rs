@@ -5,19 +5,15 @@ mod support;
 use std::time::Duration;
 
 use sip::Instant;
-use support::{BEGINS, LEASE, member, record};
+use support::{BEGINS, LEASE, PROXY, member, record};
+use ucf::Incarnation;
 use ucf::member::{Effect, Event, Gate, LinkEnd, Member, Notice};
 use ucf::store::{Era, Model, StoreRequest};
 use ucf::wire::{Body, Heartbeat, MemberState, Peer, PeerBody, PeerStatus, Promise, Round, View};
-use ucf::{Incarnation, ProxyId};
 
 const ME: Incarnation = Incarnation(1);
 const LOST: Incarnation = Incarnation(2);
 const OTHER: Incarnation = Incarnation(3);
-const PROXY: ProxyId = ProxyId {
-    incarnation: 9,
-    worker: 0,
-};
 
 const TICK: Duration = Duration::from_millis(50);
 

@@ -5,18 +5,14 @@ mod support;
 use std::time::Duration;
 
 use sip::Instant;
-use support::{BEGINS, LEASE, member, record};
+use support::{BEGINS, LEASE, PROXY, member, record};
+use ucf::Incarnation;
 use ucf::member::{Effect, Event, Member, Suspicion};
 use ucf::store::{Era, Model, StoreRequest};
 use ucf::wire::{Body, Heartbeat, MemberState, Ownership, Peer, PeerBody, PeerStatus, View};
-use ucf::{Incarnation, ProxyId};
 
 const ME: Incarnation = Incarnation(1);
 const OTHER: Incarnation = Incarnation(2);
-const PROXY: ProxyId = ProxyId {
-    incarnation: 9,
-    worker: 0,
-};
 
 /// A member, its store, and another that renews no lease there although a proxy sees it.
 struct World {

@@ -3,19 +3,15 @@
 mod support;
 
 use sip::Instant;
-use support::{BEGINS, Virtual, member, record};
+use support::{BEGINS, PROXY, Virtual, member, record};
 use ucf::member::{Effect, Event, LinkEnd, Member, Notice, RequestId};
 use ucf::store::{Era, Model, StoreRequest};
 use ucf::wire::{Body, Fenced, Heartbeat, PartitionEpoch, Peer, PeerBody, View};
-use ucf::{Epoch, Incarnation, PartitionId, ProxyId};
+use ucf::{Epoch, Incarnation, PartitionId};
 
 const SURVIVOR: Incarnation = Incarnation(1);
 const DEAD: Incarnation = Incarnation(2);
 const OTHER: Incarnation = Incarnation(3);
-const PROXY: ProxyId = ProxyId {
-    incarnation: 9,
-    worker: 0,
-};
 
 /// A survivor, the store, and claims whose answers are held back.
 struct World {

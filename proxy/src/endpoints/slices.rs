@@ -64,30 +64,32 @@ pub async fn follow(services: Vec<Service>, publish: watch::Sender<Vec<Endpoint>
     };
     let mut stores: Vec<Store<EndpointSlice>> = Vec::new();
     let mut watches = Vec::new();
-    for service in services {
+    let mut broken = vec![false; services.len()];
+    for (number, service) in services.iter().enumerate() {
         let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &service.namespace);
         let config = watcher::Config::default()
             .timeout(60)
             .labels(&format!("kubernetes.io/service-name={}", service.name));
         let (store, writer) = reflector::store();
         stores.push(store);
-        watches.push(watcher(api, config).default_backoff().reflect(writer).boxed());
+        let events = watcher(api, config).default_backoff().reflect(writer);
+        watches.push(events.map(move |event| (number, event)).boxed());
     }
     let mut events = pin!(select_all(watches));
-    let mut broken = false;
-    while let Some(event) = events.next().await {
+    while let Some((number, event)) = events.next().await {
+        let service = &services[number].name;
         match event {
             Ok(_) => {
-                if std::mem::take(&mut broken) {
-                    info!("EndpointSlices are watched again");
+                if std::mem::take(&mut broken[number]) {
+                    info!(service, "EndpointSlices are watched again");
                 }
                 publish_if_new(&publish, stores.iter().flat_map(endpoints).take(MOST).collect());
             }
             // Said once: it is tried for ever.
-            Err(error) if !std::mem::replace(&mut broken, true) => {
-                warn!(%error, "EndpointSlices are not watched; the last known list holds, and nobody new is found");
+            Err(error) if !std::mem::replace(&mut broken[number], true) => {
+                warn!(service, %error, "EndpointSlices are not watched; the last known list holds, and nobody new is found");
             }
-            Err(error) => debug!(%error, "EndpointSlices are not watched"),
+            Err(error) => debug!(service, %error, "EndpointSlices are not watched"),
         }
     }
 }

@@ -49,16 +49,14 @@ pub fn call(network: Option<&str>, target: SocketAddr, over: &AtomicBool, up: &A
         for (index, (said, due)) in calls.iter_mut().enumerate().filter(|(_, (_, due))| *due <= now) {
             *due = now + SILENCE;
             let dialog = &caller.dialogs[index];
-            let (is_answered, is_up) = (dialog.pending.is_empty(), !is_over(dialog.state));
-            match SAYS[*said - 1] {
-                _ if !is_up => {}
-                _ if is_answered => {
-                    if let Some(method) = SAYS.get(*said) {
-                        caller.request(index, method);
-                        *said += 1;
-                    }
-                }
-                _ => caller.repeat(index),
+            if is_over(dialog.state) {
+                continue;
+            }
+            if !dialog.pending.is_empty() {
+                caller.repeat(index);
+            } else if let Some(method) = SAYS.get(*said) {
+                caller.request(index, method);
+                *said += 1;
             }
         }
         up.store(caller.count(State::Confirmed), Ordering::Relaxed);

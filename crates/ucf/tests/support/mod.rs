@@ -4,14 +4,20 @@
 use std::time::Duration;
 
 use sip::Instant;
-use ucf::Incarnation;
 use ucf::member::{Config, Faults, Member, STORE_BUDGET};
 use ucf::store::MemberRecord;
+use ucf::{Incarnation, ProxyId};
 
 pub const LEASE: Duration = Duration::from_secs(2);
 
 /// When every test begins.
 pub const BEGINS: Instant = Instant::from_micros(1_000_000);
+
+/// The worker of a proxy that tells whom it sees.
+pub const PROXY: ProxyId = ProxyId {
+    incarnation: 9,
+    worker: 0,
+};
 
 pub fn record(incarnation: Incarnation) -> MemberRecord {
     MemberRecord {
