@@ -52,6 +52,10 @@ pub const STALL: Duration = Duration::from_secs(1);
 /// takes to answer is no sign of too much to do: refusing calls would not make it shorter.
 const STORE: Duration = Duration::from_millis(250);
 
+/// For so long a container that waits for the store to come back is not taken for overloaded. Longer than the loss of a server takes, with a container
+/// besides that is waited for; what comes back later had better been tried elsewhere.
+const AWAY: Duration = Duration::from_secs(5);
+
 /// How much longer input may have waited for emergency calls: when the first of them is refused, of sixteen others one is taken. More
 /// would be better for them and worse for the calls that are up, should they come in a flood.
 const EMERGENCY: Duration = HALVES.saturating_mul(4);
@@ -90,6 +94,8 @@ struct Load {
     is_long: bool,
     /// It is overloaded.
     sheds: bool,
+    /// Since when it waits for the store to come back.
+    holds: Option<Instant>,
     reported: Instant,
     active_since: Instant,
     /// Transactions sent, fading since `faded`.
@@ -125,6 +131,7 @@ impl Balancer {
             since: before.map_or(now, |load| load.since),
             is_long: before.is_some_and(|load| load.is_long),
             sheds: before.is_some_and(|load| load.sheds),
+            holds: report.holds.then(|| before.and_then(|load| load.holds).unwrap_or(now)),
             reported: now,
             active_since: was_active.map_or(now, |load| load.active_since),
             sent: before.map_or(0, |load| load.sent),
@@ -251,6 +258,11 @@ impl Balancer {
 impl Load {
     /// Whether it is overloaded, by what was heard and seen last.
     fn note(&mut self, now: Instant) {
+        if self.holds.is_some_and(|since| now.since(since) < AWAY) {
+            // Neither too much to do nor the end of it.
+            self.since = now;
+            return;
+        }
         let is_long = self.wait(self.seen) > EASY;
         if is_long != self.is_long {
             self.is_long = is_long;
@@ -547,6 +559,55 @@ mod tests {
         assert!(chosen(millis(100), millis(210)), "two rounds of the store");
         assert!(!chosen(millis(1), millis(210)), "not the store's");
         assert!(!chosen(millis(100), BUSY + STORE), "nor this, whatever the store takes");
+    }
+
+    #[test]
+    fn to_wait_for_the_store_to_come_back_is_no_overload_for_a_while() {
+        let (mut balancer, mut now) = warm(&[10]);
+        let mut taken_for = |millis: u64, holds: bool| {
+            let from = now;
+            let mut taken = Duration::ZERO;
+            while now.since(from) < Duration::from_millis(millis) {
+                // The longer the more.
+                let waited = now.since(from) + BUSY;
+                let report = Report {
+                    queue_delay_us: waited.as_micros() as u32,
+                    holds,
+                    ..report(ACTIVE, 10)
+                };
+                balancer.report(now, Slot(0), &report);
+                balancer.waited(now, Slot(0), waited);
+                if balancer.choose(now, 0, Urgency::Usual, |_| Some(waited)).is_some() {
+                    taken = now.since(from);
+                }
+                now = now + REPORT;
+            }
+            taken
+        };
+        let millis = Duration::from_millis;
+        assert_eq!(taken_for(300, false), millis(200), "before the loss is known");
+        assert_eq!(taken_for(4900, true), millis(4800), "it is away");
+        assert_eq!(
+            taken_for(600, false),
+            millis(500),
+            "it is back, and what waited is done"
+        );
+        assert_eq!(taken_for(7000, true), AWAY + STALL - 2 * REPORT, "it is away for good");
+    }
+
+    #[test]
+    fn an_overloaded_container_that_loses_the_store_is_overloaded_still() {
+        let (mut balancer, now) = warm(&[10]);
+        let mut now = overloaded(&mut balancer, now, 0, BUSY, EASY);
+        for _ in 0..40 {
+            let holds = Report {
+                holds: true,
+                ..report(ACTIVE, 10)
+            };
+            balancer.report(now, Slot(0), &holds);
+            assert_eq!(balancer.choose(now, 0, Urgency::Usual, |_| Some(BUSY)), None);
+            now = now + REPORT;
+        }
     }
 
     #[test]
