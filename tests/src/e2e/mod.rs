@@ -6,7 +6,7 @@
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
 //! - [`beside`] is other SipClusters, right and wrong ones;
 //! - [`silent`] is callers behind a NAT;
-//! - [`nodes`] is one whose proxies have their nodes' addresses;
+//! - [`nodes`] is those at the addresses of nodes;
 //! - [`drift`] is what somebody else does to its objects;
 //! - [`strangers`] is who has no business there;
 //! - [`refusals`] is what the API server does not take;

@@ -1,9 +1,11 @@
-//! A SipCluster whose proxies are in the network of their nodes: calls at the addresses of two, while proxies go and their successors come.
+//! SipClusters at the addresses of nodes, whose proxies go and are succeeded with calls up: one with its proxies in the network of two nodes, and one
+//! at a port of a node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 
 use super::beside::{Beside, UNRESTRICTED};
 use super::calls::Calls;
@@ -32,11 +34,20 @@ const ONE_MORE: &str = r#"{
     "dispatcher": {"port": 5160, "hostNetwork": {"ucfPort": 5181, "adminPort": 9191}}
 }"#;
 
+/// One at a port of a node where both its proxies are.
+const AT_A_PORT: &str = "node-port";
+
+/// Of those that Kubernetes lets Services have.
+const NODE_PORT: u16 = 30560;
+
 /// SIPp's port at the first address, and what is between it and that at the second.
 const PORTS: (u16, usize) = (8000, 10);
 
 /// The longest answer: a proxy drains, its pod is gone from the node, its successor starts there, and the request is repeated after 4 s.
 const LATEST: Duration = Duration::from_secs(20);
+
+/// Where another proxy is there to take it, a datagram that a proxy took with it is repeated twice at most.
+const SOON: Duration = Duration::from_secs(4);
 
 /// A proxy's pod is deleted, then all are replaced, with calls at both addresses.
 pub fn replaced(world: &World) -> anyhow::Result<()> {
@@ -78,11 +89,7 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
     back(&nodes, &rolled, &addresses)?;
 
     for (address, calls) in calls {
-        let outcome = calls.finish()?;
-        ensure!(
-            outcome.lost == 0 && outcome.refused == 0 && outcome.worst <= LATEST,
-            "at {address}: {outcome:?}"
-        );
+        none_lost(address, calls, LATEST)?;
     }
     nodes.delete()?;
     for node in NODES {
@@ -90,6 +97,59 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
             .kubernetes
             .kubectl(&["label", "node", node, &format!("{LABEL}-")])?;
     }
+    Ok(())
+}
+
+/// The same without a load balancer: a Service of the type NodePort, at the address of a node. One container more comes, then the proxies are replaced.
+pub fn at_a_port(world: &World) -> anyhow::Result<()> {
+    let node = world.kubernetes.get(&["node", NODES[0]])?;
+    let addresses = node["status"]["addresses"].as_array().context("a node has addresses")?;
+    let internal = addresses.iter().find(|address| address["type"] == "InternalIP");
+    let address: IpAddr = internal
+        .and_then(|address| address["address"].as_str())
+        .context("it is internal")?
+        .parse()?;
+    let spec = json!({
+        "replicas": 1,
+        "containers": {"workers": 1},
+        "proxies": {"replicas": 2, "workers": 1, "drain": "3s", "nodeSelector": {"kubernetes.io/hostname": NODES[0]}},
+        "dispatcher": {"advertised": address, "service": {"type": "NodePort", "nodePort": NODE_PORT}},
+    });
+    let beside = Beside::create(world, "default", AT_A_PORT, &spec.to_string())?;
+    let address = SocketAddr::new(address, NODE_PORT);
+    beside.until("it is Ready at the node's port", |status| {
+        status.is_current() && status.address() == Some(address)
+    })?;
+    let answered = world.helm_test()?;
+    for transport in ["UDP", "TCP"] {
+        let said = format!("default/{AT_A_PORT}, {transport}: 200");
+        ensure!(answered.contains(&said), "not {said:?}: {answered}");
+    }
+    let calls = Calls::start(world, address, PORTS.0)?;
+    world
+        .kubernetes
+        .kubectl(&["scale", "sipcluster", AT_A_PORT, "--replicas=2"])?;
+    beside.until("it has two containers", |status| {
+        status.is_current() && status.is_counted(2)
+    })?;
+    let replaced = beside.proxies()?;
+    let change = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
+    world
+        .kubernetes
+        .kubectl(&["patch", "sipcluster", AT_A_PORT, "--type=merge", "-p", change])?;
+    beside.until_proxies_replaced(&replaced, 2)?;
+    beside.until("it is as wanted", Status::is_current)?;
+    none_lost(address, calls, SOON)?;
+    beside.delete()
+}
+
+/// Waits for the last of the calls: each went well, and was answered in time.
+fn none_lost(at: SocketAddr, calls: Calls, latest: Duration) -> anyhow::Result<()> {
+    let outcome = calls.finish()?;
+    ensure!(
+        outcome.lost == 0 && outcome.refused == 0 && outcome.worst <= latest,
+        "at {at}: {outcome:?}"
+    );
     Ok(())
 }
 

@@ -70,7 +70,7 @@ const LEADS: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
-pub const ALL: [Scenario; 39] = [
+pub const ALL: [Scenario; 40] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     planned("a HorizontalPodAutoscaler, 2 to 3", autoscaled),
@@ -166,6 +166,11 @@ pub const ALL: [Scenario; 39] = [
     fault(
         "proxies in their nodes' network beside it, one deleted, then all replaced",
         nodes::replaced,
+    )
+    .in_nodes(),
+    planned(
+        "another SipCluster at a port of a node, scaled and its proxies replaced",
+        nodes::at_a_port,
     )
     .in_nodes(),
     planned(silent::CALLERS[0].title, |world| {
