@@ -48,6 +48,44 @@ fn new_calls_are_refused_with_a_time_to_come_back() {
     assert_eq!(proxy.arrived(link).len(), 1, "it has caught up");
 }
 
+/// Nothing is confirmed meanwhile, and new calls are not refused for the wait.
+#[test]
+fn new_calls_leave_half_of_the_window_to_those_that_are_up() {
+    let mut config = config(1);
+    config.limits.window_bytes = 512 << 10;
+    let mut proxy = Proxy::new(config);
+    let link = proxy.container(0xa, &[0, 1, 2, 3, 4, 5, 6, 7], 1);
+    let holds = Report {
+        state: MemberState::Active as i32,
+        holds: true,
+        ..Report::default()
+    };
+    proxy.frame(link, Body::Report(holds));
+    let (mut taken, mut bytes) = (0, 0);
+    for n in 0..2000 {
+        proxy.client(udp(CALLER), &call(n, URI));
+        let arrived = proxy.arrived(link);
+        bytes += arrived.iter().map(String::len).sum::<usize>();
+        taken += arrived.len();
+    }
+    assert!(
+        (200 << 10..257 << 10).contains(&bytes),
+        "{taken} calls of {bytes} bytes"
+    );
+    assert!(
+        proxy
+            .out()
+            .clients
+            .iter()
+            .all(|(_, answer)| answer.starts_with("SIP/2.0 503"))
+    );
+    for n in 0..taken {
+        let bye = request("BYE", URI, &format!("b{n}"), &tag(PartitionId(2)), "");
+        proxy.client(udp(CALLER), &bye);
+        assert_eq!(proxy.arrived(link).len(), 1, "{n}");
+    }
+}
+
 /// A call of an upstream that holds calls back if it is told to (RFC 7339 s4.1).
 fn asking(n: usize) -> String {
     let asks = if n.is_multiple_of(2) {

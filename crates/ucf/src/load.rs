@@ -52,8 +52,9 @@ pub const STALL: Duration = Duration::from_secs(1);
 /// takes to answer is no sign of too much to do: refusing calls would not make it shorter.
 const STORE: Duration = Duration::from_millis(250);
 
-/// For so long a container that waits for the store to come back is not taken for overloaded. Longer than the loss of a server takes, with a container
-/// besides that is waited for; what comes back later had better been tried elsewhere.
+/// For so long a container that waits for the store to come back is not taken for overloaded: longer than it mostly takes until another server
+/// is promoted, and a lost container given up. What would take longer had better be tried elsewhere. One that is back for less than [`STALL`] is away
+/// still: a store that drowns in what it is asked comes and goes.
 const AWAY: Duration = Duration::from_secs(5);
 
 /// How much longer input may have waited for emergency calls: when the first of them is refused, of sixteen others one is taken. More
@@ -92,10 +93,12 @@ struct Load {
     /// Since when that has been too long, or short, on end.
     since: Instant,
     is_long: bool,
-    /// It is overloaded.
-    sheds: bool,
-    /// Since when it waits for the store to come back.
-    holds: Option<Instant>,
+    /// Since when it is overloaded, if it is.
+    sheds: Option<Instant>,
+    /// It waits for the store to come back.
+    holds: bool,
+    /// When it began to wait for that, and when it last did.
+    held: Option<(Instant, Instant)>,
     reported: Instant,
     active_since: Instant,
     /// Transactions sent, fading since `faded`.
@@ -130,13 +133,15 @@ impl Balancer {
             seen: before.map_or(Duration::ZERO, |load| load.seen),
             since: before.map_or(now, |load| load.since),
             is_long: before.is_some_and(|load| load.is_long),
-            sheds: before.is_some_and(|load| load.sheds),
-            holds: report.holds.then(|| before.and_then(|load| load.holds).unwrap_or(now)),
+            sheds: before.and_then(|load| load.sheds),
+            holds: report.holds,
+            held: before.and_then(|load| load.held),
             reported: now,
             active_since: was_active.map_or(now, |load| load.active_since),
             sent: before.map_or(0, |load| load.sent),
             faded: before.map_or(now, |load| load.faded),
         };
+        load.note_held(now);
         load.note(now);
         self.loads[at] = Some(load);
     }
@@ -195,12 +200,15 @@ impl Balancer {
         let reached = self.active().filter(|(slot, _)| waits(*slot).is_some());
         let count = reached.clone().count() as u64;
         let home = reached.clone().nth(((random & LOW) % count.max(1)) as usize);
-        let home = home.filter(|(slot, load)| load.sheds && draw < admitted(waited(*slot, load)));
+        let home = home.filter(|(slot, load)| load.sheds.is_some() && draw < admitted(waited(*slot, load)));
         if let Some((slot, _)) = home.filter(|(_, load)| heard(load)) {
             return Some(slot);
         }
         let score = |slot: Slot, load: &Load, mean| load.score(now, mean, waits(slot).unwrap_or_default());
-        let may = |slot: Slot, load: &Load| !load.sheds && waits(slot).is_some();
+        // What waits for the store to come back waits longer than with any that has it, and may be taken over from there at once.
+        let one_has_it = reached.clone().any(|(_, load)| !load.holds && heard(load));
+        let may =
+            |slot: Slot, load: &Load| load.sheds.is_none() && !(load.holds && one_has_it) && waits(slot).is_some();
         self.choose_among(random, |slot, load| heard(load) && may(slot, load), score)
             .or_else(|| self.choose_among(random, may, score))
             .or_else(|| home.map(|(slot, _)| slot))
@@ -211,9 +219,13 @@ impl Balancer {
     #[must_use]
     pub fn refused_percent(&self, waits: impl Fn(Slot) -> Option<Duration>) -> u8 {
         let (mut admits, mut count) = (0, 0);
+        let one_has_it = self.active().any(|(slot, load)| !load.holds && waits(slot).is_some());
         for (slot, load) in self.active() {
             let Some(waited) = waits(slot) else { continue };
-            if !load.sheds {
+            if load.holds && one_has_it {
+                continue;
+            }
+            if load.sheds.is_none() {
                 // It takes what the others refuse.
                 return 0;
             }
@@ -256,9 +268,23 @@ impl Balancer {
 }
 
 impl Load {
+    /// Whether it waits for the store, by what was heard last.
+    fn note_held(&mut self, now: Instant) {
+        if !self.holds {
+            return;
+        }
+        let goes_on = self.held.filter(|(_, last)| now.since(*last) < STALL);
+        if goes_on.is_none() {
+            // A container notices only after a while: an overload that has just begun was that wait.
+            self.sheds = self.sheds.filter(|at| now.since(*at) >= STALL);
+        }
+        self.held = Some((goes_on.map_or(now, |(since, _)| since), now));
+    }
+
     /// Whether it is overloaded, by what was heard and seen last.
     fn note(&mut self, now: Instant) {
-        if self.holds.is_some_and(|since| now.since(since) < AWAY) {
+        let away = self.held.filter(|_| self.holds);
+        if away.is_some_and(|(since, _)| now.since(since) < AWAY) {
             // Neither too much to do nor the end of it.
             self.since = now;
             return;
@@ -269,7 +295,7 @@ impl Load {
             self.since = now;
         }
         if now.since(self.since) >= STALL {
-            self.sheds = is_long;
+            self.sheds = is_long.then(|| self.sheds.unwrap_or(now));
         }
     }
 
@@ -561,18 +587,18 @@ mod tests {
         assert!(!chosen(millis(100), BUSY + STORE), "nor this, whatever the store takes");
     }
 
-    #[test]
-    fn to_wait_for_the_store_to_come_back_is_no_overload_for_a_while() {
-        let (mut balancer, mut now) = warm(&[10]);
-        let mut taken_for = |millis: u64, holds: bool| {
-            let from = now;
-            let mut taken = Duration::ZERO;
-            while now.since(from) < Duration::from_millis(millis) {
-                // The longer the more.
+    /// For how long calls are taken by a container whose input waits longer and longer, while it says for so many milliseconds each that it waits
+    /// for the store, or that it does not.
+    fn taken_for(phases: &[(u64, bool)]) -> Duration {
+        let (mut balancer, from) = warm(&[10]);
+        let (mut now, mut taken) = (from, Duration::ZERO);
+        for (millis, holds) in phases {
+            let begun = now;
+            while now.since(begun) < Duration::from_millis(*millis) {
                 let waited = now.since(from) + BUSY;
                 let report = Report {
                     queue_delay_us: waited.as_micros() as u32,
-                    holds,
+                    holds: *holds,
                     ..report(ACTIVE, 10)
                 };
                 balancer.report(now, Slot(0), &report);
@@ -582,22 +608,62 @@ mod tests {
                 }
                 now = now + REPORT;
             }
-            taken
-        };
+        }
+        taken
+    }
+
+    #[test]
+    fn to_wait_for_the_store_to_come_back_is_no_overload_for_a_while() {
         let millis = Duration::from_millis;
-        assert_eq!(taken_for(300, false), millis(200), "before the loss is known");
-        assert_eq!(taken_for(4900, true), millis(4800), "it is away");
+        assert_eq!(taken_for(&[(5000, false)]), STALL - REPORT, "it never was away");
+        assert_eq!(taken_for(&[(300, false), (4000, true)]), millis(4200), "it is away");
+        let late = taken_for(&[(1200, false), (3000, true)]);
+        assert_eq!(late, millis(4100), "that was noticed late");
+        let back = taken_for(&[(300, false), (3000, true), (600, false)]);
+        assert_eq!(back, millis(3800), "it is back, and what waited is dealt with");
+        let for_good = taken_for(&[(300, false), (9000, true)]);
+        assert_eq!(for_good, millis(300) + AWAY + STALL - 2 * REPORT, "it is away for good");
+    }
+
+    #[test]
+    fn a_store_that_comes_and_goes_is_away_the_whole_time() {
+        let phases: Vec<_> = (0..20).flat_map(|_| [(300, true), (600, false)]).collect();
+        let taken = taken_for(&phases);
+        assert!(taken < AWAY + 2 * STALL, "{taken:?}");
+    }
+
+    #[test]
+    fn one_that_waits_for_the_store_is_given_calls_only_if_no_other_has_it() {
+        let (mut balancer, now) = warm(&[10, 10]);
+        let holds = |open| Report {
+            holds: true,
+            ..report(ACTIVE, open)
+        };
+        balancer.report(now, Slot(0), &holds(0));
+        let chosen = |balancer: &Balancer| balancer.choose(now, 0, Urgency::Usual, anybody);
+        assert_eq!(chosen(&balancer), Some(Slot(1)));
+        let now = overloaded(&mut balancer, now, 1, BUSY, EASY);
+        balancer.report(now, Slot(0), &holds(0));
         assert_eq!(
-            taken_for(600, false),
-            millis(500),
-            "it is back, and what waited is done"
+            balancer.choose(now, 0, Urgency::Usual, anybody),
+            None,
+            "it is not given what others refuse"
         );
-        assert_eq!(taken_for(7000, true), AWAY + STALL - 2 * REPORT, "it is away for good");
+        assert_eq!(balancer.refused_percent(anybody), 100);
+        let reached = |slot: Slot| (slot == Slot(0)).then_some(Duration::ZERO);
+        assert_eq!(balancer.choose(now, 0, Urgency::Usual, reached), Some(Slot(0)));
+        assert_eq!(balancer.refused_percent(reached), 0);
+        balancer.report(now, Slot(1), &holds(10));
+        assert!(
+            balancer.choose(now, 0, Urgency::Usual, anybody).is_some(),
+            "nobody has it"
+        );
     }
 
     #[test]
     fn an_overloaded_container_that_loses_the_store_is_overloaded_still() {
         let (mut balancer, now) = warm(&[10]);
+        let now = overloaded(&mut balancer, now, 0, BUSY, EASY);
         let mut now = overloaded(&mut balancer, now, 0, BUSY, EASY);
         for _ in 0..40 {
             let holds = Report {

@@ -222,10 +222,12 @@ impl Core {
         Some(owned[(request.keys.transaction % owned.len() as u64) as usize])
     }
 
-    /// How long the oldest message that a container has not confirmed has waited; none if it can take no new dialog.
+    /// How long the oldest message that a container has not confirmed has waited; none if it can take no new dialog. Half of the window is for calls
+    /// that are up: while a container waits for the store it confirms nothing, and new ones are taken for some seconds.
     fn waits(&self, now: Instant, slot: Slot) -> Option<Duration> {
         let link = self.containers.link(slot).filter(|_| self.owns(slot))?;
-        link.window.has_room(MAX_MESSAGE).then(|| link.window.waited(now))
+        let half = (self.config.limits.window_bytes / 2).max(MAX_MESSAGE);
+        link.window.has_room(half).then(|| link.window.waited(now))
     }
 
     /// The same of one that is reached by way of another proxy, which alone knows how long.

@@ -46,7 +46,7 @@ const PORTS: (u16, usize) = (8000, 10);
 /// The longest answer: a proxy drains, its pod is gone from the node, its successor starts there, and the request is repeated after 4 s.
 const LATEST: Duration = Duration::from_secs(20);
 
-/// Where another proxy is there to take it, a datagram that a proxy took with it is repeated twice at most.
+/// Where another proxy is there to take it, a datagram that a proxy took with it is repeated soon.
 const SOON: Duration = Duration::from_secs(4);
 
 /// A proxy's pod is deleted, then all are replaced, with calls at both addresses.
