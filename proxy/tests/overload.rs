@@ -79,6 +79,8 @@ fn new_calls_leave_half_of_the_window_to_those_that_are_up() {
             .iter()
             .all(|(_, answer)| answer.starts_with("SIP/2.0 503"))
     );
+    proxy.client(udp(CALLER), &call(2000, "urn:service:sos"));
+    assert_eq!(proxy.arrived(link).len(), 1);
     for n in 0..taken {
         let bye = request("BYE", URI, &format!("b{n}"), &tag(PartitionId(2)), "");
         proxy.client(udp(CALLER), &bye);

@@ -53,8 +53,8 @@ pub const STALL: Duration = Duration::from_secs(1);
 const STORE: Duration = Duration::from_millis(250);
 
 /// For so long a container that waits for the store to come back is not taken for overloaded: longer than it mostly takes until another server
-/// is promoted, and a lost container given up. What would take longer had better be tried elsewhere. One that is back for less than [`STALL`] is away
-/// still: a store that drowns in what it is asked comes and goes.
+/// is promoted, or a lost container given up. What would take longer had better be tried elsewhere. A store that is back for less than that is away still:
+/// one that drowns in what it is asked comes and goes.
 const AWAY: Duration = Duration::from_secs(5);
 
 /// How much longer input may have waited for emergency calls: when the first of them is refused, of sixteen others one is taken. More
@@ -205,10 +205,7 @@ impl Balancer {
             return Some(slot);
         }
         let score = |slot: Slot, load: &Load, mean| load.score(now, mean, waits(slot).unwrap_or_default());
-        // What waits for the store to come back waits longer than with any that has it, and may be taken over from there at once.
-        let one_has_it = reached.clone().any(|(_, load)| !load.holds && heard(load));
-        let may =
-            |slot: Slot, load: &Load| load.sheds.is_none() && !(load.holds && one_has_it) && waits(slot).is_some();
+        let may = |slot: Slot, load: &Load| load.sheds.is_none() && waits(slot).is_some();
         self.choose_among(random, |slot, load| heard(load) && may(slot, load), score)
             .or_else(|| self.choose_among(random, may, score))
             .or_else(|| home.map(|(slot, _)| slot))
@@ -219,12 +216,8 @@ impl Balancer {
     #[must_use]
     pub fn refused_percent(&self, waits: impl Fn(Slot) -> Option<Duration>) -> u8 {
         let (mut admits, mut count) = (0, 0);
-        let one_has_it = self.active().any(|(slot, load)| !load.holds && waits(slot).is_some());
         for (slot, load) in self.active() {
             let Some(waited) = waits(slot) else { continue };
-            if load.holds && one_has_it {
-                continue;
-            }
             if load.sheds.is_none() {
                 // It takes what the others refuse.
                 return 0;
@@ -273,7 +266,7 @@ impl Load {
         if !self.holds {
             return;
         }
-        let goes_on = self.held.filter(|(_, last)| now.since(*last) < STALL);
+        let goes_on = self.held.filter(|(_, last)| now.since(*last) < AWAY);
         if goes_on.is_none() {
             // A container notices only after a while: an overload that has just begun was that wait.
             self.sheds = self.sheds.filter(|at| now.since(*at) >= STALL);
@@ -627,37 +620,11 @@ mod tests {
 
     #[test]
     fn a_store_that_comes_and_goes_is_away_the_whole_time() {
-        let phases: Vec<_> = (0..20).flat_map(|_| [(300, true), (600, false)]).collect();
-        let taken = taken_for(&phases);
-        assert!(taken < AWAY + 2 * STALL, "{taken:?}");
-    }
-
-    #[test]
-    fn one_that_waits_for_the_store_is_given_calls_only_if_no_other_has_it() {
-        let (mut balancer, now) = warm(&[10, 10]);
-        let holds = |open| Report {
-            holds: true,
-            ..report(ACTIVE, open)
-        };
-        balancer.report(now, Slot(0), &holds(0));
-        let chosen = |balancer: &Balancer| balancer.choose(now, 0, Urgency::Usual, anybody);
-        assert_eq!(chosen(&balancer), Some(Slot(1)));
-        let now = overloaded(&mut balancer, now, 1, BUSY, EASY);
-        balancer.report(now, Slot(0), &holds(0));
-        assert_eq!(
-            balancer.choose(now, 0, Urgency::Usual, anybody),
-            None,
-            "it is not given what others refuse"
-        );
-        assert_eq!(balancer.refused_percent(anybody), 100);
-        let reached = |slot: Slot| (slot == Slot(0)).then_some(Duration::ZERO);
-        assert_eq!(balancer.choose(now, 0, Urgency::Usual, reached), Some(Slot(0)));
-        assert_eq!(balancer.refused_percent(reached), 0);
-        balancer.report(now, Slot(1), &holds(10));
-        assert!(
-            balancer.choose(now, 0, Urgency::Usual, anybody).is_some(),
-            "nobody has it"
-        );
+        for back in [600, 1300, 1900, 3000] {
+            let phases: Vec<_> = (0..20).flat_map(|_| [(300, true), (back, false)]).collect();
+            let taken = taken_for(&phases);
+            assert!(taken < AWAY + 2 * STALL, "{taken:?} where it is back for {back} ms");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // 64 MiB is six seconds of 10,000 messages of 1 KiB each.
+            // 64 MiB is six seconds of 10,000 messages of 1 KiB each; half of it, of what begins calls.
             window_bytes: 64 << 20,
             // 64 * T1: by then the peer's transaction has ended.
             window_age: Duration::from_secs(32),

@@ -212,7 +212,9 @@ impl Core {
         } else {
             Urgency::Usual
         };
-        let direct = self.balancer.choose(now, random, urgency, |slot| self.waits(now, slot));
+        let direct = self
+            .balancer
+            .choose(now, random, urgency, |slot| self.waits(now, slot, urgency));
         let slot = direct.or_else(|| {
             let relayed = |slot: Slot| self.waits_relayed(now, slot);
             self.balancer.choose(now, random, urgency, relayed)
@@ -223,11 +225,14 @@ impl Core {
     }
 
     /// How long the oldest message that a container has not confirmed has waited; none if it can take no new dialog. Half of the window is for calls
-    /// that are up: while a container waits for the store it confirms nothing, and new ones are taken for some seconds.
-    fn waits(&self, now: Instant, slot: Slot) -> Option<Duration> {
+    /// that are up, and for emergency calls: while a container waits for the store it confirms nothing, and new ones are taken for some seconds.
+    fn waits(&self, now: Instant, slot: Slot, urgency: Urgency) -> Option<Duration> {
         let link = self.containers.link(slot).filter(|_| self.owns(slot))?;
-        let half = (self.config.limits.window_bytes / 2).max(MAX_MESSAGE);
-        link.window.has_room(half).then(|| link.window.waited(now))
+        let room = match urgency {
+            Urgency::Usual => (self.config.limits.window_bytes / 2).max(MAX_MESSAGE),
+            Urgency::Emergency => MAX_MESSAGE,
+        };
+        link.window.has_room(room).then(|| link.window.waited(now))
     }
 
     /// The same of one that is reached by way of another proxy, which alone knows how long.
@@ -242,7 +247,8 @@ impl Core {
 
     /// How many of a hundred usual new dialogs are refused here at present.
     pub(super) fn refused_percent(&self, now: Instant) -> u8 {
-        let waits = |slot: Slot| self.waits(now, slot).or_else(|| self.waits_relayed(now, slot));
+        let direct = |slot: Slot| self.waits(now, slot, Urgency::Usual);
+        let waits = |slot: Slot| direct(slot).or_else(|| self.waits_relayed(now, slot));
         self.balancer.refused_percent(waits)
     }
 

@@ -56,6 +56,7 @@ impl Instances {
             files: scratch(name)?,
             _switch: switch,
         };
+        instances.stage()?;
         for ordinal in 0..INSTANCES {
             let place = node(&prefix, &ordinal.to_string(), &instances._switch.0, 10 + ordinal as u8)?;
             instances.nodes.push(Node {
@@ -271,8 +272,30 @@ impl Instances {
             .env("REDIS_INSTANCES", addresses.collect::<Vec<_>>().join(" "))
             .env("REDIS_PASSWORD", presents)
             .env("REDIS_OTHER_PASSWORDS", others)
-            .env("REDIS_DATA", self.data(ordinal));
+            .env("REDIS_DATA", self.data(ordinal))
+            .env("PATH", self.programs());
         command
+    }
+
+    /// No program can be found but those that the image has.
+    fn stage(&self) -> anyhow::Result<()> {
+        let stage = std::fs::read_to_string(source_root().join("charts/images/stage"))?;
+        let mut lines = stage.lines();
+        let listed = lines.find_map(|line| line.strip_prefix("for program in ")?.strip_suffix("; do"));
+        let everywhere = std::env::var_os("PATH").context("PATH is set")?;
+        std::fs::create_dir_all(self.programs())?;
+        for program in listed.context("charts/images/stage lists programs")?.split(' ') {
+            let found = std::env::split_paths(&everywhere)
+                .map(|path| path.join(program))
+                .find(|path| path.exists())
+                .with_context(|| format!("{program} is not installed"))?;
+            std::os::unix::fs::symlink(found, self.programs().join(program))?;
+        }
+        Ok(())
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.files.join("programs")
     }
 
     fn data(&self, ordinal: usize) -> PathBuf {
