@@ -141,6 +141,10 @@ fn a_promotion_counts_once_a_majority_of_sentinels_has_heard_of_it() -> anyhow::
     })?;
     assert!(!follows(&said), "{said}");
 
+    // The first one that is asked names another by the same promotion, as one does whose own promotion another has overtaken, for as long as the master
+    // that it promoted is down.
+    instances.believe(former, former, LATEST)?;
+    instances.start_sentinel(former)?;
     instances.believe(other, next, LATEST)?;
     instances.start_sentinel(other)?;
     let named = wait_for("a master is named", LIMIT, || instances.master().ok())?;
