@@ -25,11 +25,24 @@ control_plane() {
         --service-account-signing-key-file "$state/accounts.key" --allow-privileged --kubelet-preferred-address-types InternalIP "${audit[@]}"
     wait_for "the API server" kubectl get --raw /readyz
     [ -n "$controllers" ] || return 0
+    controller_manager
+    [ "$nodes" -eq 0 ] || background scheduler $hub "$programs/kube-scheduler" --kubeconfig "$state/scheduler.kubeconfig" --leader-elect=false
+}
+
+controller_manager() {
     background controllers $hub "$programs/kube-controller-manager" --kubeconfig "$state/controllers.kubeconfig" \
         --use-service-account-credentials --service-account-private-key-file "$state/accounts.key" \
         --root-ca-file "$state/apiserver/apiserver.crt" --cluster-cidr 198.18.0.0/20 --allocate-node-cidrs \
         --service-cluster-ip-range 198.19.0.0/16 --leader-elect=false --controllers "$controllers" --node-monitor-grace-period "${E2E_NODE_GRACE:-40s}"
-    [ "$nodes" -eq 0 ] || background scheduler $hub "$programs/kube-scheduler" --kubeconfig "$state/scheduler.kubeconfig" --leader-elect=false
+}
+
+# One that elects a leader ends when it cannot renew its Lease, and is started again with patience for every node. Ours, left alone, would take all
+# nodes for lost the moment the API server is back, since none has renewed its own, and no proxy would be served until they have.
+api() {
+    local signal=${1^^}
+    [ "$signal" != STOP ] || kill "$(cat "$state/pid/controllers")"
+    kill "-$signal" "$(cat "$state/pid/apiserver")"
+    [ "$signal" != CONT ] || controller_manager
 }
 
 # user NAME KUBERNETES-NAME [GROUP]: may come in by NAME.kubeconfig.
