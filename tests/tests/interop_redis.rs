@@ -43,6 +43,14 @@ fn assert_whole(instances: &Instances) {
     }
 }
 
+/// How many replicas have a field of this value, as far as an instance's Sentinel knows.
+fn replicas_with(instances: &Instances, ordinal: usize, field: [&str; 2]) -> usize {
+    let replicas = instances.ask(ordinal, &["-p", "26379", "SENTINEL", "REPLICAS", "demo"]);
+    let words = replicas.unwrap_or_default();
+    let words: Vec<_> = words.split_whitespace().collect();
+    words.windows(2).filter(|pair| *pair == field).count()
+}
+
 /// Waits until another is the master. On a busy machine it may seem dead as well, and the former one, which has followed it, be the next.
 fn promoted(instances: &Instances, former: usize) -> anyhow::Result<()> {
     let another = || instances.master().ok().filter(|master| *master != former).map(drop);
@@ -189,12 +197,7 @@ fn while_nobody_promotes_another_a_master_that_is_to_leave_goes_on() -> anyhow::
         instances.ask(ordinal, &["CONFIG", "SET", "replica-priority", "0"])?;
     }
     let are_known = || {
-        let knows = |ordinal| {
-            let replicas = instances.ask(ordinal, &["-p", "26379", "SENTINEL", "REPLICAS", "demo"]);
-            let words = replicas.unwrap_or_default();
-            let words: Vec<_> = words.split_whitespace().collect();
-            words.windows(2).filter(|pair| *pair == ["slave-priority", "0"]).count() == INSTANCES - 1
-        };
+        let knows = |ordinal| replicas_with(&instances, ordinal, ["slave-priority", "0"]) == INSTANCES - 1;
         (0..INSTANCES).all(knows).then_some(())
     };
     wait_for(
@@ -236,16 +239,7 @@ fn a_former_master_that_leaves_when_it_comes_back_takes_nobody_elses_place() -> 
     wait_for(
         "a replica of it is known to be in sync",
         Duration::from_secs(30),
-        || {
-            let replicas = instances
-                .ask(next, &["-p", "26379", "SENTINEL", "REPLICAS", "demo"])
-                .ok()?;
-            let words: Vec<_> = replicas.split_whitespace().collect();
-            words
-                .windows(2)
-                .any(|pair| pair == ["master-link-status", "ok"])
-                .then_some(())
-        },
+        || (replicas_with(&instances, next, ["master-link-status", "ok"]) > 0).then_some(()),
     )?;
     // Nobody else would ever have it.
     let written = || instances.ask(former, &["SET", "1", "1"]).ok();

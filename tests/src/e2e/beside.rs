@@ -120,6 +120,22 @@ impl<'a> Beside<'a> {
         .with_context(|| format!("the last status: {last:?}"))
     }
 
+    /// Changes it.
+    pub fn patch(&self, change: &str) -> anyhow::Result<()> {
+        let (namespace, name) = (self.namespace, self.name);
+        let patch = [
+            "patch",
+            "sipcluster",
+            "-n",
+            namespace,
+            name,
+            "--type=merge",
+            "-p",
+            change,
+        ];
+        self.world.kubernetes.kubectl(&patch).map(drop)
+    }
+
     /// The pods of its proxies.
     pub fn proxies(&self) -> anyhow::Result<Vec<String>> {
         let selector = format!(
@@ -268,9 +284,7 @@ pub fn deleted(world: &World) -> anyhow::Result<()> {
         );
     }
     let change = r#"{"spec": {"application": {"answer": {"sessionExpires": "20m"}}}}"#;
-    world
-        .kubernetes
-        .kubectl(&["patch", "sipcluster", "short", "--type=merge", "-p", change])?;
+    beside.patch(change)?;
     beside.until("a container is on its way", |status| !status.away().is_empty())?;
     beside.delete()?;
     ensure!(

@@ -40,6 +40,9 @@ const AT_A_PORT: &str = "node-port";
 /// Of those that Kubernetes lets Services have.
 const NODE_PORT: u16 = 30560;
 
+/// What all proxies are replaced for.
+const DRAIN: &str = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
+
 /// SIPp's port at the first address, and what is between it and that at the second.
 const PORTS: (u16, usize) = (8000, 10);
 
@@ -74,18 +77,7 @@ pub fn replaced(world: &World) -> anyhow::Result<()> {
         .kubectl(&["delete", "pod", "-n", UNRESTRICTED, &deleted, "--wait=false"])?;
     back(&nodes, &[deleted], &addresses)?;
     let rolled = nodes.proxies()?;
-    let change = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
-    let patch = [
-        "patch",
-        "sipcluster",
-        "-n",
-        UNRESTRICTED,
-        NAME,
-        "--type=merge",
-        "-p",
-        change,
-    ];
-    world.kubernetes.kubectl(&patch)?;
+    nodes.patch(DRAIN)?;
     back(&nodes, &rolled, &addresses)?;
 
     for (address, calls) in calls {
@@ -133,10 +125,7 @@ pub fn at_a_port(world: &World) -> anyhow::Result<()> {
         status.is_current() && status.is_counted(2)
     })?;
     let replaced = beside.proxies()?;
-    let change = r#"{"spec": {"proxies": {"drain": "2s"}}}"#;
-    world
-        .kubernetes
-        .kubectl(&["patch", "sipcluster", AT_A_PORT, "--type=merge", "-p", change])?;
+    beside.patch(DRAIN)?;
     beside.until_proxies_replaced(&replaced, 2)?;
     beside.until("it is as wanted", Status::is_current)?;
     none_lost(address, calls, SOON)?;
