@@ -11,10 +11,11 @@ use support::{
 use ucf::PartitionId;
 use ucf::flow::{Flow, Held, Place};
 use ucf::transactions::Keys;
-use ucf::wire::{Body, Heartbeat, Hello, KeepOpen, ToClient, Transactions, View};
+use ucf::wire::{Body, Heartbeat, Hello, KeepOpen, MemberState, ToClient, Transactions, View};
 
 const A: u64 = 0xa;
 const B: u64 = 0xb;
+const C: u64 = 0xc;
 const ALL: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 const CALLER: &str = "192.0.2.1:5060";
 const URI: &str = "sip:bob@192.0.2.10";
@@ -356,6 +357,31 @@ fn new_calls_are_relayed_if_no_container_is_in_reach_and_never_doubled() {
     pair.pump();
     let cancel = one(pair.other.arrived(a));
     assert_eq!(partition(&cancel), partition(&first));
+}
+
+#[test]
+fn who_has_the_place_of_a_container_that_was_reached_through_another_proxy_begins_anew() {
+    let mut pair = Pair::new();
+    let a = pair.other.container(A, &ALL, 1);
+    pair.wait(Duration::from_millis(100));
+    pair.other.active(a);
+    pair.wait(Duration::from_millis(300));
+    // It has lost all to one that this proxy reaches.
+    pair.cut.container(B, &ALL, 2);
+    pair.wait(Duration::from_millis(300));
+    pair.joined = false;
+    pair.wait(Duration::from_millis(100));
+    pair.cut.link(C);
+    let joins = pair
+        .cut
+        .forwarder
+        .containers()
+        .find(|container| container.incarnation.0 == C);
+    assert_eq!(
+        joins.expect("it is linked").state,
+        MemberState::Joining,
+        "it has reported nothing"
+    );
 }
 
 #[test]

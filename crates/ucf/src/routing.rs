@@ -137,14 +137,13 @@ impl RoutingTable {
         }
     }
 
-    /// Members that own nothing and that `is_needed` does not want to keep are forgotten: lives that were only heard of.
-    pub fn forget_idle(&mut self, is_needed: impl Fn(Slot) -> bool) {
-        for at in 0..self.members.len() {
-            let slot = Slot(at as u16);
-            if self.members[at].is_some() && self.owned(slot).is_empty() && !is_needed(slot) {
-                self.forget(slot);
-            }
-        }
+    /// Forgets a member that owns nothing and that `is_needed` does not want to keep, a life that was only heard of; whose slot is free then.
+    pub fn forget_idle(&mut self, is_needed: impl Fn(Slot) -> bool) -> Option<Slot> {
+        let mut slots = (0..self.members.len()).map(|at| Slot(at as u16));
+        let idle = slots
+            .find(|slot| self.incarnation(*slot).is_some() && self.owned(*slot).is_empty() && !is_needed(*slot))?;
+        self.forget(idle);
+        Some(idle)
     }
 
     /// Who has a slot.
@@ -482,7 +481,7 @@ mod tests {
             table.enter(Incarnation(life));
         }
         assert_eq!(table.members.len(), MAX_MEMBERS);
-        table.forget_idle(|slot| slot == Slot(7));
+        while table.forget_idle(|slot| slot == Slot(7)).is_some() {}
         assert_eq!(table.members.iter().flatten().count(), 1);
     }
 

@@ -445,7 +445,10 @@ impl Core {
             self.balancer.forget(slot);
         }
         let containers = &self.containers;
-        self.routing.forget_idle(|slot| containers.get(slot).is_some());
+        // Of one that was reached by way of another proxy there may be reports.
+        while let Some(slot) = self.routing.forget_idle(|slot| containers.get(slot).is_some()) {
+            self.balancer.forget(slot);
+        }
     }
 
     /// xorshift64: spreads choices; nothing secret hangs on it.
