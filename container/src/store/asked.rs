@@ -31,6 +31,18 @@ pub(super) struct Said {
     pub down: bool,
 }
 
+impl Said {
+    fn names_what(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && self.port == other.port && self.host == other.host
+    }
+
+    /// Which promotion, and how many say the same of it. A Sentinel whose own promotion was overtaken, and whose replica was down when that
+    /// came to its end, names this replica by the other's epoch until the next promotion.
+    fn weight(&self, all: &[Self]) -> (u64, usize) {
+        (self.epoch, all.iter().filter(|other| self.names_what(other)).count())
+    }
+}
+
 impl Question {
     /// How many answers there have to be. A Sentinel may be cut off together with a former master. So may a node, but then that master
     /// refuses, because it sees too few others, and those that are named need not be all.
@@ -46,8 +58,8 @@ fn majority(of: usize) -> usize {
     of / 2 + 1
 }
 
-/// Asks all at once. Of the first majority that answers, who has heard of the latest promotion is believed: a lost node's answer would
-/// have to be waited for.
+/// Asks all at once, and believes [`the_latest`] of the first majority that answers: a lost node's answer would have to be waited for. It is
+/// waited for only where Sentinels have not settled who is the master.
 pub(super) async fn ask_all(
     asked: &[ConnectionInfo],
     question: Question,
@@ -67,7 +79,7 @@ pub(super) async fn ask_all(
             Ok(answer) => said.push(answer),
             Err(error) => why = error.0,
         }
-        if said.len() == majority(asked.len()) {
+        if said.len() >= majority(asked.len()) && !(needed > 1 && is_open(&said)) {
             break;
         }
     }
@@ -78,9 +90,21 @@ pub(super) async fn ask_all(
             Question::MasterOf(_) => format!("none of {all} nodes of the Redis Cluster names a master: {why}"),
         }));
     }
-    // Of two that have heard of the same promotion one may know that its master is down.
-    let latest = said.into_iter().max_by_key(|said| (said.epoch, said.down));
-    latest.ok_or_else(|| Lost("nobody is asked".into()))
+    the_latest(said).ok_or_else(|| Lost("nobody is asked".into()))
+}
+
+/// Of those who have heard of the latest promotion those are right who are more, and of these one may know that its master is down.
+fn the_latest(mut said: Vec<Said>) -> Option<Said> {
+    let latest = (0..said.len()).max_by_key(|&one| (said[one].weight(&said), said[one].down))?;
+    Some(said.swap_remove(latest))
+}
+
+/// Whether as many name one server by the latest promotion as name another.
+fn is_open(said: &[Said]) -> bool {
+    let most = said.iter().map(|one| one.weight(said)).max();
+    let mut latest = said.iter().filter(|one| Some(one.weight(said)) == most);
+    let first = latest.next();
+    latest.any(|other| first.is_some_and(|first| !first.names_what(other)))
 }
 
 async fn ask(server: ConnectionInfo, question: &Question, tls: Option<&Tls>, patience: Duration) -> Result<Said, Lost> {
@@ -222,6 +246,33 @@ mod tests {
         assert_eq!((leads.host.as_str(), leads.epoch, leads.down), ("10.0.0.2", 7, false));
         let waits = by_sentinel(&fields("master,s_down,o_down"), ("10.0.0.1".into(), 6379)).expect("good");
         assert_eq!((waits.host.as_str(), waits.down), ("10.0.0.1", true));
+    }
+
+    #[test]
+    fn of_sentinels_that_name_two_servers_by_one_promotion_those_are_right_who_are_more() {
+        let said = |epoch, host: &str, down| Said {
+            epoch,
+            host: host.into(),
+            port: 6379,
+            down,
+        };
+        let one = || said(7, "10.0.0.1", false);
+        let other = || said(7, "10.0.0.2", false);
+        for order in [
+            [one(), one(), other()],
+            [one(), other(), one()],
+            [other(), one(), one()],
+        ] {
+            assert!(!is_open(&order));
+            assert_eq!(the_latest(order.into()), Some(one()));
+        }
+        assert!(is_open(&[one(), other()]), "the third has to be waited for");
+        let former = || said(6, "10.0.0.2", true);
+        assert!(!is_open(&[one(), former()]));
+        assert_eq!(the_latest(vec![former(), one(), former()]), Some(one()));
+        let down = || said(7, "10.0.0.1", true);
+        assert!(!is_open(&[one(), down()]), "both name it");
+        assert_eq!(the_latest(vec![down(), one()]), Some(down()));
     }
 
     /// As Redis 7.0 and 7.2 write them: names, and more, stand behind the address.
