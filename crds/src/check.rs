@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::Problem;
 use crate::sip_cluster::{EMERGENCY_PATTERN, HOST_PATTERN, REDIS_URL_PATTERN};
-use crate::values::PERIOD_PATTERN;
+use crate::values::{PERIOD_PATTERN, QUANTITY_PATTERN, is_quantity};
 
 /// What of `value`, which stands at `field`, the schema does not allow.
 pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<Problem> {
@@ -21,6 +21,7 @@ pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<
         let remedy = format!("write {}", allowed.join(" or "));
         return vec![problem(field, value, "this is not known", remedy)];
     }
+    let is_int_or_string = schema["x-kubernetes-int-or-string"] == true;
     match (schema["type"].as_str(), value) {
         (Some("object"), Value::Object(fields)) => object(field, fields, schema),
         (Some("array"), Value::Array(items)) => array(field, items, schema),
@@ -30,7 +31,11 @@ pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<
                 .into_iter()
                 .collect()
         }
-        (Some("boolean"), Value::Bool(_)) | (None, _) => Vec::new(),
+        (Some("boolean"), Value::Bool(_)) => Vec::new(),
+        (None, Value::String(text)) if is_int_or_string => string(field, text, value, schema).into_iter().collect(),
+        (None, Value::Number(number)) if is_int_or_string && number.is_u64() => Vec::new(),
+        (None, _) if is_int_or_string => vec![problem(field, value, "it is no amount", remedy(schema))],
+        (None, _) => Vec::new(),
         (Some(kind), _) => vec![problem(
             field,
             value,
@@ -68,6 +73,9 @@ fn object(field: &str, fields: &Map<String, Value>, schema: &Value) -> Vec<Probl
         match properties.get(name) {
             // What is none of ours: an application's own words.
             None if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
+            None if schema["additionalProperties"].is_object() => {
+                problems.extend(against_schema(&path, value, &schema["additionalProperties"]));
+            }
             Some(schema) => problems.extend(against_schema(&path, value, schema)),
             None => problems.push(unknown_field(&path, name, &known)),
         }
@@ -114,6 +122,7 @@ fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Prob
         (_, Some(PERIOD_PATTERN)) => text.parse::<crate::Period>().is_ok(),
         (_, Some(REDIS_URL_PATTERN)) => is_redis_url(text),
         (_, Some(EMERGENCY_PATTERN)) => is_emergency(text),
+        (_, Some(QUANTITY_PATTERN)) => is_quantity(text),
         (_, Some(HOST_PATTERN)) => is_host(text),
         (_, Some(pattern)) => unreachable!("no reader for the pattern {pattern}"),
         (_, None) => {
@@ -194,6 +203,7 @@ fn remedy(schema: &Value) -> String {
             "write a number as it is dialled, in quotes, such as \"112\", or a service, such as urn:service:police"
                 .into()
         }
+        (_, _, Some(QUANTITY_PATTERN)) => "write an amount such as 2, 500m or 256Mi; with a point in quotes".into(),
         (_, _, Some(HOST_PATTERN)) => "write a host name in small letters, such as sip.example.com".into(),
         (Some("integer"), ..) => match range {
             (Some(least), Some(most)) => format!("write a whole number from {least} to {most}"),

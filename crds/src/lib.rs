@@ -23,7 +23,7 @@ pub use sip_cluster::{
     SipClusterSpec, TrafficPolicy, Transport,
 };
 pub use status::SipClusterStatus;
-pub use values::Period;
+pub use values::{Period, Quantity};
 
 /// Something wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]

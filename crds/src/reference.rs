@@ -43,7 +43,7 @@ pub fn reference() -> String {
          Generated from `crds/src` by `make generate`. A `SipCluster` (group `sipcluster.dev`, version `v1alpha1`, short name `sipc`) says \
          what a cluster shall be;\nthe same manifest serves one machine (`sipcluster up -f FILE`) and Kubernetes. A smallest one:\n\n\
          ```yaml\napiVersion: sipcluster.dev/v1alpha1\nkind: SipCluster\nmetadata:\n  name: demo\nspec:\n  application:\n    answer: {}\n```\n\n\
-         A period is a whole number and its unit: `500ms`, `3s`, `30m`, `1h`. An unknown field is refused.\n\n\
+         A period is a whole number and its unit: `500ms`, `3s`, `30m`, `1h`; an amount is as in a pod: `2`, `500m`, `256Mi`. An unknown field is refused.\n\n\
          | field | type | default | meaning |\n| --- | --- | --- | --- |\n",
     );
     rows("spec", &manifest::spec_schema(), &mut page);
@@ -92,6 +92,10 @@ fn kind(field: &Value) -> String {
     ) {
         (_, Some("ip"), _) => "IP address".into(),
         (_, _, Some(crate::values::PERIOD_PATTERN)) => "period".into(),
+        (_, _, Some(crate::values::QUANTITY_PATTERN)) => "amount".into(),
+        (Some("object"), ..) if field["additionalProperties"].is_object() => {
+            format!("{} by name", kind(&field["additionalProperties"]))
+        }
         (Some("integer"), ..) => match (field["minimum"].as_f64(), field["maximum"].as_f64()) {
             (Some(least), Some(most)) => format!("{least} to {most}"),
             _ => "whole number".into(),

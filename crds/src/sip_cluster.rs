@@ -5,6 +5,7 @@
 // A column's type stands there as often as the type has columns.
 #![allow(clippy::duplicated_attributes)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -12,8 +13,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Period;
 use crate::status::SipClusterStatus;
+use crate::{Period, Quantity};
 
 /// What the URL of a Redis looks like.
 pub(crate) const REDIS_URL_PATTERN: &str =
@@ -301,9 +302,8 @@ pub struct Proxies {
 
     /// On Kubernetes: the labels of the nodes that proxies may run on, such as `{example.com/edge: "true"}`. Left out: any. With
     /// `dispatcher.hostNetwork` choose as many nodes as there are proxies, so that each proxy's successor has its address.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub node_selector: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
 
     /// How many proxies share the address, or have one each (`dispatcher.hostNetwork`). With two or more the loss of one loses no call.
     #[serde(default = "defaults::proxies")]
@@ -331,7 +331,7 @@ impl Default for Proxies {
         Self {
             image: None,
             resources: None,
-            node_selector: serde_json::Map::new(),
+            node_selector: BTreeMap::new(),
             replicas: defaults::proxies(),
             workers: None,
             emergency: Vec::new(),
@@ -419,9 +419,8 @@ pub struct Service {
     pub class: Option<String>,
 
     /// Annotations of the Service, such as a cloud's load balancer wants them.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub annotations: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 
     /// `Local`: proxies see the true source of each message, and a node without a proxy takes none. `Cluster`: any node takes messages, but
     /// their source is the node's.
@@ -462,14 +461,12 @@ pub enum TrafficPolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Resources {
     /// What it is sure to have, such as `{cpu: 500m, memory: 256Mi}`.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub requests: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Quantity>,
 
     /// What it may have at most. A container that is held back by a CPU limit is slow to everyone.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
-    pub limits: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quantity>,
 }
 
 impl Default for Dispatcher {
@@ -554,11 +551,12 @@ impl Default for Managed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = ("has(self.url) != has(self.secret)", "redis.external: write its url, or the secret that holds it, and not both"),
-    validation = ("!has(self.url) || self.url.startsWith('rediss') == (has(self.caSecret) || has(self.caFile))", "redis.external: TLS takes both a url that begins with rediss and a CA (caSecret; on one machine caFile): write both, or neither"))]
+    validation = ("!has(self.url) || self.url.startsWith('rediss') == (has(self.caSecret) || has(self.caFile))", "redis.external: TLS takes both a url that begins with rediss and a CA (caSecret; on one machine caFile): write both, or neither"),
+    validation = ("!has(self.caFile)", "redis.external.caFile: pods have none of your files: put it into a Secret, and name that (caSecret)"))]
 pub struct External {
-    /// Its URL: `redis://[:PASSWORD@]HOST:PORT[/DB]`, or, for one whose Sentinels say which server is the master,
-    /// `redis-sentinel://[:PASSWORD@]HOST:PORT[,HOST:PORT...][/DB]#MASTER`, or, for some nodes of a Redis Cluster,
-    /// `redis-cluster://[:PASSWORD@]HOST:PORT[,HOST:PORT...]`. With `rediss` in place of `redis` servers, Sentinels and nodes are spoken to over
+    /// Its URL: `redis://[:PASSWORD@]HOST[:PORT][/DB]`, or, for one whose Sentinels say which server is the master,
+    /// `redis-sentinel://[:PASSWORD@]HOST[:PORT][,HOST[:PORT]...][/DB]#MASTER`, or, for some nodes of a Redis Cluster,
+    /// `redis-cluster://[:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]` (port 6379, of Sentinels 26379, unless it is named). With `rediss` in place of `redis` servers, Sentinels and nodes are spoken to over
     /// TLS; then their CA is named too. A password in it can be read by whoever may read the SipCluster: on Kubernetes `secret` keeps it from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = REDIS_URL_PATTERN))]

@@ -98,9 +98,82 @@ impl JsonSchema for Period {
     }
 }
 
+/// What an amount may look like: as in a pod, but for signs and exponents, with which nobody writes CPU or memory.
+pub(crate) const QUANTITY_PATTERN: &str = "^[0-9]{1,15}([.][0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$";
+
+/// An amount of CPU or memory, as a pod writes it: `2`, `"0.5"`, `500m` or `256Mi`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// Without a unit, and without quotes.
+    Number(serde_json::Number),
+    /// In quotes, or with a unit.
+    Text(String),
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl JsonSchema for Quantity {
+    fn schema_name() -> Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true, "minimum": 0, "pattern": QUANTITY_PATTERN })
+    }
+}
+
+/// Whether [`QUANTITY_PATTERN`] fits.
+pub(crate) fn is_quantity(text: &str) -> bool {
+    const UNITS: [&str; 14] = [
+        "", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
+    ];
+    let is_number =
+        |digits: &str, most| (1..=most).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    is_number(whole, 15) && is_number(part, 9) && UNITS.contains(&unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amount_is_read_as_its_pattern_says() {
+        for text in ["0", "2", "0.5", "500m", "256Mi", "1.5Gi", "999999999999999E"] {
+            assert!(is_quantity(text), "{text}");
+        }
+        for text in [
+            "",
+            "half",
+            ".5",
+            "5.",
+            "1.2.3",
+            "-1",
+            "1e3",
+            "2 Gi",
+            "2gb",
+            "9999999999999999",
+            "\u{0663}",
+        ] {
+            assert!(!is_quantity(text), "{text}");
+        }
+    }
 
     #[test]
     fn period_is_read_and_written_alike() {

@@ -192,8 +192,8 @@ const RULES: &[Case] = &[
         passes: &[
             "{redis: {external: {url: 'redis://10.0.0.7'}}}",
             "{redis: {external: {url: 'rediss://10.0.0.7', caSecret: {name: ca}}}}",
-            "{redis: {external: {url: 'rediss-sentinel://10.0.0.7#calls', caFile: ca.crt}}}",
-            "{redis: {external: {url: 'rediss-cluster://10.0.0.7', caFile: ca.crt}}}",
+            "{redis: {external: {url: 'rediss-sentinel://10.0.0.7#calls', caSecret: {name: ca}}}}",
+            "{redis: {external: {url: 'rediss-cluster://10.0.0.7', caSecret: {name: ca}}}}",
             "{redis: {external: {url: 'redis-cluster://10.0.0.7'}}}",
             "{redis: {external: {secret: {name: calls}}}}",
             "{redis: {external: {secret: {name: calls}, caSecret: {name: ca}}}}",
@@ -201,7 +201,15 @@ const RULES: &[Case] = &[
         refuses: &[
             "{redis: {external: {url: 'rediss://10.0.0.7'}}}",
             "{redis: {external: {url: 'redis://10.0.0.7', caSecret: {name: ca}}}}",
-            "{redis: {external: {url: 'redis-sentinel://10.0.0.7#calls', caFile: ca.crt}}}",
+            "{redis: {external: {url: 'redis-sentinel://10.0.0.7#calls', caSecret: {name: ca}}}}",
+        ],
+    },
+    Case {
+        rule: "spec.redis.external: redis.external.caFile: pods have none of your files",
+        passes: &["{redis: {external: {url: 'rediss://10.0.0.7', caSecret: {name: ca}}}}"],
+        refuses: &[
+            "{redis: {external: {url: 'rediss://10.0.0.7', caFile: ca.crt}}}",
+            "{redis: {external: {secret: {name: calls}, caFile: ca.crt}}}",
         ],
     },
     Case {
@@ -290,7 +298,7 @@ const CHANGES: &[Change] = &[
         rule: "spec: dispatcher.hostNetwork cannot be changed",
         from: "{dispatcher: {hostNetwork: {host: sip.example.com}}}",
         passes: &[
-            "{dispatcher: {hostNetwork: {host: sip.example.com, ucfPort: 5071}}, proxies: {nodeSelector: {edge: yes}}}",
+            "{dispatcher: {hostNetwork: {host: sip.example.com, ucfPort: 5071}}, proxies: {nodeSelector: {edge: 'yes'}}}",
         ],
         refuses: &[
             "{}",

@@ -94,6 +94,16 @@ fn a_wrong_value_names_field_value_and_remedy() {
             "spec.application.answer.sessionExpires: 25h: a lost peer would be noticed after more than a day; write 24h or less; 30m is usual\n",
         ),
         (
+            "{application: {answer: {}}, proxies: {nodeSelector: {edge: yes, zone: 7}}}",
+            "spec.proxies.nodeSelector.zone: 7: a value of type string belongs here; write a text\n",
+        ),
+        (
+            "{application: {answer: {}}, containers: {resources: {requests: {cpu: 1, memory: 1.5Gi}, limits: {cpu: 0.5, memory: 2 gb}}}}",
+            "spec.containers.resources.limits.cpu: 0.5: it is no amount; write an amount such as 2, 500m or 256Mi; with a point in quotes\n\
+             spec.containers.resources.limits.memory: \"2 gb\": it does not read like one; \
+             write an amount such as 2, 500m or 256Mi; with a point in quotes\n",
+        ),
+        (
             "{application: {answer: {}}, replication: {lease: 10ms}}",
             "spec.replication.lease: 10ms: this is too short; write a period from 100ms to 10m\n",
         ),

@@ -109,7 +109,7 @@ fn what_the_manifest_says_of_the_service_is_said_of_the_service() {
     assert_eq!(
         made(&json!({
             "type": "LoadBalancer", "class": balancer, "nodePort": 30060, "externalTrafficPolicy": "Cluster",
-            "annotations": { "example.com/pool": "sip", "example.com/weight": 3 },
+            "annotations": annotations,
         })),
         json!(["LoadBalancer", balancer, "Cluster", annotations, chosen])
     );

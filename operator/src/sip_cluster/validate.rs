@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
-use serde_json::{Map, Value};
 
 use super::dereference::Found;
 use super::names::{LONGEST_NAME, Names, STAND_IN};
@@ -35,10 +34,6 @@ pub struct Valid {
     pub images: Images,
     /// CPU and memory of a container, a proxy, the Redis.
     pub resources: [Option<ResourceRequirements>; 3],
-    /// Annotations of the dispatcher's Service.
-    pub annotations: BTreeMap<String, String>,
-    /// Labels of the nodes that proxies may run on.
-    pub proxy_nodes: BTreeMap<String, String>,
 }
 
 impl Valid {
@@ -90,33 +85,19 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
     problems.extend(name(&names.cluster));
     problems.extend(address(&spec));
     problems.extend(ca(&spec));
-    let mut requirements = |field: &str, resources: Option<&Resources>| {
-        let resources = resources?;
-        let (limits, wrong) = quantities(&format!("{field}.limits"), &resources.limits);
-        let (requests, more) = quantities(&format!("{field}.requests"), &resources.requests);
-        problems.extend(wrong.into_iter().chain(more));
-        Some(ResourceRequirements {
-            limits,
-            requests,
+    let requirements = |resources: Option<&Resources>| {
+        resources.map(|resources| ResourceRequirements {
+            limits: quantities(&resources.limits),
+            requests: quantities(&resources.requests),
             ..ResourceRequirements::default()
         })
     };
     let managed = spec.redis.managed.as_ref();
     let resources = [
-        requirements("spec.containers.resources", spec.containers.resources.as_ref()),
-        requirements("spec.proxies.resources", spec.proxies.resources.as_ref()),
-        requirements(
-            "spec.redis.managed.resources",
-            managed.and_then(|redis| redis.resources.as_ref()),
-        ),
+        requirements(spec.containers.resources.as_ref()),
+        requirements(spec.proxies.resources.as_ref()),
+        requirements(managed.and_then(|redis| redis.resources.as_ref())),
     ];
-    let (annotations, wrong) = texts(
-        "spec.dispatcher.service.annotations",
-        &spec.dispatcher.service.annotations,
-    );
-    problems.extend(wrong);
-    let (proxy_nodes, wrong) = texts("spec.proxies.nodeSelector", &spec.proxies.node_selector);
-    problems.extend(wrong);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -136,8 +117,6 @@ pub fn validate(cluster: &SipCluster, found: &Found, images: &Images) -> Result<
             pull_policy: images.pull_policy.clone(),
         },
         resources,
-        annotations,
-        proxy_nodes,
         names,
         spec,
     })
@@ -215,29 +194,9 @@ fn ca(spec: &SipClusterSpec) -> Option<Problem> {
     })
 }
 
-type Quantities = BTreeMap<String, Quantity>;
-
-fn quantities(field: &str, map: &Map<String, Value>) -> (Option<Quantities>, Vec<Problem>) {
-    let (texts, problems) = texts(field, map);
-    let quantities: Quantities = texts.into_iter().map(|(name, text)| (name, Quantity(text))).collect();
-    ((!quantities.is_empty()).then_some(quantities), problems)
-}
-
-/// Numbers are taken as they are written.
-fn texts(field: &str, map: &Map<String, Value>) -> (BTreeMap<String, String>, Vec<Problem>) {
-    let mut texts = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (name, value) in map {
-        match value {
-            Value::String(text) => drop(texts.insert(name.clone(), text.clone())),
-            Value::Number(number) => drop(texts.insert(name.clone(), number.to_string())),
-            other => problems.push(Problem {
-                field: format!("{field}.{name}"),
-                value: other.to_string(),
-                wrong: "a text belongs here".into(),
-                remedy: "write it in quotes".into(),
-            }),
-        }
-    }
-    (texts, problems)
+fn quantities(amounts: &BTreeMap<String, crds::Quantity>) -> Option<BTreeMap<String, Quantity>> {
+    let amounts = amounts
+        .iter()
+        .map(|(name, amount)| (name.clone(), Quantity(amount.to_string())));
+    (amounts.len() > 0).then(|| amounts.collect())
 }

@@ -8,7 +8,7 @@ use super::kubernetes::Kubernetes;
 use super::world::NAME;
 
 /// A spec in JSON, and what has to stand in the refusal.
-const WRONG: [(&str, &[&str]); 27] = [
+const WRONG: [(&str, &[&str]); 32] = [
     (r#"{}"#, &["spec.application", "Required"]),
     (
         r#"{"application": {}}"#,
@@ -115,6 +115,26 @@ const WRONG: [(&str, &[&str]); 27] = [
     (
         r#"{"application": {"answer": {}}, "redis": {"external": {"url": "redis-sentinel://10.0.0.7:26379"}}}"#,
         &["spec.redis.external.url"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "redis": {"external": {"url": "rediss://10.0.0.7", "caFile": "ca.crt"}}}"#,
+        &["redis.external.caFile: pods have none of your files"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "proxies": {"nodeSelector": {"edge": true}}}"#,
+        &["spec.proxies.nodeSelector.edge", "must be of type string"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "dispatcher": {"service": {"annotations": {"weight": 7}}}}"#,
+        &["spec.dispatcher.service.annotations.weight", "must be of type string"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "containers": {"resources": {"requests": {"cpu": "half"}}}}"#,
+        &["spec.containers.resources.requests.cpu", "should match"],
+    ),
+    (
+        r#"{"application": {"answer": {}}, "containers": {"resources": {"limits": {"memory": -1}}}}"#,
+        &["spec.containers.resources.limits.memory", "greater than or equal to 0"],
     ),
     (
         r#"{"application": {"answer": {}}, "keys": {"oldest": 2}}"#,

@@ -65,7 +65,8 @@ fn address(valid: &Valid) -> Service {
         }
     });
     let mut metadata = metadata(valid, valid.names.dispatcher());
-    metadata.annotations = Some(valid.annotations.clone()).filter(|annotations| !annotations.is_empty());
+    metadata.annotations =
+        Some(valid.spec.dispatcher.service.annotations.clone()).filter(|annotations| !annotations.is_empty());
     Service {
         metadata,
         spec: Some(ServiceSpec {

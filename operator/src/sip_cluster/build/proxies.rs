@@ -73,7 +73,7 @@ pub fn deployment(valid: &Valid, decision: &Decision, advertised: &str) -> Deplo
         pod.dns_policy = Some("ClusterFirstWithHostNet".into());
         pod.affinity = Some(pod::never_beside(valid, Component::Proxy));
     }
-    pod.node_selector = Some(valid.proxy_nodes.clone()).filter(|labels| !labels.is_empty());
+    pod.node_selector = Some(valid.spec.proxies.node_selector.clone()).filter(|labels| !labels.is_empty());
     // It reads EndpointSlices with its token.
     pod.automount_service_account_token = Some(true);
     pod.containers[0].lifecycle = Some(Lifecycle {
