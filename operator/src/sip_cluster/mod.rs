@@ -174,11 +174,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         applied: &context.applied,
         valid: &valid,
     };
-    let mut applied = Ok(());
-    // What a paused manifest says is not carried out; pods are started again by their controllers.
-    if !valid.spec.paused {
-        applied = applier.children(build::build(&valid, &decision)).await;
-    }
+    let mut applied = applier.children(build::build(&valid, &decision)).await;
     if applied.is_ok() {
         applied = applier.leave(&decision).await;
     }
