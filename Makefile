@@ -1,4 +1,4 @@
-# Two commands for people: `make run` and `make test`. Both install what is missing on Debian.
+# The two main commands are `make run` and `make test`. Both install what is missing on Debian.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -26,7 +26,8 @@ build: install ## Build the three executables in target/release.
 	cargo build --release -p cli -p proxy -p container
 
 # What befalls a SipCluster on Kubernetes most often, and goes through all its parts.
-FEW = "kubectl scale" "a container killed (kill" "pod deleted" "to another image" "Redis master killed" "API server away"
+FEW = "kubectl scale" "a container killed (kill" "pod deleted" "to another image" "middle of a rolling upgrade" "kubectl drain" "killed before it is Ready" "over TLS" \
+	"a node cut off, with a container, and" "Redis master killed" "API server away"
 
 test: test-install programs lint ## Every test (as root): lints, unit tests, simulation, interoperation with SIPp and a real Redis, some of e2e.
 	cargo build --workspace --bins

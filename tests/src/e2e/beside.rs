@@ -23,6 +23,9 @@ const CROWDED: &str = "crowded";
 /// A namespace without pod security, in a cluster of our own: that of `default` lets no pod into the network of its node.
 pub const UNRESTRICTED: &str = "unrestricted";
 
+/// A spec of as few parts as bear the loss of a container.
+pub const SMALL: &str = r#"{"replicas": 2, "containers": {"workers": 1}, "proxies": {"replicas": 1, "workers": 1}}"#;
+
 /// A SipCluster that is wrong in what the API server cannot see.
 struct Wrong {
     namespace: &'static str,
@@ -118,6 +121,17 @@ impl<'a> Beside<'a> {
             holds
         })
         .with_context(|| format!("the last status: {last:?}"))
+    }
+
+    /// Waits until it is Ready, and asks it by SIP.
+    pub fn answers(&self) -> anyhow::Result<()> {
+        self.until("it is Ready", Status::is_current)?;
+        let answered = self.world.helm_test()?;
+        ensure!(
+            answered.contains(&format!("{}/{}, UDP: 200", self.namespace, self.name)),
+            "it does not answer: {answered}"
+        );
+        Ok(())
     }
 
     /// Changes it.
@@ -258,12 +272,7 @@ pub fn borrowing(world: &World) -> anyhow::Result<()> {
         "redis": {"external": {"secret": {"name": BORROWED}, "instances": 3}},
     });
     let beside = Beside::create(world, "default", BORROWER, &spec.to_string())?;
-    beside.until("it is Ready", Status::is_current)?;
-    let answered = world.helm_test()?;
-    ensure!(
-        answered.contains("default/borrowing, UDP: 200"),
-        "it does not answer: {answered}"
-    );
+    beside.answers()?;
     beside.delete()?;
     world
         .kubernetes
@@ -273,16 +282,8 @@ pub fn borrowing(world: &World) -> anyhow::Result<()> {
 
 /// One beside it answers, is changed, and is deleted before the change is brought in.
 pub fn deleted(world: &World) -> anyhow::Result<()> {
-    let spec = r#"{"replicas": 2, "containers": {"workers": 1}, "proxies": {"replicas": 1, "workers": 1}}"#;
-    let beside = Beside::create(world, "default", "short", spec)?;
-    beside.until("it is Ready", Status::is_current)?;
-    let answered = world.helm_test()?;
-    for name in ["default/demo", "default/short"] {
-        ensure!(
-            answered.contains(&format!("{name}, UDP: 200")),
-            "{name} does not answer: {answered}"
-        );
-    }
+    let beside = Beside::create(world, "default", "short", SMALL)?;
+    beside.answers()?;
     let change = r#"{"spec": {"application": {"answer": {"sessionExpires": "20m"}}}}"#;
     beside.patch(change)?;
     beside.until("a container is on its way", |status| !status.away().is_empty())?;

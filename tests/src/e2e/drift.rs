@@ -38,9 +38,14 @@ const SOON: Duration = Duration::from_secs(10);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Changes each object, takes its label away, and deletes it, pods apart.
-pub fn undone(world: &World) -> anyhow::Result<()> {
-    for (kind, change) in KINDS {
+/// Every kind.
+pub fn all_undone(world: &World) -> anyhow::Result<()> {
+    undone(world, &KINDS.map(|(kind, _)| kind))
+}
+
+/// Changes each object of these kinds, takes its label away, and deletes it, pods apart.
+pub fn undone(world: &World, kinds: &[&str]) -> anyhow::Result<()> {
+    for (kind, change) in KINDS.into_iter().filter(|(kind, _)| kinds.contains(kind)) {
         let selector = format!("app.kubernetes.io/instance={NAME},app.kubernetes.io/managed-by=sipcluster-operator");
         let list = world.kubernetes.get(&[kind, "-l", &selector])?;
         let objects = list["items"].as_array().filter(|objects| !objects.is_empty());

@@ -5,6 +5,7 @@
 //! - [`phones`] is others there, over TCP;
 //! - [`world`] is the SipCluster under test, and what one can wait for and do to it;
 //! - [`beside`] is other SipClusters, right and wrong ones;
+//! - [`external`] is those whose Redis is outside;
 //! - [`silent`] is callers behind a NAT;
 //! - [`nodes`] is those at the addresses of nodes;
 //! - [`drift`] is what somebody else does to its objects;
@@ -17,6 +18,7 @@
 mod beside;
 mod calls;
 mod drift;
+mod external;
 pub mod kubernetes;
 pub mod load;
 mod nodes;

@@ -133,7 +133,7 @@ pub fn at_a_port(world: &World) -> anyhow::Result<()> {
 }
 
 /// Waits for the last of the calls: each went well, and was answered in time.
-fn none_lost(at: SocketAddr, calls: Calls, latest: Duration) -> anyhow::Result<()> {
+pub fn none_lost(at: SocketAddr, calls: Calls, latest: Duration) -> anyhow::Result<()> {
     let outcome = calls.finish()?;
     ensure!(
         outcome.lost == 0 && outcome.refused == 0 && outcome.worst <= latest,

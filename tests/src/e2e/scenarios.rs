@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::table::{FOREVER, image, next_image};
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
-use super::{beside, drift, nodes, phones, silent, strangers};
+use super::{beside, drift, external, nodes, phones, silent, strangers};
 use crate::interop::process::wait_every;
 
 /// A scenario.
@@ -70,7 +70,7 @@ const LEADS: Duration = Duration::from_secs(20);
 const AWAY: Duration = Duration::from_secs(60);
 
 /// All of them, in their order. Callers behind a NAT are silent from [`silent::AHEAD`] to those of their own; nothing in between takes a node away.
-pub const ALL: [Scenario; 40] = [
+pub const ALL: [Scenario; 42] = [
     planned("kubectl scale, 2 to 5", |world| scale(world, 5)),
     planned("kubectl scale, 5 to 2", |world| scale(world, CONTAINERS)),
     planned("a HorizontalPodAutoscaler, 2 to 3", autoscaled),
@@ -162,7 +162,13 @@ pub const ALL: [Scenario; 40] = [
         "another SipCluster, deleted in the middle of a rollout",
         beside::deleted,
     ),
+    planned("another SipCluster, the operator killed before it is Ready", begun).in_nodes(),
     planned("another SipCluster, whose Redis is not its own", beside::borrowing).in_nodes(),
+    planned(
+        "others whose Redis is outside, over TLS and a Redis Cluster, a container killed",
+        external::outlived,
+    )
+    .in_nodes(),
     fault(
         "proxies in their nodes' network beside it, one deleted, then all replaced",
         nodes::replaced,
@@ -457,7 +463,7 @@ fn redis_replaced(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()
 }
 
 fn drift(world: &World) -> anyhow::Result<()> {
-    drift::undone(world)?;
+    drift::all_undone(world)?;
     in_sync(world)?;
     world.ready(CONTAINERS)?;
     another_is_found(world)
@@ -552,6 +558,20 @@ fn with_operator(world: &World, begin: impl FnOnce(&World) -> anyhow::Result<()>
     another_leads(world, &leader)
 }
 
+/// One beside it is begun; whoever leads next makes the rest of it.
+fn begun(world: &World) -> anyhow::Result<()> {
+    let beside = beside::Beside::create(world, "default", "begun", beside::SMALL)?;
+    beside.until("it is on its way", Status::is_on_its_way)?;
+    let leader = kill_operator(world)?;
+    ensure!(
+        !beside.status()?.is_current(),
+        "it was Ready before the operator was killed"
+    );
+    another_leads(world, &leader)?;
+    beside.answers()?;
+    beside.delete()
+}
+
 /// Another template of the operator's own pods, while it scales.
 fn operator_upgraded(world: &World) -> anyhow::Result<()> {
     begin_to_scale(world, 3)?;
@@ -643,6 +663,8 @@ fn killed_while_paused(world: &World) -> anyhow::Result<()> {
             && status.is_counted(CONTAINERS)
             && copies.is_some_and(|(status, _)| status == "True")
     })?;
+    // As it was, and not as the manifest has it by now.
+    drift::undone(world, &["poddisruptionbudget", "statefulset"])?;
     ensure!(world.uids()? == before, "a pod was replaced while it was paused");
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! Runs the scenarios and prints them as a table.
+//! Runs the scenarios and prints them as a table; all of them, if all went well, as the page `docs/e2e.md`.
 
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ use super::kubernetes::Kubernetes;
 use super::scenarios::{ALL, CONTAINERS, Scenario};
 use super::silent;
 use super::world::World;
+use crate::bench::machine;
 use crate::interop::process::{source_root, wait_every};
 
 /// The SipCluster under test. The load balancer's nodes hand on with the true source (`Local`).
@@ -38,11 +40,31 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Longer than any scenario.
 pub const FOREVER: Duration = Duration::from_secs(3600);
 
+/// What stands above the rows.
+const HEAD: &str =
+    "| with calls up | lost | refused | calls | over after | worst answer |\n| --- | --- | --- | --- | --- | --- |";
+
 /// A scenario that was run.
 struct Row {
     title: &'static str,
     took: Duration,
     outcome: Outcome,
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome {
+            made,
+            lost,
+            refused,
+            worst,
+        } = self.outcome;
+        let (title, took, worst) = (self.title, self.took.as_secs_f64(), worst.as_millis());
+        write!(
+            f,
+            "| {title} | {lost} | {refused} | {made} | {took:.1} s | {worst} ms |"
+        )
+    }
 }
 
 /// `make e2e`: arguments choose scenarios whose title contains one of them.
@@ -66,13 +88,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// By which a person speaks to a cluster of ours.
+const CLUSTER: &str = "tests/e2e/cluster/cluster";
+
 /// `make kubernetes`: a cluster to play with.
 ///
 /// # Errors
 /// It does not come up.
 pub fn play() -> anyhow::Result<()> {
     let mut world = world(ours()?)?;
+    let address = world.status()?.address().context("the SipCluster has an address")?;
     world.kubernetes.keep();
+    println!(
+        "It stays up.\n\n  \
+         {CLUSTER} kubectl get sipcluster demo --watch\n  \
+         {CLUSTER} kubectl scale sipcluster demo --replicas=3\n  \
+         {CLUSTER} client sipp -sn uac {address} -m 10 -r 2 -d 20000    # ten calls, from a host outside of it\n  \
+         {CLUSTER} down                                                 # ends it"
+    );
     Ok(())
 }
 
@@ -83,18 +116,16 @@ fn run(named: Option<Kubernetes>, scenarios: &[&Scenario]) -> anyhow::Result<()>
         Some(named) => named,
         None => ours()?,
     })?;
+    let made = begun.elapsed();
     println!(
         "helm install to Ready: {:.1} s with the nodes' start",
-        begun.elapsed().as_secs_f64()
+        made.as_secs_f64()
     );
     println!("{}", world.helm_test()?.trim());
-    println!(
-        "{} wrong manifests and changes refused by the API server",
-        super::refusals::all(&world.kubernetes, world.scratch())?
-    );
-    println!(
-        "| with calls up | lost | refused | calls | over after | worst answer |\n| --- | --- | --- | --- | --- | --- |"
-    );
+    let refusals = super::refusals::all(&world.kubernetes, world.scratch())?;
+    println!("{refusals} wrong manifests and changes refused by the API server");
+    println!("{HEAD}");
+    let mut rows = Vec::new();
     let is_of = |caller: &silent::Caller, scenario: &Scenario| scenario.title == caller.title;
     let is_chosen = |caller: &&silent::Caller| scenarios.iter().any(|scenario| is_of(caller, scenario));
     let callers: Vec<_> = silent::CALLERS.iter().filter(is_chosen).collect();
@@ -115,18 +146,8 @@ fn run(named: Option<Kubernetes>, scenarios: &[&Scenario]) -> anyhow::Result<()>
         }
         match one(&world, scenario, port) {
             Ok(row) => {
-                let Outcome {
-                    made,
-                    lost,
-                    refused,
-                    worst,
-                } = row.outcome;
-                println!(
-                    "| {} | {lost} | {refused} | {made} | {:.1} s | {} ms |",
-                    row.title,
-                    row.took.as_secs_f64(),
-                    worst.as_millis()
-                );
+                println!("{row}");
+                rows.push(row);
             }
             Err(error) => {
                 println!("| {} | **failed** | | | | |", scenario.title);
@@ -145,7 +166,31 @@ fn run(named: Option<Kubernetes>, scenarios: &[&Scenario]) -> anyhow::Result<()>
     }
     world.leave()?;
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    if rows.len() == ALL.len() {
+        let file = source_root().join("docs/e2e.md");
+        std::fs::write(&file, page(made, refusals, &rows)).with_context(|| file.display().to_string())?;
+    }
     Ok(())
+}
+
+/// The page of a run of all scenarios, which all went well.
+fn page(made: Duration, refusals: usize, rows: &[Row]) -> String {
+    let mut page = format!(
+        "# Scenarios on Kubernetes\n\n\
+         Written by `make e2e` when all of them have passed in one run: two containers, two proxies, three instances of Redis and two operators, \
+         on three nodes; SIPp\ncalls from outside the whole time, ten new ones a second, each with a re-INVITE after six seconds and a BYE. *Refused* are new calls (503). \
+         A scenario passes if\nno call is lost, none is refused (but where a container and the Redis master are lost at once), \
+         no answer is later than its limit, never more than one container is\naway by what Kubernetes says of the pods, \
+         and at the end all of the SipCluster's conditions are well.\n\n\
+         Machine: {}, with everything on it; programs built without the last of optimisations. From nothing to Ready, with the start of the nodes: {:.1} s. \
+         {refusals} wrong\nmanifests and changes were refused by the API server.\n\n{HEAD}\n",
+        machine::description(),
+        made.as_secs_f64()
+    );
+    for row in rows {
+        writeln!(page, "{row}").expect("a string takes all");
+    }
+    page
 }
 
 fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
@@ -156,6 +201,7 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     let (acted, away) = std::thread::scope(|threads| {
         let watch = threads.spawn(|| most_away(world, &over));
         let acted = (scenario.act)(world);
+        let acted = acted.and_then(|()| world.whole());
         over.store(true, Ordering::Relaxed);
         (acted, watch.join().expect("the watch does not panic"))
     });
@@ -188,11 +234,12 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     })
 }
 
-/// The containers that were seen not to be active at once, when there were most of them, until `over`.
+/// The containers that were seen away at once, when there were most of them, until `over`.
 fn most_away(world: &World, over: &AtomicBool) -> Vec<String> {
     let mut most = Vec::new();
     let mut look = || {
-        let away = world.status().map(|status| status.away()).unwrap_or_default();
+        // Without the API server nobody can tell, and nothing is done on purpose.
+        let away = world.away().unwrap_or_default();
         if away.len() > most.len() {
             most = away;
         }

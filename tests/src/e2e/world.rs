@@ -63,6 +63,23 @@ impl Status {
             && self.condition("Ready").is_some_and(|(status, _)| status == "True")
     }
 
+    /// All that it says of itself is well, by the newest manifest.
+    pub fn is_whole(&self) -> bool {
+        let conditions = self.0["status"]["conditions"].as_array();
+        let says = |kind: &str, status: &str| {
+            conditions.into_iter().flatten().any(|condition| {
+                condition["type"] == kind
+                    && condition["status"] == status
+                    && condition["observedGeneration"] == self.0["metadata"]["generation"]
+            })
+        };
+        self.is_current()
+            && ["Ready", "Available", "ReplicationHealthy", "EgressAddress"]
+                .iter()
+                .all(|kind| says(kind, "True"))
+            && ["Progressing", "Degraded"].iter().all(|kind| says(kind, "False"))
+    }
+
     /// The newest manifest has been seen, and not all is as it says.
     pub fn is_on_its_way(&self) -> bool {
         self.0["status"]["observedGeneration"] == self.0["metadata"]["generation"] && !self.is_current()
@@ -144,6 +161,25 @@ impl World {
         })
         .with_context(|| format!("the last status: {last:?}"))?;
         Ok(begun.elapsed())
+    }
+
+    /// Waits until nothing is wrong with it any more.
+    pub fn whole(&self) -> anyhow::Result<()> {
+        let mut last = None;
+        wait_every(LOOK, "all conditions are well", LIMIT, || {
+            let status = self.status().ok()?;
+            let is_whole = status.is_whole().then_some(());
+            last = Some(status);
+            is_whole
+        })
+        .with_context(|| format!("the last status: {last:?}"))
+    }
+
+    /// Containers that do not work, as Kubernetes has it and not the operator.
+    pub fn away(&self) -> anyhow::Result<Vec<String>> {
+        let selector = format!("app.kubernetes.io/instance={NAME}");
+        let there = self.kubernetes.get(&["statefulset,pods", "-l", &selector])?;
+        Ok(away(there["items"].as_array().context("a list")?))
     }
 
     /// Waits for a state of the SipCluster.
@@ -298,11 +334,7 @@ impl World {
     }
 
     fn is_ready(&self, pod: &str) -> bool {
-        let pod = self.kubernetes.get(&["pod", pod]).unwrap_or_default();
-        let conditions = pod["status"]["conditions"].as_array();
-        let mut conditions = conditions.into_iter().flatten();
-        pod["metadata"]["deletionTimestamp"].is_null()
-            && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        is_ready(&self.kubernetes.get(&["pod", pod]).unwrap_or_default())
     }
 
     /// Makes this the instance that Sentinels promote next.
@@ -528,6 +560,37 @@ impl World {
     }
 }
 
+/// Whether a pod serves, and goes on to.
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Of a SipCluster's StatefulSets and pods: containers that are not ready or are ending, and those that the StatefulSet has and no pod is there of.
+fn away(there: &[Value]) -> Vec<String> {
+    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let set = there
+        .iter()
+        .find(|object| object["kind"] == "StatefulSet" && name(object) == NAME);
+    let count = set.and_then(|set| set["spec"]["replicas"].as_u64()).unwrap_or(0);
+    let pods: Vec<_> = there
+        .iter()
+        .filter(|object| object["metadata"]["labels"]["app.kubernetes.io/component"] == "container")
+        .collect();
+    let missing = (0..count)
+        .map(|ordinal| format!("{NAME}-{ordinal}"))
+        .filter(|wanted| pods.iter().all(|pod| name(pod) != *wanted))
+        .map(|missing| format!("{missing} is missing"));
+    let idle = pods.iter().filter(|pod| !is_ready(pod));
+    let idle = idle.map(|pod| match pod["metadata"]["deletionTimestamp"].is_null() {
+        true => format!("{} is not ready", name(pod)),
+        false => format!("{} is ending", name(pod)),
+    });
+    idle.chain(missing).collect()
+}
+
 /// Kills the process of the pod of this uid whose command line is such.
 fn kill(uid: &str, is_it: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     for entry in std::fs::read_dir("/proc")? {
@@ -544,4 +607,64 @@ fn kill(uid: &str, is_it: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         }
     }
     anyhow::bail!("no such process in pod {uid}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_container_that_is_not_ready_or_ends_or_is_missing_is_away() {
+        let set = |name: &str, replicas: u64| json!({ "kind": "StatefulSet", "metadata": { "name": name }, "spec": { "replicas": replicas } });
+        let pod = |name: &str, component: &str, ready: &str| {
+            json!({
+                "kind": "Pod",
+                "metadata": { "name": name, "labels": { "app.kubernetes.io/component": component } },
+                "status": { "conditions": [{ "type": "Ready", "status": ready }] },
+            })
+        };
+        let mut there = vec![
+            set("demo", 3),
+            set("demo-redis", 5),
+            pod("demo-0", "container", "True"),
+            pod("demo-1", "container", "True"),
+            pod("demo-2", "container", "True"),
+            pod("demo-redis-0", "redis", "False"),
+        ];
+        assert_eq!(away(&there), [""; 0]);
+        there[3]["metadata"]["deletionTimestamp"] = json!("2026-11-30T18:00:00Z");
+        there[4] = pod("demo-2", "container", "False");
+        assert_eq!(away(&there), ["demo-1 is ending", "demo-2 is not ready"]);
+        there.remove(3);
+        assert_eq!(away(&there), ["demo-2 is not ready", "demo-1 is missing"]);
+        there.remove(0);
+        assert_eq!(
+            away(&there),
+            ["demo-2 is not ready"],
+            "nobody says how many there should be"
+        );
+    }
+
+    #[test]
+    fn one_condition_that_is_not_well_or_is_of_an_older_manifest_is_enough() {
+        let well = || {
+            let condition = |kind: &str, status: &str| json!({ "type": kind, "status": status, "message": "", "observedGeneration": 2 });
+            json!({ "metadata": { "generation": 2 }, "status": { "observedGeneration": 2, "conditions": [
+                condition("Ready", "True"), condition("Available", "True"), condition("ReplicationHealthy", "True"),
+                condition("EgressAddress", "True"), condition("Progressing", "False"), condition("Degraded", "False"),
+            ] } })
+        };
+        assert!(Status::of(well()).is_whole());
+        for at in 0..6 {
+            let mut status = well();
+            let condition = &mut status["status"]["conditions"][at];
+            condition["status"] = json!(if condition["status"] == "True" { "False" } else { "True" });
+            assert!(!Status::of(status).is_whole(), "{at}");
+            let mut status = well();
+            status["status"]["conditions"][at]["observedGeneration"] = json!(1);
+            assert!(!Status::of(status).is_whole(), "{at}");
+        }
+    }
 }
