@@ -302,7 +302,11 @@ pub struct Proxies {
 
     /// On Kubernetes: the labels of the nodes that proxies may run on, such as `{example.com/edge: "true"}`. Left out: any. With
     /// `dispatcher.hostNetwork` choose as many nodes as there are proxies, so that each proxy's successor has its address.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "crate::values::texts",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub node_selector: BTreeMap<String, String>,
 
     /// How many proxies share the address, or have one each (`dispatcher.hostNetwork`). With two or more the loss of one loses no call.
@@ -419,7 +423,11 @@ pub struct Service {
     pub class: Option<String>,
 
     /// Annotations of the Service, such as a cloud's load balancer wants them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "crate::values::texts",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
 
     /// `Local`: proxies see the true source of each message, and a node without a proxy takes none. `Cluster`: any node takes messages, but

@@ -1,12 +1,13 @@
 //! Values that have a notation of their own.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a period may look like; [`Period`] reads exactly this.
 pub(crate) const PERIOD_PATTERN: &str = "^[0-9]{1,9}(ms|s|m|h)$";
@@ -103,20 +104,32 @@ pub(crate) const QUANTITY_PATTERN: &str = "^[0-9]{1,15}([.][0-9]{1,9})?(m|k|M|G|
 
 /// An amount of CPU or memory, as a pod writes it: `2`, `"0.5"`, `500m` or `256Mi`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Quantity {
-    /// Without a unit, and without quotes.
-    Number(serde_json::Number),
-    /// In quotes, or with a unit.
-    Text(String),
+#[serde(from = "serde_json::Value", into = "String")]
+pub struct Quantity(pub String);
+
+impl From<serde_json::Value> for Quantity {
+    fn from(value: serde_json::Value) -> Self {
+        Self(text(value))
+    }
 }
 
-impl fmt::Display for Quantity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
-        }
+impl From<Quantity> for String {
+    fn from(quantity: Quantity) -> Self {
+        quantity.0
+    }
+}
+
+/// Labels or annotations. An object that was stored under an earlier schema may have a number or a truth value among them, which is taken as it
+/// was written: one object that cannot be read would keep the operator from all others.
+pub(crate) fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let all = BTreeMap::<String, serde_json::Value>::deserialize(from)?;
+    Ok(all.into_iter().map(|(name, value)| (name, text(value))).collect())
+}
+
+fn text(value: serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
     }
 }
 
@@ -152,6 +165,23 @@ pub(crate) fn is_quantity(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_object_of_an_earlier_schema_can_be_read() {
+        let stored = serde_json::json!({
+            "application": { "answer": {} },
+            "dispatcher": { "service": { "annotations": { "weight": 3, "open": true } } },
+            "containers": { "resources": { "limits": { "cpu": 0.5, "memory": "1Gi" } } },
+        });
+        let spec: crate::SipClusterSpec = serde_json::from_value(stored).expect("it is read");
+        let annotations = &spec.dispatcher.service.annotations;
+        assert_eq!(
+            (annotations["weight"].as_str(), annotations["open"].as_str()),
+            ("3", "true")
+        );
+        let limits = &spec.containers.resources.expect("they are there").limits;
+        assert_eq!((limits["cpu"].0.as_str(), limits["memory"].0.as_str()), ("0.5", "1Gi"));
+    }
 
     #[test]
     fn an_amount_is_read_as_its_pattern_says() {

@@ -473,7 +473,17 @@ fn a_rotation_is_two_rollouts_with_their_gates_and_forgetting_a_third() {
 #[test]
 fn paused_no_key_is_learnt() {
     let mut model = started(2);
-    model.valid = valid(&json!({ "replicas": 2, "keys": { "current": 2 }, "paused": true }));
+    let paused = |keys: serde_json::Value| valid(&json!({ "replicas": 2, "keys": keys, "paused": true }));
+    model.valid = paused(json!({ "current": 2 }));
     let decision = model.decide();
     assert!(decision.steps.is_empty() && decision.gate.is_some_and(|gate| gate.starts_with("it is paused")));
+    let left_alone = (decision.replicas, decision.leaves_redis);
+    assert_eq!(left_alone, (None, true), "templates would have the key");
+    model.valid = paused(json!({ "current": 1 }));
+    let decision = model.decide();
+    assert_eq!(
+        (decision.replicas, decision.leaves_redis),
+        (Some(2), false),
+        "they are put back"
+    );
 }

@@ -580,4 +580,6 @@ fn paused_no_password_is_learnt() {
     model.valid = valid(&json!({ "replicas": 2, "redis": { "managed": { "password": 2 } }, "paused": true }));
     let decision = model.decide();
     assert!(decision.steps.is_empty() && decision.gate.is_some_and(|gate| gate.starts_with("it is paused")));
+    let left_alone = (decision.replicas, decision.leaves_redis);
+    assert_eq!(left_alone, (None, true), "templates would have the password");
 }

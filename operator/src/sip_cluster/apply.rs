@@ -1,11 +1,11 @@
 //! Makes what is there equal to what was built, and carries out the plan's steps.
 //!
 //! Every child is applied by the server (server-side apply). One that was applied before and has not changed since, neither here nor there, is
-//! left alone: a cluster at rest costs the API server nothing, and a status that controllers write costs it nothing more. While a SipCluster is paused,
-//! what was applied last is what is wanted.
+//! left alone: a cluster at rest costs the API server nothing, and a status that controllers write costs it nothing more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Secret};
@@ -15,7 +15,6 @@ use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tracing::info;
 
 use super::build::{self, Children, Redis, Workload};
@@ -63,9 +62,10 @@ pub struct Applied(Mutex<HashMap<Place, Last>>);
 /// The SipCluster's uid, for another of its name may come after it; the child's kind and name.
 type Place = (String, String, String);
 
-/// What was applied, as JSON, and what the API server made of it.
+/// What the API server made of it.
 struct Last {
-    wanted: Vec<u8>,
+    /// A hash of what was applied.
+    hash: u64,
     there: There,
 }
 
@@ -215,9 +215,6 @@ impl Applier<'_> {
 
     /// Creates the Secret of a key, before a template names it.
     async fn key(&self, number: u32) -> Result<(), Error> {
-        if self.valid.spec.paused {
-            return Ok(());
-        }
         let names = &self.valid.names;
         let template = self.template(&names.containers());
         if template
@@ -230,9 +227,6 @@ impl Applier<'_> {
 
     /// The same of a password of Redis.
     async fn redis_password(&self, number: u32) -> Result<(), Error> {
-        if self.valid.spec.paused {
-            return Ok(());
-        }
         let template = self.template(&self.valid.names.redis());
         if template.is_some_and(|template| Passwords::of_template(&template).accepts.contains(&number)) {
             return Ok(());
@@ -257,8 +251,7 @@ impl Applier<'_> {
         }
     }
 
-    /// Applies one child, unless it is as it was applied last. `C` is what is cached of its kind. While the SipCluster is paused, `object` may have
-    /// what is held back: then what was applied last is put back, and what this process has never applied is left as it is.
+    /// Applies one child, unless it is as it was applied last. `C` is what is cached of its kind.
     async fn apply<K, C>(&self, object: K, cache: &Store<C>) -> Result<(), Error>
     where
         K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
@@ -281,22 +274,19 @@ impl Applier<'_> {
                 }
             }
         }
-        let place = (self.valid.owner.uid.clone(), kind, name.clone());
-        let wanted = match self.valid.spec.paused {
-            true => self.applied.wanted(&place),
-            false => Some(serde_json::to_vec(&object).expect("an object is JSON")),
-        };
-        let Some(wanted) = wanted else {
-            return Ok(());
-        };
-        if there.is_some_and(|there| self.applied.is_same(&place, &wanted, there.as_ref())) {
+        let mut hasher = DefaultHasher::new();
+        serde_json::to_vec(&object)
+            .expect("an object is JSON")
+            .hash(&mut hasher);
+        let wanted = hasher.finish();
+        let key = (self.valid.owner.uid.clone(), kind, name.clone());
+        if there.is_some_and(|there| self.applied.is_same(&key, wanted, there.as_ref())) {
             return Ok(());
         }
         let parameters = PatchParams::apply(MANAGER).force();
-        let patch: Value = serde_json::from_slice(&wanted).expect("it was written as JSON");
-        let now: Result<K, _> = self.api().patch(&name, &parameters, &Patch::Apply(&patch)).await;
+        let now = self.api::<K>().patch(&name, &parameters, &Patch::Apply(&object)).await;
         let now = now.map_err(|source| failed::<K>(name, source))?;
-        self.applied.remember(place, wanted, &now);
+        self.applied.remember(key, wanted, &now);
         Ok(())
     }
 
@@ -352,22 +342,17 @@ impl Applied {
         Some(self.lock().get(&key)?.there.made.clone())
     }
 
-    /// What was applied, as JSON, and what the API server made of it.
-    fn remember(&self, place: Place, wanted: Vec<u8>, now: &impl Resource) {
+    /// What was applied, as a hash, and what the API server made of it.
+    fn remember(&self, place: Place, hash: u64, now: &impl Resource) {
         let there = There::of(now);
-        self.lock().insert(place, Last { wanted, there });
+        self.lock().insert(place, Last { hash, there });
     }
 
-    /// What was applied last, as JSON.
-    fn wanted(&self, place: &Place) -> Option<Vec<u8>> {
-        Some(self.lock().get(place)?.wanted.clone())
-    }
-
-    fn is_same(&self, place: &Place, wanted: &[u8], there: &impl Resource) -> bool {
+    fn is_same(&self, place: &Place, hash: u64, there: &impl Resource) -> bool {
         let applied = self.lock();
         applied
             .get(place)
-            .is_some_and(|last| last.wanted == wanted && last.there == There::of(there))
+            .is_some_and(|last| last.hash == hash && last.there == There::of(there))
     }
 
     /// Keeps what was applied for these SipClusters, by uid, and forgets the rest.
@@ -415,7 +400,7 @@ mod tests {
     use k8s_openapi::api::core::v1::ServiceAccount;
     use k8s_openapi::api::policy::v1::PodDisruptionBudget;
     use kube::core::PartialObjectMeta;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -427,15 +412,15 @@ mod tests {
         let all = Applied::default();
         let place = || ("1-2-3".to_owned(), K::kind(&()).into_owned(), "demo".to_owned());
         let now: K = serde_json::from_value(json!({ "metadata": applied })).expect("an object");
-        all.remember(place(), b"{}".into(), &now);
+        all.remember(place(), 1, &now);
         let mut metadata = applied.clone();
         for (field, value) in change.as_object().into_iter().flatten() {
             metadata[field] = value.clone();
         }
         let cached = json!({ "metadata": metadata });
         let cached: PartialObjectMeta<K> = serde_json::from_value(cached).expect("its metadata");
-        assert!(!all.is_same(&place(), b"[]", &cached), "another is wanted");
-        all.is_same(&place(), b"{}", &cached)
+        assert!(!all.is_same(&place(), 2, &cached), "another is wanted");
+        all.is_same(&place(), 1, &cached)
     }
 
     #[test]
@@ -475,14 +460,11 @@ mod tests {
     fn what_was_applied_for_a_former_cluster_of_the_same_name_is_none_of_its_successors() {
         let all = Applied::default();
         let object: ServiceAccount = serde_json::from_value(json!({ "metadata": { "uid": "7" } })).expect("an object");
-        let place = || ("first".to_owned(), "ServiceAccount".to_owned(), "demo".to_owned());
-        all.remember(place(), b"{}".into(), &object);
+        all.remember(("first".into(), "ServiceAccount".into(), "demo".into()), 1, &object);
         let knows = |uid| all.made(uid, "ServiceAccount", "demo").is_some();
         assert_eq!((knows("first"), knows("second")), (true, false));
-        assert_eq!(all.wanted(&place()).as_deref(), Some(&b"{}"[..]));
         all.keep(&["second".to_owned()].into());
         assert!(!knows("first"), "it is gone");
-        assert_eq!(all.wanted(&place()), None);
     }
 
     #[test]

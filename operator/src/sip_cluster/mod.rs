@@ -7,6 +7,7 @@ pub mod keys;
 pub mod names;
 pub mod observe;
 pub mod passwords;
+pub mod paused;
 pub mod plan;
 pub mod pods;
 pub mod redis;
@@ -33,6 +34,7 @@ use crate::config::{Config, Images};
 use crate::metrics::Metrics;
 use apply::{Applied, Applier};
 use names::{MANAGER, Names};
+use paused::Unpaused;
 use unmade::Unmade;
 use watched::Watched;
 
@@ -53,6 +55,7 @@ pub struct Context {
     metrics: Metrics,
     written: status::Written,
     unmade: Unmade,
+    unpaused: Unpaused,
 }
 
 /// Why a reconciliation did not come to its end.
@@ -85,6 +88,7 @@ pub async fn run(client: Client, config: &Config, metrics: Metrics) {
         applied: Applied::default(),
         written: status::Written::default(),
         unmade: Unmade::default(),
+        unpaused: Unpaused::default(),
         metrics,
         clusters,
         watched,
@@ -116,6 +120,7 @@ impl Context {
             .collect();
         self.applied.keep(&uids);
         self.written.keep(&uids);
+        self.unpaused.keep(&uids);
     }
 }
 
@@ -159,11 +164,23 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
+    let held = match valid.spec.paused {
+        true => context.unpaused.before(cluster),
+        false => {
+            context.unpaused.remember(cluster);
+            None
+        }
+    };
+    let held = held.and_then(|before| validate::validate(&before, &found, &context.images).ok());
+    let carried_out = match valid.spec.paused {
+        true => held.as_ref(),
+        false => Some(&valid),
+    };
     let made = |kind: &str, name: &str| context.applied.made(&uid, kind, name);
     let sets = |name: &str| made("StatefulSet", name);
     let observation = observe::observe(&context.client, &valid, &found, &context.unmade, sets).await;
     let now = Timestamp::now();
-    let decision = plan::decide(now, &valid, &found, &observation);
+    let decision = plan::decide(now, carried_out.unwrap_or(&valid), &found, &observation);
     context.metrics.stepped(decision.steps.len());
     for step in &decision.steps {
         info!(cluster = names.cluster, namespace = names.namespace, "{step}");
@@ -174,7 +191,10 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         applied: &context.applied,
         valid: &valid,
     };
-    let mut applied = applier.children(build::build(&valid, &decision)).await;
+    let mut applied = Ok(());
+    if let Some(valid) = carried_out {
+        applied = applier.children(build::build(valid, &decision)).await;
+    }
     if applied.is_ok() {
         applied = applier.leave(&decision).await;
     }

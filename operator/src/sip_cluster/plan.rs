@@ -93,6 +93,10 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         decision.replicas = Some(present.unwrap_or(0));
     } else if valid.spec.paused {
         decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
+        // It is put back with the count that it has; but the next step of a rotation that has begun waits.
+        let is_rotating = decision.has_new_keys(&seen) || decision.has_new_passwords(&with_redis);
+        decision.replicas = decision.replicas.filter(|_| !observation.is_behind && !is_rotating);
+        decision.leaves_redis |= is_rotating;
     } else if !observation.is_current {
         // It is put back, with the count that it has, before anything rests on it.
         decision.replicas = decision.replicas.filter(|_| !observation.is_behind);
@@ -141,15 +145,24 @@ impl Decision {
     fn tell_keys(&mut self, seen: &keys::Seen) {
         let late = seen.pods.iter().find(|(_, keys)| *keys != self.keys);
         let late = late.map(|(name, _)| name.as_str());
-        let is_new = seen.templates.iter().any(|keys| *keys != self.keys);
-        self.tell(self.keys.step(seen), late, is_new);
+        self.tell(self.keys.step(seen), late, self.has_new_keys(seen));
+    }
+
+    /// Whether a template has others.
+    fn has_new_keys(&self, seen: &keys::Seen) -> bool {
+        seen.templates.iter().any(|keys| *keys != self.keys)
     }
 
     fn tell_passwords(&mut self, seen: &passwords::Seen) {
         let mut differ = seen.parts.iter().filter(|part| part.differs(&self.passwords));
-        let is_new = differ.clone().any(|part| part.pod.is_none());
         let late = differ.find_map(|part| part.pod.as_deref());
-        self.tell(self.passwords.step(seen), late, is_new);
+        self.tell(self.passwords.step(seen), late, self.has_new_passwords(seen));
+    }
+
+    /// Whether a template has others.
+    fn has_new_passwords(&self, seen: &passwords::Seen) -> bool {
+        let mut templates = seen.parts.iter().filter(|part| part.pod.is_none());
+        templates.any(|part| part.differs(&self.passwords))
     }
 
     /// Says what is done to keys or passwords, and stands in front of what it waits for.

@@ -197,6 +197,6 @@ fn ca(spec: &SipClusterSpec) -> Option<Problem> {
 fn quantities(amounts: &BTreeMap<String, crds::Quantity>) -> Option<BTreeMap<String, Quantity>> {
     let amounts = amounts
         .iter()
-        .map(|(name, amount)| (name.clone(), Quantity(amount.to_string())));
+        .map(|(name, amount)| (name.clone(), Quantity(amount.0.clone())));
     (amounts.len() > 0).then(|| amounts.collect())
 }
