@@ -25,7 +25,11 @@ const SETS: [(&str, &[&str], &[&str]); 6] = [
     ("dashboard.enabled=true", &["ConfigMap"], &[]),
 ];
 
-/// What the chart makes if no value is given.
+/// What has to be given.
+const IMAGES: &str =
+    "images.operator=operator:1,images.container=container:1,images.proxy=proxy:1,images.redis=redis:1";
+
+/// What the chart makes if no more is given.
 const KINDS: [&str; 9] = [
     "ClusterRole",
     "ClusterRoleBinding",
@@ -47,7 +51,7 @@ fn helm(arguments: &[&str], values: &str) -> anyhow::Result<Result<String, Strin
     let output = Command::new(String::from_utf8(asked.stdout)?.trim())
         .args(arguments)
         .arg(source_root().join("charts/sipcluster"))
-        .args(["--namespace", NAMESPACE, "--set", values])
+        .args(["--namespace", NAMESPACE, "--set", IMAGES, "--set", values])
         .output()
         .context("helm")?;
     let said = |bytes| String::from_utf8_lossy(bytes).into_owned();

@@ -93,7 +93,8 @@ pub(super) async fn ask_all(
     the_latest(said).ok_or_else(|| Lost("nobody is asked".into()))
 }
 
-/// Of those who have heard of the latest promotion those are right who are more, and of these one may know that its master is down.
+/// Of those who have heard of the latest promotion those are right who are more, and of these one may know that its master is down. If it stays open,
+/// either is tried: the server is asked whether it is a master before anything is written.
 fn the_latest(mut said: Vec<Said>) -> Option<Said> {
     let latest = (0..said.len()).max_by_key(|&one| (said[one].weight(&said), said[one].down))?;
     Some(said.swap_remove(latest))

@@ -15,6 +15,16 @@ pub const OUTSIDE: &str = "e2e-client";
 /// The network namespace of a control plane alone.
 pub const CONTROL_PLANE: &str = "control-plane";
 
+/// The images that `make images` has put together.
+pub const IMAGES: [&str; 4] = ["operator", "proxy", "container", "redis"];
+
+/// What the image of a part is called: as E2E_IMAGE says, in which PART stands for the part.
+#[must_use]
+pub fn image(part: &str) -> String {
+    let name = std::env::var("E2E_IMAGE").unwrap_or_else(|_| "localhost/sipcluster-PART:e2e".into());
+    name.replace("PART", part)
+}
+
 /// A running cluster.
 pub struct Kubernetes(Whose);
 
@@ -178,7 +188,10 @@ impl Kubernetes {
 
     /// Installs the chart, with these arguments of `helm install` besides.
     pub fn install(&self, more: &[&str]) -> anyhow::Result<()> {
-        self.helm("install", &[&["--create-namespace"], more].concat())
+        let images = IMAGES.map(|part| format!("--set=images.{part}={}", image(part)));
+        let mut words = vec!["--create-namespace"];
+        words.extend(images.iter().map(String::as_str).chain(more.iter().copied()));
+        self.helm("install", &words)
     }
 
     /// The same of `helm upgrade`.

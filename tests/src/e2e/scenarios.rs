@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::table::{FOREVER, image, next_image};
+use super::kubernetes::image;
+use super::table::{FOREVER, next_image};
 use super::world::{LIMIT, NAME, REPLICA_PRIORITY, Status, World};
 use super::{beside, drift, external, nodes, phones, silent, strangers};
 use crate::interop::process::wait_every;
@@ -239,6 +240,24 @@ fn scale(world: &World, to: u64) -> anyhow::Result<()> {
     world.ready(to).map(drop)
 }
 
+/// The resource's scale names the containers' pods, and no others: those whose metrics an autoscaler asks for.
+fn selected(world: &World) -> anyhow::Result<()> {
+    let path = format!("/apis/sipcluster.dev/v1alpha1/namespaces/default/sipclusters/{NAME}/scale");
+    let scale: Value = serde_json::from_str(&world.kubernetes.kubectl(&["get", "--raw", &path])?)?;
+    let selector = scale["status"]["selector"]
+        .as_str()
+        .context("the scale has a selector")?;
+    let names = |pods: &Value| -> BTreeSet<String> {
+        let pods = pods["items"].as_array().into_iter().flatten();
+        pods.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned()))
+            .collect()
+    };
+    let selected = names(&world.kubernetes.get(&["pods", "-l", selector])?);
+    let containers = (0..CONTAINERS).map(|ordinal| format!("{NAME}-{ordinal}")).collect();
+    ensure!(selected == containers, "{selector} selects {selected:?}");
+    Ok(())
+}
+
 fn container_killed(world: &World) -> anyhow::Result<()> {
     world.signal("demo-0", libc::SIGKILL)?;
     world.until("the operator sees it", is_away)?;
@@ -257,6 +276,7 @@ fn autoscaled(world: &World) -> anyhow::Result<()> {
             "maxReplicas": 5,
         },
     });
+    selected(world)?;
     world.kubernetes.apply(&autoscaler.to_string(), world.scratch())?;
     let scaled = world.ready(3);
     world.kubernetes.kubectl(&["delete", "hpa", NAME])?;
@@ -664,7 +684,7 @@ fn killed_while_paused(world: &World) -> anyhow::Result<()> {
             && copies.is_some_and(|(status, _)| status == "True")
     })?;
     // As it was, and not as the manifest has it by now.
-    drift::undone(world, &["poddisruptionbudget", "statefulset"])?;
+    drift::undone(world, &["poddisruptionbudget", "service", "statefulset"])?;
     ensure!(world.uids()? == before, "a pod was replaced while it was paused");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::table::image;
+use super::kubernetes::image;
 use super::world::{NAME, World};
 
 /// A stranger's pod, and the policy that lets strangers in for a while.

@@ -175,10 +175,10 @@ impl World {
         .with_context(|| format!("the last status: {last:?}"))
     }
 
-    /// Containers that do not work, as Kubernetes has it and not the operator.
-    pub fn away(&self) -> anyhow::Result<Vec<String>> {
+    /// Containers that do not work, as Kubernetes has it; and as the operator has it those that are silent, of which Kubernetes does not know for a while.
+    pub fn away(&self) -> anyhow::Result<BTreeSet<String>> {
         let selector = format!("app.kubernetes.io/instance={NAME}");
-        let there = self.kubernetes.get(&["statefulset,pods", "-l", &selector])?;
+        let there = self.kubernetes.get(&["sipcluster,statefulset,pods", "-l", &selector])?;
         Ok(away(there["items"].as_array().context("a list")?))
     }
 
@@ -568,8 +568,9 @@ fn is_ready(pod: &Value) -> bool {
         && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Of a SipCluster's StatefulSets and pods: containers that are not ready or are ending, and those that the StatefulSet has and no pod is there of.
-fn away(there: &[Value]) -> Vec<String> {
+/// Of a SipCluster, its StatefulSets and its pods: containers that are not ready or are ending, those that the StatefulSet has and no pod is there of, and
+/// those that are silent.
+fn away(there: &[Value]) -> BTreeSet<String> {
     let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let set = there
         .iter()
@@ -581,14 +582,13 @@ fn away(there: &[Value]) -> Vec<String> {
         .collect();
     let missing = (0..count)
         .map(|ordinal| format!("{NAME}-{ordinal}"))
-        .filter(|wanted| pods.iter().all(|pod| name(pod) != *wanted))
-        .map(|missing| format!("{missing} is missing"));
-    let idle = pods.iter().filter(|pod| !is_ready(pod));
-    let idle = idle.map(|pod| match pod["metadata"]["deletionTimestamp"].is_null() {
-        true => format!("{} is not ready", name(pod)),
-        false => format!("{} is ending", name(pod)),
-    });
-    idle.chain(missing).collect()
+        .filter(|wanted| pods.iter().all(|pod| name(pod) != *wanted));
+    let idle = pods.iter().filter(|pod| !is_ready(pod)).map(|pod| name(pod));
+    let told = there.iter().filter(|object| object["kind"] == "SipCluster");
+    let told = told.flat_map(|object| object["status"]["containers"].as_array().into_iter().flatten());
+    let silent = told.filter(|container| container["state"] == "Silent");
+    let silent = silent.filter_map(|container| Some(container["name"].as_str()?.to_owned()));
+    idle.chain(missing).chain(silent).collect()
 }
 
 /// Kills the process of the pod of this uid whose command line is such.
@@ -632,19 +632,26 @@ mod tests {
             pod("demo-1", "container", "True"),
             pod("demo-2", "container", "True"),
             pod("demo-redis-0", "redis", "False"),
+            json!({ "kind": "SipCluster", "metadata": { "name": "demo" }, "status": { "containers": [
+                { "name": "demo-0", "state": "Active" }, { "name": "demo-1", "state": "Leaving" },
+            ] } }),
         ];
-        assert_eq!(away(&there), [""; 0]);
+        let is_away = |there: &[Value], names: &[&str]| away(there).iter().eq(names);
+        assert!(
+            is_away(&there, &[]),
+            "what the operator says of one that Kubernetes sees is older"
+        );
         there[3]["metadata"]["deletionTimestamp"] = json!("2026-11-30T18:00:00Z");
         there[4] = pod("demo-2", "container", "False");
-        assert_eq!(away(&there), ["demo-1 is ending", "demo-2 is not ready"]);
+        assert!(is_away(&there, &["demo-1", "demo-2"]));
+        there[6]["status"]["containers"][0]["state"] = json!("Silent");
+        there[6]["status"]["containers"][1]["state"] = json!("Silent");
+        assert!(is_away(&there, &["demo-0", "demo-1", "demo-2"]));
+        there[6]["status"] = Value::Null;
         there.remove(3);
-        assert_eq!(away(&there), ["demo-2 is not ready", "demo-1 is missing"]);
+        assert!(is_away(&there, &["demo-1", "demo-2"]), "one is missing");
         there.remove(0);
-        assert_eq!(
-            away(&there),
-            ["demo-2 is not ready"],
-            "nobody says how many there should be"
-        );
+        assert!(is_away(&there, &["demo-2"]), "nobody says how many there should be");
     }
 
     #[test]
