@@ -395,6 +395,13 @@ fn paused_nothing_is_added_or_taken_away() {
         (Some(2), 0, 0)
     );
     assert!(decision.gate.is_some_and(|gate| gate.contains("spec.paused")));
+    model.valid = valid(&json!({ "replicas": 1, "paused": true }));
+    model.members.remove(&1);
+    assert_eq!(
+        model.decide().replicas,
+        Some(2),
+        "the one that is missing is to come back"
+    );
 }
 
 /// Pods fail, the manifest changes its count and its template, pods go on at their own pace; then everything is left alone.

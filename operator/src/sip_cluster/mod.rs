@@ -167,7 +167,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
     let held = match valid.spec.paused {
         true => context.unpaused.before(cluster),
         false => {
-            context.unpaused.remember(cluster);
+            context.unpaused.begin(cluster);
             None
         }
     };
@@ -193,7 +193,12 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
     };
     let mut applied = Ok(());
     if let Some(valid) = carried_out {
-        applied = applier.children(build::build(valid, &decision)).await;
+        let children = build::build(valid, &decision);
+        let is_all = children.workload.is_some();
+        applied = applier.children(children).await;
+        if applied.is_ok() && is_all && !valid.spec.paused {
+            context.unpaused.done(cluster);
+        }
     }
     if applied.is_ok() {
         applied = applier.leave(&decision).await;

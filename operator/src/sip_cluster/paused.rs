@@ -6,21 +6,27 @@ use std::sync::Mutex;
 use crds::{SipCluster, SipClusterSpec};
 use kube::ResourceExt as _;
 
-/// What each SipCluster's manifest said when it was last not paused, by uid, as far as this process has seen it.
+/// What each SipCluster's manifest said when it was last not paused, by uid, if this process has applied all of it.
 #[derive(Default)]
 pub struct Unpaused(Mutex<HashMap<String, SipClusterSpec>>);
 
 impl Unpaused {
-    /// Keeps what the manifest of one says that is not paused.
-    pub fn remember(&self, cluster: &SipCluster) {
-        let Some(uid) = cluster.uid() else { return };
+    /// The manifest of one that is not paused is about to be applied. If that does not come to its end, neither this one nor the one before it is what is there.
+    pub fn begin(&self, cluster: &SipCluster) {
+        let uid = cluster.uid().unwrap_or_default();
         let mut all = self.lock();
         if all.get(&uid) != Some(&cluster.spec) {
-            all.insert(uid, cluster.spec.clone());
+            all.remove(&uid);
         }
     }
 
-    /// A paused one as it was before, but for that; nothing if it was paused before this process began to look after it.
+    /// All of it has been applied.
+    pub fn done(&self, cluster: &SipCluster) {
+        let uid = cluster.uid().unwrap_or_default();
+        self.lock().entry(uid).or_insert_with(|| cluster.spec.clone());
+    }
+
+    /// A paused one as it was before, but for that; nothing if that was not applied, or by an earlier process.
     #[must_use]
     pub fn before(&self, cluster: &SipCluster) -> Option<SipCluster> {
         let spec = self.lock().get(&cluster.uid()?)?.clone();
@@ -63,9 +69,14 @@ mod tests {
         let unpaused = Unpaused::default();
         let paused = cluster("1", json!({ "replicas": 5, "paused": true }));
         assert!(unpaused.before(&paused).is_none(), "nobody has seen it before");
-        unpaused.remember(&cluster("1", json!({ "replicas": 4 })));
-        unpaused.remember(&cluster("1", json!({ "replicas": 3 })));
-        let before = unpaused.before(&paused).expect("it was seen");
+        for replicas in [4, 3] {
+            let cluster = cluster("1", json!({ "replicas": replicas }));
+            unpaused.begin(&cluster);
+            assert!(unpaused.before(&paused).is_none(), "it is half done");
+            unpaused.done(&cluster);
+            unpaused.begin(&cluster);
+        }
+        let before = unpaused.before(&paused).expect("it was applied");
         assert_eq!((before.spec.replicas, before.spec.paused), (3, true));
         assert!(unpaused.before(&cluster("2", json!({ "paused": true }))).is_none());
         unpaused.keep(&["2".to_owned()].into());

@@ -93,10 +93,8 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         decision.replicas = Some(present.unwrap_or(0));
     } else if valid.spec.paused {
         decision.gate = Some("it is paused: set spec.paused to false, or leave it out, to go on".into());
-        // It is put back with the count that it has; but the next step of a rotation that has begun waits.
-        let is_rotating = decision.has_new_keys(&seen) || decision.has_new_passwords(&with_redis);
-        decision.replicas = decision.replicas.filter(|_| !observation.is_behind && !is_rotating);
-        decision.leaves_redis |= is_rotating;
+        // It is put back with the count that it has.
+        decision.replicas = Some(present.unwrap_or(wanted)).filter(|_| !observation.is_behind);
     } else if !observation.is_current {
         // It is put back, with the count that it has, before anything rests on it.
         decision.replicas = decision.replicas.filter(|_| !observation.is_behind);
@@ -111,6 +109,11 @@ pub fn decide(time: Timestamp, valid: &Valid, found: &Found, observation: &Obser
         }
         decision.tell_keys(&seen);
         decision.tell_passwords(&with_redis);
+    }
+    // The next step of a rotation that has begun waits as well.
+    if valid.spec.paused && (decision.has_new_keys(&seen) || decision.has_new_passwords(&with_redis)) {
+        decision.replicas = None;
+        decision.leaves_redis = true;
     }
     if let Some(again) = plan.again {
         decision.again = decision.again.min(again.since(now)).max(Duration::from_millis(50));
