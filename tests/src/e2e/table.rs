@@ -236,11 +236,15 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
 /// The containers that were seen away at once, when there were most of them, until `over`; an error if nobody could tell all the while.
 fn most_away(world: &World, over: &AtomicBool) -> anyhow::Result<BTreeSet<String>> {
     let mut most: Option<BTreeSet<String>> = None;
+    let mut silent = BTreeSet::new();
     let mut look = || {
         // Without the API server nobody can tell, and nothing is done on purpose.
-        if let Ok(away) = world.away() {
+        if let Ok(now) = world.away() {
+            let long: BTreeSet<_> = silent.intersection(&now.silent).cloned().collect();
+            let away: BTreeSet<_> = now.seen.union(&long).cloned().collect();
             let is_more = most.as_ref().is_none_or(|most| away.len() > most.len());
             most = is_more.then_some(away).or(most.take());
+            silent = now.silent;
         }
         world.keep_logs();
         over.load(Ordering::Relaxed).then_some(())

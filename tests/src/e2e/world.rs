@@ -175,8 +175,8 @@ impl World {
         .with_context(|| format!("the last status: {last:?}"))
     }
 
-    /// Containers that do not work, as Kubernetes has it; and as the operator has it those that are silent, of which Kubernetes does not know for a while.
-    pub fn away(&self) -> anyhow::Result<BTreeSet<String>> {
+    /// Containers that do not work.
+    pub fn away(&self) -> anyhow::Result<Away> {
         let selector = format!("app.kubernetes.io/instance={NAME}");
         let there = self.kubernetes.get(&["sipcluster,statefulset,pods", "-l", &selector])?;
         Ok(away(there["items"].as_array().context("a list")?))
@@ -568,9 +568,17 @@ fn is_ready(pod: &Value) -> bool {
         && conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Of a SipCluster, its StatefulSets and its pods: containers that are not ready or are ending, those that the StatefulSet has and no pod is there of, and
-/// those that are silent.
-fn away(there: &[Value]) -> BTreeSet<String> {
+/// Containers that do not work.
+#[derive(Debug, Default, PartialEq)]
+pub struct Away {
+    /// As Kubernetes has it: those that are not ready or are ending, and those that the StatefulSet has and no pod is there of.
+    pub seen: BTreeSet<String>,
+    /// As the operator has it: those that are silent, of which Kubernetes does not know for a while; or that had no processor for a moment.
+    pub silent: BTreeSet<String>,
+}
+
+/// Of a SipCluster, its StatefulSets and its pods.
+fn away(there: &[Value]) -> Away {
     let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let set = there
         .iter()
@@ -588,7 +596,10 @@ fn away(there: &[Value]) -> BTreeSet<String> {
     let told = told.flat_map(|object| object["status"]["containers"].as_array().into_iter().flatten());
     let silent = told.filter(|container| container["state"] == "Silent");
     let silent = silent.filter_map(|container| Some(container["name"].as_str()?.to_owned()));
-    idle.chain(missing).chain(silent).collect()
+    Away {
+        seen: idle.chain(missing).collect(),
+        silent: silent.collect(),
+    }
 }
 
 /// Kills the process of the pod of this uid whose command line is such.
@@ -636,22 +647,23 @@ mod tests {
                 { "name": "demo-0", "state": "Active" }, { "name": "demo-1", "state": "Leaving" },
             ] } }),
         ];
-        let is_away = |there: &[Value], names: &[&str]| away(there).iter().eq(names);
-        assert!(
-            is_away(&there, &[]),
-            "what the operator says of one that Kubernetes sees is older"
-        );
+        let is_away = |there: &[Value], seen: &[&str], silent: &[&str]| {
+            let away = away(there);
+            away.seen.iter().eq(seen) && away.silent.iter().eq(silent)
+        };
+        assert!(is_away(&there, &[], &[]));
         there[3]["metadata"]["deletionTimestamp"] = json!("2026-11-30T18:00:00Z");
         there[4] = pod("demo-2", "container", "False");
-        assert!(is_away(&there, &["demo-1", "demo-2"]));
+        assert!(is_away(&there, &["demo-1", "demo-2"], &[]));
         there[6]["status"]["containers"][0]["state"] = json!("Silent");
-        there[6]["status"]["containers"][1]["state"] = json!("Silent");
-        assert!(is_away(&there, &["demo-0", "demo-1", "demo-2"]));
-        there[6]["status"] = Value::Null;
+        assert!(is_away(&there, &["demo-1", "demo-2"], &["demo-0"]));
         there.remove(3);
-        assert!(is_away(&there, &["demo-1", "demo-2"]), "one is missing");
+        assert!(is_away(&there, &["demo-1", "demo-2"], &["demo-0"]), "one is missing");
         there.remove(0);
-        assert!(is_away(&there, &["demo-2"]), "nobody says how many there should be");
+        assert!(
+            is_away(&there, &["demo-2"], &["demo-0"]),
+            "nobody says how many there should be"
+        );
     }
 
     #[test]
