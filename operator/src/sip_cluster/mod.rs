@@ -164,6 +164,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
+    // What a paused manifest says is not carried out, but what it said before.
     let held = match valid.spec.paused {
         true => context.unpaused.before(cluster),
         false => {
