@@ -1,5 +1,6 @@
 //! What the tests with a real Redis share.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl RedisServer {
         let mut server = Self { child, port };
         let deadline = Instant::now() + Duration::from_secs(10);
         while Instant::now() < deadline && server.child.try_wait().expect("our child").is_none() {
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            if answers(port, server.child.id()).unwrap_or(false) {
                 return Some(server);
             }
             std::thread::yield_now();
@@ -83,6 +84,30 @@ impl Drop for RedisServer {
         let _ = self.child.wait();
         let _ = std::fs::remove_file(std::env::temp_dir().join(data_file(self.port)));
     }
+}
+
+/// Whether this process answers at the port, as far as one without a password is told. A connection alone says nothing: another test's server may have taken
+/// the port, and where nobody listens a connection may be one with itself, by way of the same port.
+fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"INFO server\r\n")?;
+    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
+    let is_it = [format!("\nprocess_id:{pid}\r"), "-NOAUTH".to_owned()];
+    while said.len() < 1 << 16 {
+        match stream.read(&mut piece)? {
+            0 => break,
+            count => said.extend_from_slice(&piece[..count]),
+        }
+        let text = String::from_utf8_lossy(&said);
+        if is_it.iter().any(|it| text.contains(it)) {
+            return Ok(true);
+        }
+        if text.contains("\nprocess_id:") && text.ends_with('\n') {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 fn data_file(port: u16) -> String {
