@@ -21,7 +21,9 @@ pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<
         let remedy = format!("write {}", allowed.join(" or "));
         return vec![problem(field, value, "this is not known", remedy)];
     }
-    let is_int_or_string = schema["x-kubernetes-int-or-string"] == true;
+    if schema["x-kubernetes-int-or-string"] == true {
+        return int_or_string(field, value, schema).into_iter().collect();
+    }
     match (schema["type"].as_str(), value) {
         (Some("object"), Value::Object(fields)) => object(field, fields, schema),
         (Some("array"), Value::Array(items)) => array(field, items, schema),
@@ -31,11 +33,7 @@ pub(crate) fn against_schema(field: &str, value: &Value, schema: &Value) -> Vec<
                 .into_iter()
                 .collect()
         }
-        (Some("boolean"), Value::Bool(_)) => Vec::new(),
-        (None, Value::String(text)) if is_int_or_string => string(field, text, value, schema).into_iter().collect(),
-        (None, Value::Number(number)) if is_int_or_string && number.is_u64() => Vec::new(),
-        (None, _) if is_int_or_string => vec![problem(field, value, "it is no amount", remedy(schema))],
-        (None, _) => Vec::new(),
+        (Some("boolean"), Value::Bool(_)) | (None, _) => Vec::new(),
         (Some(kind), _) => vec![problem(
             field,
             value,
@@ -114,6 +112,15 @@ fn array(field: &str, items: &[Value], schema: &Value) -> Vec<Problem> {
     entries
         .flat_map(|(at, item)| against_schema(&format!("{field}[{at}]"), item, &schema["items"]))
         .collect()
+}
+
+/// Its numbers are not negative.
+fn int_or_string(field: &str, value: &Value, schema: &Value) -> Option<Problem> {
+    match value {
+        Value::String(text) => string(field, text, value, schema),
+        Value::Number(number) if number.is_u64() => None,
+        _ => Some(problem(field, value, "it is no amount", remedy(schema))),
+    }
 }
 
 fn string(field: &str, text: &str, value: &Value, schema: &Value) -> Option<Problem> {

@@ -339,13 +339,19 @@ fn a_message_for_another_address_goes_no_further() {
     assert_eq!(pair.other.sent().0.remote, udp(CALLER).remote);
 }
 
-#[test]
-fn new_calls_are_relayed_if_no_container_is_in_reach_and_never_doubled() {
+/// A container that works is in reach of the other proxy alone.
+fn out_of_reach() -> (Pair, LinkId) {
     let mut pair = Pair::new();
     let a = pair.other.container(A, &ALL, 1);
     pair.wait(Duration::from_millis(100));
     pair.other.active(a);
     pair.wait(Duration::from_millis(300));
+    (pair, a)
+}
+
+#[test]
+fn new_calls_are_relayed_if_no_container_is_in_reach_and_never_doubled() {
+    let (mut pair, a) = out_of_reach();
     let invite = request("INVITE", URI, "1", "", "");
     pair.cut.client(udp(CALLER), &invite);
     pair.pump();
@@ -361,11 +367,7 @@ fn new_calls_are_relayed_if_no_container_is_in_reach_and_never_doubled() {
 
 #[test]
 fn who_has_the_place_of_a_container_that_was_reached_through_another_proxy_begins_anew() {
-    let mut pair = Pair::new();
-    let a = pair.other.container(A, &ALL, 1);
-    pair.wait(Duration::from_millis(100));
-    pair.other.active(a);
-    pair.wait(Duration::from_millis(300));
+    let (mut pair, _) = out_of_reach();
     // It has lost all to one that this proxy reaches.
     pair.cut.container(B, &ALL, 2);
     pair.wait(Duration::from_millis(300));

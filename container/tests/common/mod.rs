@@ -1,7 +1,6 @@
 //! What the tests with a real Redis share.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,26 +87,15 @@ impl Drop for RedisServer {
 
 /// Whether this process answers at the port, as far as one without a password is told. A connection alone says nothing: another test's server may have taken
 /// the port, and where nobody listens a connection may be one with itself, by way of the same port.
-fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    stream.write_all(b"INFO server\r\n")?;
-    let (mut said, mut piece) = (Vec::new(), [0; 4096]);
-    let is_it = [format!("\nprocess_id:{pid}\r"), "-NOAUTH".to_owned()];
-    while said.len() < 1 << 16 {
-        match stream.read(&mut piece)? {
-            0 => break,
-            count => said.extend_from_slice(&piece[..count]),
-        }
-        let text = String::from_utf8_lossy(&said);
-        if is_it.iter().any(|it| text.contains(it)) {
-            return Ok(true);
-        }
-        if text.contains("\nprocess_id:") && text.ends_with('\n') {
-            break;
-        }
-    }
-    Ok(false)
+fn answers(port: u16, pid: u32) -> redis::RedisResult<bool> {
+    let client = redis::Client::open((Ipv4Addr::LOCALHOST.to_string(), port))?;
+    let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+    connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let said: redis::RedisResult<String> = redis::cmd("INFO").arg("server").query(&mut connection);
+    Ok(match said {
+        Ok(said) => said.contains(&format!("\nprocess_id:{pid}\r")),
+        Err(error) => error.code() == Some("NOAUTH"),
+    })
 }
 
 fn data_file(port: u16) -> String {

@@ -6,12 +6,13 @@
 //! lies unread before it, where it does not count it itself.
 //!
 //! Overload: the longer a container lets its input wait, the smaller the part of its share of new dialogs that it is given, from all of it
-//! at [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow moment of the
-//! store is no overload, and for [`AWAY`] it is none to wait for one that is lost. So the queue settles where what is admitted is what the container can do, whoever else sends: all
-//! proxies see the same queue, and none has to know of the others. What one does not take goes to those that hold nothing back, and is
-//! refused if all do: given to the one of them whose queue is the shortest, it would come all at once, and each call brings requests of
-//! its own for as long as it lasts, so that this one would drown next, and they would never settle. Emergency calls are held back by the
-//! same law, but later: whoever floods with them does not take the calls that are up with him. In-dialog requests are never held back.
+//! at [`EASY`] on half for each [`HALVES`]. That begins when its input has waited for [`STALL`] on end: a takeover or a slow
+//! moment of the store is no overload, and for [`AWAY`] it is none to wait for one that is lost. So the queue settles where
+//! what is admitted is what the container can do, whoever else sends: all proxies see the same queue, and none has to know of
+//! the others. What one does not take goes to those that hold nothing back, and is refused if all do: given to the one of them
+//! whose queue is the shortest, it would come all at once, and each call brings requests of its own for as long as it lasts, so
+//! that this one would drown next, and they would never settle. Emergency calls are held back by the same law, but later:
+//! whoever floods with them does not take the calls that are up with him. In-dialog requests are never held back.
 
 use std::time::Duration;
 

@@ -164,17 +164,12 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
             return Ok(Action::requeue(REFUSED));
         }
     };
+    context.unpaused.begin(cluster);
+    let before = context.unpaused.before(cluster);
+    let before = before.and_then(|before| validate::validate(&before, &found, &context.images).ok());
     // What a paused manifest says is not carried out, but what it said before.
-    let held = match valid.spec.paused {
-        true => context.unpaused.before(cluster),
-        false => {
-            context.unpaused.begin(cluster);
-            None
-        }
-    };
-    let held = held.and_then(|before| validate::validate(&before, &found, &context.images).ok());
     let carried_out = match valid.spec.paused {
-        true => held.as_ref(),
+        true => before.as_ref(),
         false => Some(&valid),
     };
     let made = |kind: &str, name: &str| context.applied.made(&uid, kind, name);
@@ -197,7 +192,7 @@ async fn steps(cluster: &SipCluster, context: &Context) -> Result<Action, Error>
         let children = build::build(valid, &decision);
         let is_all = children.workload.is_some();
         applied = applier.children(children).await;
-        if applied.is_ok() && is_all && !valid.spec.paused {
+        if applied.is_ok() && is_all {
             context.unpaused.done(cluster);
         }
     }

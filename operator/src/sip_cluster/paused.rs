@@ -11,8 +11,11 @@ use kube::ResourceExt as _;
 pub struct Unpaused(Mutex<HashMap<String, SipClusterSpec>>);
 
 impl Unpaused {
-    /// The manifest of one that is not paused is about to be applied. If that does not come to its end, neither this one nor the one before it is what is there.
+    /// The manifest of one is about to be applied, unless it is paused. If that does not come to its end, neither this one nor the one before it is what is there.
     pub fn begin(&self, cluster: &SipCluster) {
+        if cluster.spec.paused {
+            return;
+        }
         let uid = cluster.uid().unwrap_or_default();
         let mut all = self.lock();
         if all.get(&uid) != Some(&cluster.spec) {
@@ -22,6 +25,9 @@ impl Unpaused {
 
     /// All of it has been applied.
     pub fn done(&self, cluster: &SipCluster) {
+        if cluster.spec.paused {
+            return;
+        }
         let uid = cluster.uid().unwrap_or_default();
         self.lock().entry(uid).or_insert_with(|| cluster.spec.clone());
     }
@@ -29,6 +35,9 @@ impl Unpaused {
     /// A paused one as it was before, but for that; nothing if that was not applied, or by an earlier process.
     #[must_use]
     pub fn before(&self, cluster: &SipCluster) -> Option<SipCluster> {
+        if !cluster.spec.paused {
+            return None;
+        }
         let spec = self.lock().get(&cluster.uid()?)?.clone();
         Some(SipCluster {
             spec: SipClusterSpec { paused: true, ..spec },

@@ -196,6 +196,13 @@ impl<'a> Beside<'a> {
     }
 }
 
+/// The same with a Redis of its own choice.
+pub fn small_with(external: &Value) -> anyhow::Result<String> {
+    let mut spec: Value = serde_json::from_str(SMALL)?;
+    spec["redis"] = json!({ "external": external });
+    Ok(spec.to_string())
+}
+
 /// Each says what is wrong with it, and goes without a trace; with the remedy one that had no room works.
 pub fn wrong(world: &World) -> anyhow::Result<()> {
     let kubernetes = &world.kubernetes;
@@ -265,13 +272,8 @@ pub fn borrowing(world: &World) -> anyhow::Result<()> {
         },
     });
     world.kubernetes.apply(&admits.to_string(), world.scratch())?;
-    let spec = json!({
-        "replicas": 2,
-        "containers": {"workers": 1},
-        "proxies": {"replicas": 1, "workers": 1},
-        "redis": {"external": {"secret": {"name": BORROWED}, "instances": 3}},
-    });
-    let beside = Beside::create(world, "default", BORROWER, &spec.to_string())?;
+    let spec = small_with(&json!({"secret": {"name": BORROWED}, "instances": 3}))?;
+    let beside = Beside::create(world, "default", BORROWER, &spec)?;
     beside.answers()?;
     beside.delete()?;
     world

@@ -23,7 +23,7 @@ const LIMIT_MS: &str = "45000";
 const ENOUGH: u32 = 100_000;
 
 /// The host outside of a cluster of ours.
-const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 50));
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 50);
 
 /// SIPp at work.
 pub struct Calls {
@@ -52,7 +52,7 @@ impl Calls {
         let name = format!("calls-{port}");
         let (scratch, outside) = (world.scratch(), world.kubernetes.outside());
         let local = match outside {
-            Some(_) => OUTSIDE,
+            Some(_) => IpAddr::V4(OUTSIDE),
             None => towards(target)?,
         };
         let run = Run {

@@ -1,21 +1,18 @@
 //! SipClusters whose Redis is nothing of Kubernetes': on a host outside of it, one server over TLS, and a Redis Cluster.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::beside::Beside;
-use super::calls::Calls;
+use super::beside::{Beside, small_with};
+use super::calls::{Calls, OUTSIDE};
 use super::nodes::none_lost;
 use super::world::{Status, World};
 use crate::interop::certificates::Authority;
 use crate::interop::network::Namespace;
 use crate::interop::redis::{RedisCluster, Server};
-
-/// The host outside; callers are there as well.
-const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 255, 50);
 
 /// Of the one server, without TLS and with it.
 const PLAIN: u16 = 6379;
@@ -40,12 +37,12 @@ pub fn outlived(world: &World) -> anyhow::Result<()> {
     let host = world.kubernetes.outside().context("a cluster of our own")?;
     let host = Namespace {
         name: host.into(),
-        address: HOST,
+        address: OUTSIDE,
     };
     let files = world.scratch().join("external");
     let authority = Authority::new(&files.join("authority"))?;
-    let own = authority.issue(IpAddr::V4(HOST))?;
-    let at = |port| SocketAddr::from((HOST, port));
+    let own = authority.issue(IpAddr::V4(OUTSIDE))?;
+    let at = |port| SocketAddr::from((OUTSIDE, port));
     // They are ended when this is over.
     let (_server, cluster) = host.within(|| {
         let server = Server::start_over_tls(at(PLAIN), TLS, &own, &files.join("redis"))?;
@@ -55,15 +52,7 @@ pub fn outlived(world: &World) -> anyhow::Result<()> {
     world.kubernetes.kubectl(&["create", "secret", "generic", CA, &ca])?;
     let over_tls = json!({ "url": format!("rediss://{}", at(TLS)), "caSecret": { "name": CA } });
     let spread = json!({ "url": cluster.url(), "instances": 2 });
-    let begin = |name, external: &Value| {
-        let spec = json!({
-            "replicas": 2,
-            "containers": {"workers": 1},
-            "proxies": {"replicas": 1, "workers": 1},
-            "redis": {"external": external},
-        });
-        Beside::create(world, "default", name, &spec.to_string())
-    };
+    let begin = |name, external: &Value| Beside::create(world, "default", name, &small_with(external)?);
     let all = [begin(OVER_TLS, &over_tls)?, begin(SPREAD, &spread)?];
     let mut calls = Vec::new();
     for (beside, port) in all.iter().zip((PORTS.0..).step_by(PORTS.1)) {

@@ -15,7 +15,7 @@ use super::calls::{Calls, Outcome};
 use super::kubernetes::{IMAGES, Kubernetes, image};
 use super::scenarios::{ALL, CONTAINERS, Scenario};
 use super::silent;
-use super::world::World;
+use super::world::{Status, World};
 use crate::bench::machine;
 use crate::interop::process::{source_root, wait_every};
 
@@ -199,7 +199,7 @@ fn one(world: &World, scenario: &Scenario, port: u16) -> anyhow::Result<Row> {
     let (acted, away) = std::thread::scope(|threads| {
         let watch = threads.spawn(|| most_away(world, &over));
         let acted = (scenario.act)(world);
-        let acted = acted.and_then(|()| world.whole());
+        let acted = acted.and_then(|()| world.until("all conditions are well", Status::is_whole));
         over.store(true, Ordering::Relaxed);
         (acted, watch.join().expect("the watch does not panic"))
     });

@@ -152,27 +152,8 @@ impl World {
     /// Waits until all that is wanted works; how long it took.
     pub fn ready(&self, containers: u64) -> anyhow::Result<Duration> {
         let begun = Instant::now();
-        let mut last = None;
-        wait_every(LOOK, "the SipCluster is Ready", LIMIT, || {
-            let status = self.status().ok()?;
-            let ready = status.is_ready(containers).then_some(());
-            last = Some(status);
-            ready
-        })
-        .with_context(|| format!("the last status: {last:?}"))?;
+        self.until("the SipCluster is Ready", |status| status.is_ready(containers))?;
         Ok(begun.elapsed())
-    }
-
-    /// Waits until nothing is wrong with it any more.
-    pub fn whole(&self) -> anyhow::Result<()> {
-        let mut last = None;
-        wait_every(LOOK, "all conditions are well", LIMIT, || {
-            let status = self.status().ok()?;
-            let is_whole = status.is_whole().then_some(());
-            last = Some(status);
-            is_whole
-        })
-        .with_context(|| format!("the last status: {last:?}"))
     }
 
     /// Containers that do not work.
@@ -189,7 +170,14 @@ impl World {
 
     /// The same for one of several moves.
     pub fn until_within(&self, limit: Duration, what: &str, condition: impl Fn(&Status) -> bool) -> anyhow::Result<()> {
-        wait_every(LOOK, what, limit, || self.status().ok().filter(&condition).map(drop))
+        let mut last = None;
+        wait_every(LOOK, what, limit, || {
+            let status = self.status().ok()?;
+            let holds = condition(&status).then_some(());
+            last = Some(status);
+            holds
+        })
+        .with_context(|| format!("the last status: {last:?}"))
     }
 
     /// The pods of a kind, and the node that each is on: nothing if it has none yet.
